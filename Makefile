@@ -1,0 +1,32 @@
+EXTENSION = clerk_invite
+# The control file is where the version is written.
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+MODULE_big = $(EXTENSION)
+DATA = $(EXTENSION)--1.0.sql
+OBJS = \
+	src/clerk_api.o \
+	src/clerk_error.o \
+	src/clerk_invite.o \
+	src/functions.o \
+	src/guc.o \
+	src/http.o \
+	src/json_wire.o \
+	src/rollback_warning.o \
+	src/secret_key.o \
+	src/socket_set.o
+
+PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
+	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'
+SHLIB_LINK = $(shell $(CURL_CONFIG) --libs)
+
+# Each regression test runs beside a fake Clerk of its own.
+REGRESS = $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))
+REGRESS_OPTS = --launcher=test/with_fake_clerk.sh
+
+CURL_CONFIG = curl-config
+PG_CONFIG = pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+# Make's own rule knows nothing of headers.
+$(OBJS): $(wildcard src/*.h) $(EXTENSION).control

@@ -1,0 +1,297 @@
+/*
+ * clerk_api.c
+ *		Clerk's operations on organization invitations: request out, answer in.
+ *
+ * Written from Clerk's Backend API documents of version 2026-05-12.  Fields
+ * that are NULL are left out of a request, fields that are unknown are left
+ * alone in an answer.
+ */
+#include "postgres.h"
+
+#include <math.h>
+
+#include "catalog/pg_type_d.h"
+#include "clerk_api.h"
+#include "guc.h"
+#include "json_wire.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/json.h"
+#include "utils/numeric.h"
+#include "utils/timestamp.h"
+
+#define USER_AGENT \
+	"clerk_invite/" CLERK_INVITE_VERSION " PostgreSQL/" PG_VERSION
+
+/* Every header line of a request, and the terminator. */
+#define MAX_HEADERS 6
+
+static const struct
+{
+	const char *name;			/* in Clerk's JSON and in the SQL type */
+	Oid			type;
+}			invitation_fields[CLERK_INVITATION_FIELDS] =
+{
+	[CLERK_INVITATION_ID] = {"id", TEXTOID},
+	[CLERK_INVITATION_ORGANIZATION_ID] = {"organization_id", TEXTOID},
+	[CLERK_INVITATION_EMAIL_ADDRESS] = {"email_address", TEXTOID},
+	[CLERK_INVITATION_ROLE] = {"role", TEXTOID},
+	[CLERK_INVITATION_ROLE_NAME] = {"role_name", TEXTOID},
+	[CLERK_INVITATION_STATUS] = {"status", TEXTOID},
+	[CLERK_INVITATION_INVITER_ID] = {"inviter_id", TEXTOID},
+	[CLERK_INVITATION_URL] = {"url", TEXTOID},
+	[CLERK_INVITATION_PUBLIC_METADATA] = {"public_metadata", JSONBOID},
+	[CLERK_INVITATION_PRIVATE_METADATA] = {"private_metadata", JSONBOID},
+	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = {"public_inviter_data", JSONBOID},
+	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = {"public_organization_data", JSONBOID},
+	[CLERK_INVITATION_CREATED_AT] = {"created_at", TIMESTAMPTZOID},
+	[CLERK_INVITATION_UPDATED_AT] = {"updated_at", TIMESTAMPTZOID},
+	[CLERK_INVITATION_EXPIRES_AT] = {"expires_at", TIMESTAMPTZOID},
+};
+
+static ClerkHttpRequest *start_request(const char *path, char *body,
+									   ClerkError **error);
+static char *endpoint_url(const char *path);
+static void append_string(StringInfo json, const char *name, const char *value);
+static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
+static char *new_invitation_json(const ClerkNewInvitation *wanted);
+static const char *read_invitation(JsonbContainer *object,
+								   ClerkInvitation *invitation);
+static bool read_field(JsonbValue *value, Oid type, Datum *datum);
+static bool read_milliseconds(Numeric milliseconds, Datum *datum);
+static const char *id_for_error(const char *body, size_t length);
+
+/*
+ * Whether a text can be one of Clerk's identifiers, which become segments of
+ * a URL's path.  All that Clerk gives out are letters, digits and
+ * underscores; anything that could end the segment, or be normalized as "..",
+ * is not among them.
+ */
+bool
+clerk_is_identifier(const char *text)
+{
+	return text[0] != '\0' &&
+		text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+					"abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
+}
+
+/*
+ * CreateOrganizationInvitation: POST /organizations/{org}/invitations.
+ *
+ * Returns the request on its way, or NULL and the reason in *error if it
+ * could not even be formed.
+ */
+ClerkHttpRequest *
+clerk_start_create_invitation(const ClerkNewInvitation *wanted,
+							  ClerkError **error)
+{
+	Assert(clerk_is_identifier(wanted->organization_id));
+	return start_request(psprintf("/organizations/%s/invitations",
+								  wanted->organization_id),
+						 new_invitation_json(wanted), error);
+}
+
+/*
+ * The answer to it: true and the invitation, or false and the reason in
+ * *error.
+ */
+bool
+clerk_finish_create_invitation(const ClerkHttpRequest *request,
+							   ClerkInvitation *created, ClerkError **error)
+{
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	const char *fault;
+	Jsonb	   *answer;
+	ClerkJsonFault json_fault;
+
+	if (clerk_http_status(request) < 200 || clerk_http_status(request) > 299)
+	{
+		const char *ignored;
+		const char *key = clerk_secret_key(&ignored);
+
+		*error = clerk_error_from_request(request, true, key);
+		return false;
+	}
+
+	answer = clerk_json_from_wire(body, length, &json_fault);
+	if (answer == NULL)
+	{
+		*error = json_fault == CLERK_JSON_UNTRANSLATABLE ?
+			clerk_error_untranslatable(request, id_for_error(body, length)) :
+			clerk_error_unreadable(request, true,
+								   clerk_json_fault_text(json_fault));
+		return false;
+	}
+	fault = JB_ROOT_IS_OBJECT(answer) ?
+		read_invitation(&answer->root, created) : "it is not a JSON object";
+	if (fault != NULL)
+		*error = clerk_error_unreadable(request, true, fault);
+	return fault == NULL;
+}
+
+/* Sends a body to a path below the API's address. */
+static ClerkHttpRequest *
+start_request(const char *path, char *body, ClerkError **error)
+{
+	const char *headers[MAX_HEADERS];
+	const char *fault;
+	const char *key = clerk_secret_key(&fault);
+	ClerkHttpSpec spec;
+
+	if (key == NULL)
+	{
+		*error = clerk_error_no_key(fault);
+		return NULL;
+	}
+	spec.body = clerk_json_to_wire(body, &spec.body_length);
+	if (spec.body == NULL)
+	{
+		*error = clerk_error_unsendable("the request cannot be expressed in UTF-8");
+		return NULL;
+	}
+	headers[0] = psprintf("Authorization: Bearer %s", key);
+	headers[1] = "Content-Type: application/json";
+	headers[2] = "Accept: application/json";
+	headers[3] = psprintf("Clerk-API-Version: %s", clerk_api_version);
+	headers[4] = "User-Agent: " USER_AGENT;
+	headers[5] = NULL;
+	spec.url = endpoint_url(path);
+	spec.headers = headers;
+	spec.ca_file = clerk_ca_file;
+	spec.proxy = clerk_proxy;
+	spec.connect_timeout = clerk_connect_timeout;
+	spec.request_timeout = clerk_request_timeout;
+	return clerk_http_start(&spec);
+}
+
+/* The API's address with or without its "/v1", and the path below that. */
+static char *
+endpoint_url(const char *path)
+{
+	size_t		length = strlen(clerk_api_url);
+
+	while (length > 0 && clerk_api_url[length - 1] == '/')
+		length--;
+	if (length >= 3 && memcmp(clerk_api_url + length - 3, "/v1", 3) == 0)
+		length -= 3;
+	return psprintf("%.*s/v1%s", (int) length, clerk_api_url, path);
+}
+
+/* The body of a request for one invitation, in the database's encoding. */
+static char *
+new_invitation_json(const ClerkNewInvitation *wanted)
+{
+	StringInfoData json;
+
+	initStringInfo(&json);
+	append_string(&json, "email_address", wanted->email_address);
+	append_string(&json, "role", wanted->role);
+	append_string(&json, "inviter_user_id", wanted->inviter_user_id);
+	append_string(&json, "redirect_url", wanted->redirect_url);
+	append_jsonb(&json, "public_metadata", wanted->public_metadata);
+	append_jsonb(&json, "private_metadata", wanted->private_metadata);
+	if (wanted->expires_in_days != 0)
+		appendStringInfo(&json, ",\"expires_in_days\":%d",
+						 wanted->expires_in_days);
+	if (wanted->notify != NULL)
+		appendStringInfo(&json, ",\"notify\":%s",
+						 *wanted->notify ? "true" : "false");
+	/* Every field came with a comma before it. */
+	json.data[0] = '{';
+	appendStringInfoChar(&json, '}');
+	return json.data;
+}
+
+static void
+append_string(StringInfo json, const char *name, const char *value)
+{
+	if (value == NULL)
+		return;
+	appendStringInfo(json, ",\"%s\":", name);
+	escape_json(json, value);
+}
+
+static void
+append_jsonb(StringInfo json, const char *name, Jsonb *value)
+{
+	if (value == NULL)
+		return;
+	appendStringInfo(json, ",\"%s\":", name);
+	JsonbToCString(json, &value->root, VARSIZE(value));
+}
+
+/* Reads an invitation; returns what is wrong with it, NULL if nothing. */
+static const char *
+read_invitation(JsonbContainer *object, ClerkInvitation *invitation)
+{
+	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
+	{
+		JsonbValue *value = clerk_json_field(object, invitation_fields[i].name);
+
+		invitation->nulls[i] = (value == NULL);
+		invitation->values[i] = (Datum) 0;
+		if (value != NULL &&
+			!read_field(value, invitation_fields[i].type,
+						&invitation->values[i]))
+			return psprintf("\"%s\" is not of its type",
+							invitation_fields[i].name);
+	}
+	if (invitation->nulls[CLERK_INVITATION_ID])
+		return "\"id\" is missing";
+	return NULL;
+}
+
+/* False if the value does not fit the type. */
+static bool
+read_field(JsonbValue *value, Oid type, Datum *datum)
+{
+	switch (type)
+	{
+		case TEXTOID:
+			if (value->type != jbvString)
+				return false;
+			*datum = PointerGetDatum(cstring_to_text_with_len(value->val.string.val,
+															  value->val.string.len));
+			return true;
+		case JSONBOID:
+			*datum = JsonbPGetDatum(JsonbValueToJsonb(value));
+			return true;
+		case TIMESTAMPTZOID:
+			return value->type == jbvNumeric &&
+				read_milliseconds(value->val.numeric, datum);
+		default:
+			elog(ERROR, "unexpected type %u of an invitation's field", type);
+	}
+}
+
+/* From Clerk's milliseconds since 1970 to a timestamptz. */
+static bool
+read_milliseconds(Numeric milliseconds, Datum *datum)
+{
+	const double epoch = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
+		(double) SECS_PER_DAY * 1000;
+	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
+														   NumericGetDatum(milliseconds)));
+
+	/* A double is exact up to 2^53 milliseconds, far past year 200,000. */
+	double		number = rint(strtod(text, NULL)) - epoch;
+	double		limit = (double) (PG_INT64_MAX / 2000);
+	Timestamp	timestamp;
+
+	if (!(number > -limit && number < limit))
+		return false;
+	timestamp = (Timestamp) number * 1000;
+	*datum = TimestampTzGetDatum(timestamp);
+	return IS_VALID_TIMESTAMP(timestamp);
+}
+
+/* The id in an answer that the database's encoding cannot hold, or NULL. */
+static const char *
+id_for_error(const char *body, size_t length)
+{
+	Jsonb	   *answer = clerk_json_from_wire_lossy(body, length);
+
+	return answer != NULL && JB_ROOT_IS_OBJECT(answer) ?
+		clerk_json_text_field(&answer->root, "id") : NULL;
+}

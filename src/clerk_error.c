@@ -1,0 +1,436 @@
+/*
+ * clerk_error.c
+ *		What went wrong with a request to Clerk: a table from transport result,
+ *		HTTP status and Clerk's code to class, SQLSTATE and texts.
+ *
+ * Clerk's part is its documented error catalogue for the operations on
+ * organization invitations.  A status that the table lacks is judged by its
+ * hundred.
+ */
+#include "postgres.h"
+
+#include "clerk_error.h"
+#include "json_wire.h"
+#include "lib/stringinfo.h"
+
+#define SQLSTATE_NOT_SENT ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
+#define SQLSTATE_READ_FAILED ERRCODE_CONNECTION_FAILURE
+#define SQLSTATE_OUTCOME_UNKNOWN ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN
+
+#define HINT_KEY \
+	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\" or the server's environment variable CLERK_SECRET_KEY: the first one that is set counts."
+
+/* Most errors of one answer that a message quotes. */
+#define MAX_QUOTED_ERRORS 10
+
+typedef struct ErrorRule
+{
+	int			http_status;	/* 0: any from 400 to 499 */
+	const char *code;			/* NULL: any */
+	ClerkErrorClass class;
+	int			sqlstate;
+	const char *summary;
+	const char *hint;
+} ErrorRule;
+
+/* The first rule that fits counts. */
+static const ErrorRule refusals[] = {
+	/* What the status alone decides, whatever the body says. */
+	{401, NULL, CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
+	"Clerk does not accept the secret key", HINT_KEY},
+	{429, NULL, CLERK_ERROR_RATE_LIMITED, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+	"Clerk's rate limit is exceeded", NULL},
+
+	/* Clerk already has it. */
+	{0, "organization_invitation_not_unique", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+		"an invitation for this address is already pending",
+	"The pending invitation stays valid. Revoke it first if it is to be replaced."},
+	{0, "duplicate_record", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+		"an invitation for this address is already pending",
+	"The pending invitation stays valid. Revoke it first if it is to be replaced."},
+	{0, "already_a_member_in_organization", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+		"this address already belongs to a member of the organization",
+	"No invitation is needed."},
+
+	/* Quotas and billing. */
+	{0, "organization_membership_quota_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		"the organization has reached its membership limit",
+	"Members and pending invitations count together. Raise the organization's limit in Clerk, or revoke pending invitations."},
+	{0, "dev_monthly_email_limit_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		"the development instance has used up its e-mails of this month",
+	"Use a production instance, or pass notify => false and deliver the link yourself."},
+	{0, "quota_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		"a quota of the Clerk instance is used up",
+	"Raise the quota in Clerk's Dashboard."},
+	{402, "insufficient_seats", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		"the organization's plan has no seat left",
+	"Buy seats for the organization, or revoke pending invitations."},
+	{402, NULL, CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+		"the organization's plan does not allow it",
+	"Check the plan and billing of the organization in Clerk's Dashboard."},
+
+	/* Privileges. */
+	{403, "not_a_member_in_organization", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"the inviter is not a member of the organization",
+	"Pass the Clerk user ID of a member, or NULL for no inviter."},
+	{403, "missing_organization_permission", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"the inviter may not invite to the organization",
+	"Pass the Clerk user ID of a member who may manage members, or NULL for no inviter."},
+	{403, "authorization_invalid", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"the inviter may not invite to the organization",
+	"Pass the Clerk user ID of a member who may manage members, or NULL for no inviter."},
+	{403, "organization_not_enabled_in_instance", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"organizations are not enabled in the Clerk instance",
+	"Enable organizations in Clerk's Dashboard."},
+	{403, NULL, CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+	"Clerk does not allow it", NULL},
+
+	/* Not found. */
+	{404, "organization_invitation_not_pending", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"the invitation is no longer pending", NULL},
+	{404, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+		"the organization, role or inviter does not exist",
+	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."},
+
+	/* Another change is under way. */
+	{409, NULL, CLERK_ERROR_TRY_LATER, ERRCODE_OBJECT_IN_USE,
+		"Clerk is busy with another change of the organization",
+	"Nothing was created. Try again."},
+
+	/* Refused by the form of the request. */
+	{0, "api_version_invalid", CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_PARAMETER_VALUE,
+		"Clerk does not know the API version that was asked for",
+	"Check \"clerk_invite.api_version\"."},
+	{0, "exclusive_organization_membership", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+		"the person belongs to an organization that allows no other membership",
+	NULL},
+	{0, "bulk_size_exceeded", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"the request has too many invitations for Clerk", NULL},
+	{413, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"the request is too large for Clerk", "Metadata may have 8 kB."},
+	{0, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"Clerk refused the request", NULL},
+};
+
+static void outcome_unknown(ClerkError *error, bool writes);
+static const ErrorRule *matching_rule(int http_status, const char *code);
+static void read_errors(const ClerkHttpRequest *request, const char *key,
+						ClerkError *error);
+static JsonbContainer *element(JsonbContainer *array, uint32 index);
+static void quote_error(StringInfo said, JsonbContainer *object,
+						const char *key);
+static char *text_field(JsonbContainer *object, const char *name,
+						const char *key);
+static void conceal_key(char *text, const char *key);
+static void conceal_query_strings(char *text);
+static char *describe(const ClerkHttpRequest *request,
+					  const ClerkError *error);
+static char *retry_after_hint(int seconds);
+
+/* There is no usable key; "fault" says why. */
+ClerkError *
+clerk_error_no_key(const char *fault)
+{
+	ClerkError *error = palloc0(sizeof(ClerkError));
+
+	error->class = CLERK_ERROR_CONFIGURATION;
+	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->summary = "there is no usable secret key";
+	error->detail = pstrdup(fault);
+	error->hint = HINT_KEY;
+	return error;
+}
+
+/* The request cannot be expressed; "fault" says why, as a phrase. */
+ClerkError *
+clerk_error_unsendable(const char *fault)
+{
+	ClerkError *error = palloc0(sizeof(ClerkError));
+
+	error->class = CLERK_ERROR_FINAL;
+	error->sqlstate = ERRCODE_CHARACTER_NOT_IN_REPERTOIRE;
+	error->summary = pstrdup(fault);
+	return error;
+}
+
+/*
+ * Why a request did not succeed.  "writes" tells whether it would have
+ * changed something at Clerk: then losing its answer leaves the outcome
+ * unknown.  "key" is left out of what Clerk said.
+ */
+ClerkError *
+clerk_error_from_request(const ClerkHttpRequest *request, bool writes,
+						 const char *key)
+{
+	ClerkError *error = palloc0(sizeof(ClerkError));
+	const ErrorRule *rule;
+
+	switch (clerk_http_outcome(request))
+	{
+		case CLERK_HTTP_RUNNING:
+			elog(ERROR, "request is still running");
+			break;
+		case CLERK_HTTP_UNUSABLE:
+			error->class = CLERK_ERROR_CONFIGURATION;
+			error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+			error->summary = "the configured address cannot be used";
+			error->detail = psprintf("In \"clerk_invite.api_url\", %s.",
+									 clerk_http_fault(request));
+			error->hint = "Nothing was sent.";
+			return error;
+		case CLERK_HTTP_NOT_SENT:
+			error->class = CLERK_ERROR_NOT_SENT;
+			error->sqlstate = SQLSTATE_NOT_SENT;
+			error->summary = "could not connect to Clerk";
+			error->detail = psprintf("The HTTP library says: %s.",
+									 clerk_http_fault(request));
+			error->hint = "Nothing was sent. It is safe to try again.";
+			return error;
+		case CLERK_HTTP_LOST:
+			outcome_unknown(error, writes);
+			error->summary = "the answer of Clerk was lost";
+			error->detail = psprintf("The HTTP library says: %s.",
+									 clerk_http_fault(request));
+			return error;
+		case CLERK_HTTP_ANSWERED:
+			break;
+	}
+
+	read_errors(request, key, error);
+	if (error->http_status < 400 || error->http_status > 499)
+	{
+		outcome_unknown(error, writes);
+		error->summary = error->http_status >= 500 ?
+			"Clerk failed to answer properly" : "Clerk's answer is unexpected";
+	}
+	else
+	{
+		rule = matching_rule(error->http_status, error->code);
+		error->class = rule->class;
+		error->sqlstate = rule->sqlstate;
+		error->summary = rule->summary;
+		error->hint = rule->hint;
+		if (error->class == CLERK_ERROR_RATE_LIMITED)
+			error->hint = retry_after_hint(error->retry_after);
+	}
+	error->detail = describe(request, error);
+	return error;
+}
+
+/*
+ * Clerk said that it has done what was asked, but in words that cannot be
+ * used; "fault" says why, as a phrase about the answer.
+ */
+ClerkError *
+clerk_error_unreadable(const ClerkHttpRequest *request, bool writes,
+					   const char *fault)
+{
+	ClerkError *error = palloc0(sizeof(ClerkError));
+
+	error->http_status = clerk_http_status(request);
+	error->trace_id = clerk_http_header(request, "x-clerk-trace-id");
+	outcome_unknown(error, writes);
+	error->summary = "the answer of Clerk cannot be read";
+	error->said = psprintf("The answer is not as documented: %s", fault);
+	error->detail = describe(request, error);
+	return error;
+}
+
+/*
+ * The same, because the database's encoding does not have its characters.
+ * "id" is the identifier found in it, or NULL: what was asked for is done.
+ */
+ClerkError *
+clerk_error_untranslatable(const ClerkHttpRequest *request, const char *id)
+{
+	ClerkError *error = clerk_error_unreadable(request, true,
+											   clerk_json_fault_text(CLERK_JSON_UNTRANSLATABLE));
+
+	error->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
+	if (id != NULL)
+		error->hint = psprintf("Clerk has created the invitation \"%s\". Do not try again.",
+							   id);
+	return error;
+}
+
+static void
+outcome_unknown(ClerkError *error, bool writes)
+{
+	error->class = CLERK_ERROR_OUTCOME_UNKNOWN;
+	error->sqlstate = writes ? SQLSTATE_OUTCOME_UNKNOWN : SQLSTATE_READ_FAILED;
+	error->hint = writes ? CLERK_HINT_LOOK_FIRST : "It is safe to try again.";
+}
+
+static const ErrorRule *
+matching_rule(int http_status, const char *code)
+{
+	const ErrorRule *rule = refusals;
+
+	/* The last rule fits everything. */
+	while ((rule->http_status != 0 && rule->http_status != http_status) ||
+		   (rule->code != NULL &&
+			(code == NULL || strcmp(rule->code, code) != 0)))
+		rule++;
+	Assert(rule < refusals + lengthof(refusals));
+	return rule;
+}
+
+/*
+ * What the answer itself says about its failure.  Not every body is JSON, and
+ * no part of one that is not is quoted.
+ */
+static void
+read_errors(const ClerkHttpRequest *request, const char *key,
+			ClerkError *error)
+{
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	ClerkJsonFault fault;
+	Jsonb	   *answer = clerk_json_from_wire(body, length, &fault);
+	JsonbValue *errors = NULL;
+	StringInfoData said;
+
+	error->http_status = clerk_http_status(request);
+	error->retry_after = clerk_http_retry_after(request);
+	if (answer == NULL && fault == CLERK_JSON_UNTRANSLATABLE)
+		answer = clerk_json_from_wire_lossy(body, length);
+
+	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
+	{
+		error->trace_id = text_field(&answer->root, "clerk_trace_id", key);
+		errors = clerk_json_field(&answer->root, "errors");
+	}
+	if (error->trace_id == NULL)
+		error->trace_id = clerk_http_header(request, "x-clerk-trace-id");
+	if (error->trace_id == NULL)
+		error->trace_id = clerk_http_header(request, "cf-ray");
+	if (errors == NULL || errors->type != jbvBinary ||
+		!JsonContainerIsArray(errors->val.binary.data))
+		return;
+
+	initStringInfo(&said);
+	for (uint32 i = 0; i < JsonContainerSize(errors->val.binary.data); i++)
+	{
+		JsonbContainer *object = element(errors->val.binary.data, i);
+
+		if (object == NULL)
+			continue;
+		if (error->code == NULL)
+		{
+			JsonbValue *meta = clerk_json_field(object, "meta");
+
+			error->code = text_field(object, "code", key);
+			if (meta != NULL && meta->type == jbvBinary &&
+				JsonContainerIsObject(meta->val.binary.data))
+				error->param_name = text_field(meta->val.binary.data,
+											   "param_name", key);
+		}
+		if (i < MAX_QUOTED_ERRORS)
+			quote_error(&said, object, key);
+	}
+	if (said.len > 0)
+		error->said = said.data;
+}
+
+/* An array's element that is an object; NULL if it is anything else. */
+static JsonbContainer *
+element(JsonbContainer *array, uint32 index)
+{
+	JsonbValue *value = getIthJsonbValueFromContainer(array, index);
+
+	return value != NULL && value->type == jbvBinary &&
+		JsonContainerIsObject(value->val.binary.data) ?
+		value->val.binary.data : NULL;
+}
+
+/* Appends what one element of "errors" says, and its code in brackets. */
+static void
+quote_error(StringInfo said, JsonbContainer *object, const char *key)
+{
+	char	   *text = text_field(object, "long_message", key);
+	char	   *code = text_field(object, "code", key);
+
+	if (text == NULL)
+		text = text_field(object, "message", key);
+	if (text == NULL && code == NULL)
+		return;
+	/* Clerk's messages end with a period or not. */
+	if (text != NULL && text[0] != '\0' && text[strlen(text) - 1] == '.')
+		text[strlen(text) - 1] = '\0';
+	appendStringInfo(said, "%sClerk says: %s", said->len > 0 ? ". " : "",
+					 text != NULL ? text : "");
+	if (code != NULL)
+		appendStringInfo(said, "%s[%s]", text != NULL ? " " : "", code);
+}
+
+/*
+ * A string of Clerk's without secrets: a key that Clerk quotes, or the ticket
+ * in an invitation's URL, must not reach a message or a log.
+ */
+static char *
+text_field(JsonbContainer *object, const char *name, const char *key)
+{
+	char	   *text = clerk_json_text_field(object, name);
+
+	if (text != NULL)
+	{
+		conceal_key(text, key);
+		conceal_query_strings(text);
+	}
+	return text;
+}
+
+static void
+conceal_key(char *text, const char *key)
+{
+	size_t		length = strlen(key);
+
+	for (char *found = text; (found = strstr(found, key)) != NULL; found += length)
+		memset(found, '*', length);
+}
+
+/* Replaces what follows the "?" of each URL. */
+static void
+conceal_query_strings(char *text)
+{
+	for (char *url = text; (url = strstr(url, "://")) != NULL;)
+	{
+		char	   *end = url + strcspn(url, " \t\r\n\"'<>");
+
+		url += strcspn(url, "?");
+		for (url++; url < end; url++)
+			*url = '*';
+		url = end;
+	}
+}
+
+/* What Clerk said, HTTP status and trace ID, as sentences. */
+static char *
+describe(const ClerkHttpRequest *request, const ClerkError *error)
+{
+	StringInfoData detail;
+	size_t		length;
+
+	initStringInfo(&detail);
+	if (error->said != NULL)
+		appendStringInfo(&detail, "%s. ", error->said);
+	else
+	{
+		(void) clerk_http_body(request, &length);
+		appendStringInfo(&detail,
+						 "The answer does not say more (%zu bytes). ", length);
+	}
+	appendStringInfo(&detail, "HTTP status %d", error->http_status);
+	if (error->trace_id != NULL)
+		appendStringInfo(&detail, ", trace ID %s", error->trace_id);
+	appendStringInfoChar(&detail, '.');
+	return detail.data;
+}
+
+static char *
+retry_after_hint(int seconds)
+{
+	if (seconds <= 0)
+		return "Nothing was created. Try again later.";
+	return psprintf("Nothing was created. Try again in %d seconds.", seconds);
+}

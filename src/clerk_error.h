@@ -1,0 +1,54 @@
+/*
+ * clerk_error.h
+ *		What went wrong with a request to Clerk, as a value.
+ */
+#ifndef CLERK_ERROR_H
+#define CLERK_ERROR_H
+
+#include "http.h"
+
+/* What to do when it is unknown whether an invitation was created. */
+#define CLERK_HINT_LOOK_FIRST \
+	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with GET /v1/organizations/{organization_id}/invitations?email_address={address}."
+
+/* What the failure means for whoever wants the request to succeed. */
+typedef enum ClerkErrorClass
+{
+	CLERK_ERROR_FINAL,			/* refused, and will be again */
+	CLERK_ERROR_EXISTS,			/* refused: Clerk already has it */
+	CLERK_ERROR_CONFIGURATION,	/* key or address must be changed first */
+	CLERK_ERROR_RATE_LIMITED,	/* refused until retry_after has passed */
+	CLERK_ERROR_TRY_LATER,		/* refused, but may succeed later */
+	CLERK_ERROR_NOT_SENT,		/* never reached Clerk */
+	CLERK_ERROR_OUTCOME_UNKNOWN /* may have been carried out */
+} ClerkErrorClass;
+
+/*
+ * All strings are in the database's encoding and free of secrets: the key and
+ * the query part of every URL are left out of what Clerk said.
+ */
+typedef struct ClerkError
+{
+	ClerkErrorClass class;
+	int			sqlstate;
+	int			http_status;	/* 0: there was no answer */
+	int			retry_after;	/* seconds; 0: not told */
+	const char *code;			/* Clerk's code; NULL: none given */
+	const char *param_name;		/* the field it is about; NULL: not told */
+	const char *trace_id;		/* Clerk's; NULL: not told */
+	const char *said;			/* what Clerk said, all of it; NULL: nothing */
+	const char *summary;		/* what failed: a phrase */
+	const char *detail;			/* whole sentences, or NULL */
+	const char *hint;			/* whole sentences, or NULL */
+} ClerkError;
+
+extern ClerkError *clerk_error_no_key(const char *fault);
+extern ClerkError *clerk_error_unsendable(const char *fault);
+extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,
+											bool writes, const char *key);
+extern ClerkError *clerk_error_unreadable(const ClerkHttpRequest *request,
+										  bool writes, const char *fault);
+extern ClerkError *clerk_error_untranslatable(const ClerkHttpRequest *request,
+											  const char *id);
+
+#endif							/* CLERK_ERROR_H */

@@ -1,0 +1,22 @@
+/*
+ * clerk_invite.c
+ *		Module entry: what happens when the library is loaded.
+ *
+ * Nothing here may start libcurl: the library may be loaded by the
+ * postmaster, and neither threads nor connections survive a fork.
+ */
+#include "postgres.h"
+
+#include "compat.h"
+#include "fmgr.h"
+#include "guc.h"
+
+CLERK_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+void
+_PG_init(void)
+{
+	clerk_define_settings();
+}

@@ -1,0 +1,95 @@
+/*
+ * compat.h
+ *		Every difference between PostgreSQL 13 to 18, and between libcurl 7.74
+ *		and later, that the other files would otherwise test for themselves.
+ *
+ * The libcurl part takes effect only in a file that has included curl.h
+ * before this header: no other file is to know libcurl.
+ */
+#ifndef CLERK_COMPAT_H
+#define CLERK_COMPAT_H
+
+#include "storage/latch.h"
+#include "utils/guc.h"
+
+/*
+ * 18 stores a module's name and version with its magic block, where
+ * pg_get_loaded_modules() shows them.
+ */
+#if PG_VERSION_NUM >= 180000
+#define CLERK_MODULE_MAGIC \
+	PG_MODULE_MAGIC_EXT(.name = "clerk_invite", .version = CLERK_INVITE_VERSION)
+#else
+#define CLERK_MODULE_MAGIC PG_MODULE_MAGIC
+#endif
+
+/* 15 renamed it when it began to refuse, not only report, unknown settings. */
+#if PG_VERSION_NUM < 150000
+#define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
+#endif
+
+/*
+ * Since 16 the strings that a check hook replaces live in a memory context of
+ * guc.c's; before that they came from malloc().
+ */
+#if PG_VERSION_NUM < 160000
+#define guc_malloc(elevel, size) malloc(size)
+#define guc_free(pointer) free(pointer)
+#endif
+
+/* 17 hangs wait event sets on resource owners; NULL means for good. */
+#if PG_VERSION_NUM >= 170000
+#include "storage/waiteventset.h"
+#define clerk_create_wait_event_set(nevents) CreateWaitEventSet(NULL, nevents)
+#else
+#define clerk_create_wait_event_set(nevents) \
+	CreateWaitEventSet(TopMemoryContext, nevents)
+#endif
+
+/* Extensions can name their own wait events since 17. */
+#if PG_VERSION_NUM >= 170000
+#include "utils/wait_event.h"
+#define clerk_new_wait_event(name) WaitEventExtensionNew(name)
+#else
+#if PG_VERSION_NUM >= 140000
+#include "utils/wait_event.h"
+#else
+#include "pgstat.h"
+#endif
+#define clerk_new_wait_event(name) PG_WAIT_EXTENSION
+#endif
+
+/* macOS has these under other names. */
+#ifdef __APPLE__
+#define st_mtim st_mtimespec
+#define st_ctim st_ctimespec
+#endif
+
+#ifdef LIBCURL_VERSION_NUM
+
+/*
+ * Without CURLOPT_QUICK_EXIT (7.87) libcurl joins its resolver thread whenever
+ * it gives up a transfer, so a name server that hangs would hold the backend.
+ */
+#if LIBCURL_VERSION_NUM >= 0x075700
+#define CLERK_LIBCURL_LEAVES_RESOLVER true
+#define clerk_set_quick_exit(easy) \
+	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L)
+#else
+#define CLERK_LIBCURL_LEAVES_RESOLVER false
+#define clerk_set_quick_exit(easy) CURLE_OK
+#endif
+
+/* 7.85 deprecated the bit mask for a list of names. */
+#if LIBCURL_VERSION_NUM >= 0x075500
+#define clerk_set_protocols(easy) \
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https")
+#else
+#define clerk_set_protocols(easy) \
+	curl_easy_setopt(easy, CURLOPT_PROTOCOLS, \
+					 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS))
+#endif
+
+#endif							/* LIBCURL_VERSION_NUM */
+
+#endif							/* CLERK_COMPAT_H */

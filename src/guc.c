@@ -1,0 +1,248 @@
+/*
+ * guc.c
+ *		The settings: definitions, checks, and the choice of the secret key.
+ *
+ * Who may change what follows from who would receive the key: the address it
+ * is sent to, the authorities that vouch for that address, and the proxy in
+ * between are the superuser's, time limits are anyone's.
+ *
+ * The secret key never is the value of a setting.  The check hook of
+ * clerk_invite.secret_key leaves a mask as the value and carries the key past
+ * guc.c in the hook's private data: SHOW, pg_settings, and the log line that
+ * the postmaster writes for each parameter that a reload has changed would
+ * give it away otherwise.
+ */
+#include "postgres.h"
+
+#include <limits.h>
+
+#include "compat.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "secret_key.h"
+#include "tcop/tcopprot.h"
+
+#define SECRET_KEY_SETTING "clerk_invite.secret_key"
+#define SECRET_KEY_MASK "********"
+
+char	   *clerk_api_url;
+char	   *clerk_api_version;
+char	   *clerk_ca_file;
+char	   *clerk_proxy;
+int			clerk_connect_timeout;
+int			clerk_request_timeout;
+
+static char *secret_key_file;
+static char *secret_key_mask;	/* what guc.c believes the key to be */
+static const char *secret_key;	/* the key; NULL if not set */
+
+static void warn_of_readable_secret_key(void);
+static void define_secret_key_settings(void);
+static void define_transport_settings(void);
+static bool check_secret_key(char **newval, void **extra, GucSource source);
+static void assign_secret_key(const char *newval, void *extra);
+static bool check_api_version(char **newval, void **extra, GucSource source);
+
+/* Defines all settings and reserves their prefix.  Called once a process. */
+void
+clerk_define_settings(void)
+{
+	warn_of_readable_secret_key();
+	define_secret_key_settings();
+	define_transport_settings();
+	MarkGUCPrefixReserved("clerk_invite");
+}
+
+/*
+ * Until a library is loaded, guc.c takes its settings for placeholders, which
+ * every role may read with SHOW.  Where the library is preloaded nobody gets
+ * to run a statement in that state; where a statement loads it, say so.
+ */
+static void
+warn_of_readable_secret_key(void)
+{
+	const char *placeholder;
+
+	if (debug_query_string == NULL)
+		return;
+	placeholder = GetConfigOption(SECRET_KEY_SETTING, true, false);
+	if (placeholder != NULL && placeholder[0] != '\0')
+		ereport(WARNING,
+				(errmsg("parameter \"%s\" can be read by every role",
+						SECRET_KEY_SETTING),
+				 errdetail("Parameters of a library that is not loaded yet are not protected."),
+				 errhint("Put the key into a file and set \"clerk_invite.secret_key_file\", or add clerk_invite to \"session_preload_libraries\" or \"shared_preload_libraries\".")));
+}
+
+static void
+define_secret_key_settings(void)
+{
+	DefineCustomStringVariable("clerk_invite.secret_key_file",
+							   "Sets the file that holds Clerk's secret key.",
+							   "A relative path starts at the data directory. It comes before \"clerk_invite.secret_key\".",
+							   &secret_key_file,
+							   "",
+							   PGC_SUSET,
+							   GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+
+	/*
+	 * PGC_SIGHUP keeps it out of ALTER DATABASE and ALTER ROLE, whose catalog
+	 * everyone can read.
+	 */
+	DefineCustomStringVariable(SECRET_KEY_SETTING,
+							   "Sets Clerk's secret key.",
+							   "It comes before the environment variable CLERK_SECRET_KEY of the server.",
+							   &secret_key_mask,
+							   "",
+							   PGC_SIGHUP,
+							   GUC_SUPERUSER_ONLY,
+							   check_secret_key, assign_secret_key, NULL);
+}
+
+static void
+define_transport_settings(void)
+{
+	DefineCustomStringVariable("clerk_invite.api_url",
+							   "Sets the address of Clerk's Backend API.",
+							   "It may end in \"/v1\" or not.",
+							   &clerk_api_url,
+							   "https://api.clerk.com/v1",
+							   PGC_SUSET,
+							   0,
+							   NULL, NULL, NULL);
+
+	/* The version whose documents clerk_api.c was written from. */
+	DefineCustomStringVariable("clerk_invite.api_version",
+							   "Sets the version of Clerk's Backend API that is asked for.",
+							   NULL,
+							   &clerk_api_version,
+							   "2026-05-12",
+							   PGC_SUSET,
+							   0,
+							   check_api_version, NULL, NULL);
+
+	DefineCustomStringVariable("clerk_invite.ca_file",
+							   "Sets the file of the certificate authorities that are trusted.",
+							   "Empty means those of the system.",
+							   &clerk_ca_file,
+							   "",
+							   PGC_SUSET,
+							   0,
+							   NULL, NULL, NULL);
+
+	/* A proxy's URL may contain its password. */
+	DefineCustomStringVariable("clerk_invite.proxy",
+							   "Sets the proxy through which Clerk is reached.",
+							   "Empty means none. The environment is not looked at.",
+							   &clerk_proxy,
+							   "",
+							   PGC_SUSET,
+							   GUC_SUPERUSER_ONLY,
+							   NULL, NULL, NULL);
+
+	/* Name, connection and TLS take well under a second anywhere. */
+	DefineCustomIntVariable("clerk_invite.connect_timeout",
+							"Sets the time allowed for name lookup, connection and TLS together.",
+							NULL,
+							&clerk_connect_timeout,
+							5000, 1, INT_MAX,
+							PGC_USERSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	/*
+	 * Giving up a request whose answer may still come leaves its outcome
+	 * unknown, which costs more than waiting: allow far more than Clerk needs.
+	 */
+	DefineCustomIntVariable("clerk_invite.request_timeout",
+							"Sets the time allowed for a whole request.",
+							NULL,
+							&clerk_request_timeout,
+							30000, 1, INT_MAX,
+							PGC_USERSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+/*
+ * The secret key from the first of its sources that is set: the file, the
+ * setting, the environment of the server.  Valid until the next call or
+ * reload.
+ *
+ * Returns NULL and sets *fault to a sentence, without the key in it, if none
+ * is set or the first one that is set holds no usable key.
+ */
+const char *
+clerk_secret_key(const char **fault)
+{
+	const char *from_environment;
+
+	if (secret_key_file[0] != '\0')
+		return clerk_secret_key_from_file(secret_key_file, fault);
+	if (secret_key != NULL)
+		return secret_key;
+
+	from_environment = getenv("CLERK_SECRET_KEY");
+	if (from_environment == NULL || from_environment[0] == '\0')
+	{
+		*fault = "No secret key is configured.";
+		return NULL;
+	}
+	*fault = clerk_secret_key_fault(from_environment);
+	return *fault == NULL ? from_environment : NULL;
+}
+
+/*
+ * Takes the key out of the setting's value; see the head of this file.  The
+ * message is set here because guc.c's own would quote the value.
+ */
+static bool
+check_secret_key(char **newval, void **extra,
+				 GucSource source pg_attribute_unused())
+{
+	const char *fault;
+	size_t		size = strlen(*newval) + 1;
+	char	   *mask;
+
+	if (size == 1)
+		return true;
+	fault = clerk_secret_key_fault(*newval);
+	if (fault != NULL)
+	{
+		GUC_check_errmsg("invalid value for parameter \"%s\"",
+						 SECRET_KEY_SETTING);
+		GUC_check_errdetail("%s", fault);
+		return false;
+	}
+
+	*extra = guc_malloc(LOG, size);
+	mask = guc_malloc(LOG, sizeof(SECRET_KEY_MASK));
+	if (*extra == NULL || mask == NULL)
+		return false;
+	memcpy(*extra, *newval, size);
+	memcpy(mask, SECRET_KEY_MASK, sizeof(SECRET_KEY_MASK));
+	guc_free(*newval);
+	*newval = mask;
+	return true;
+}
+
+static void
+assign_secret_key(const char *newval pg_attribute_unused(), void *extra)
+{
+	secret_key = extra;
+}
+
+/* The version is sent in a header line. */
+static bool
+check_api_version(char **newval, void **extra pg_attribute_unused(),
+				  GucSource source pg_attribute_unused())
+{
+	for (const char *c = *newval; *c != '\0'; c++)
+		if (*c <= ' ' || *c > '~')
+		{
+			GUC_check_errdetail("It contains a character that does not belong in a version.");
+			return false;
+		}
+	return true;
+}

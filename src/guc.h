@@ -1,0 +1,18 @@
+/*
+ * guc.h
+ *		The settings, all named clerk_invite.*.
+ */
+#ifndef CLERK_GUC_H
+#define CLERK_GUC_H
+
+extern char *clerk_api_url;
+extern char *clerk_api_version;
+extern char *clerk_ca_file;
+extern char *clerk_proxy;
+extern int	clerk_connect_timeout;	/* milliseconds */
+extern int	clerk_request_timeout;	/* milliseconds */
+
+extern void clerk_define_settings(void);
+extern const char *clerk_secret_key(const char **fault);
+
+#endif							/* CLERK_GUC_H */

@@ -1,0 +1,837 @@
+/*
+ * http.c
+ *		HTTPS requests: several at a time, interruptible, bounded in time and
+ *		size.  The only file that knows libcurl.
+ *
+ * One multi handle a process carries every request and keeps connections for
+ * reuse.  libcurl tells through a callback which sockets it waits for; they
+ * go into a socket set, and that one descriptor is waited on together with
+ * the process's latch and the postmaster's death.  So whatever PostgreSQL
+ * wants of the process reaches it at once, in every phase of a request.
+ *
+ * Rules that hold throughout:
+ *
+ * 1. libcurl is entered only between enter_libcurl() and leave_libcurl().
+ *	  In between all signals are blocked, so that a thread which libcurl
+ *	  starts (its resolver) inherits that and never runs one of PostgreSQL's
+ *	  signal handlers.
+ * 2. In between nothing may raise an error, since longjmp() must not cross
+ *	  libcurl's frames: no palloc(), no elog(), only malloc().
+ * 3. A request is one calloc()ed struct, freed by the reset callback of a
+ *	  memory context of its own.
+ * 4. libcurl never sends a body twice.  When a kept connection breaks before
+ *	  the answer's first byte, libcurl sends the request again by itself,
+ *	  which for a POST may do the work twice.  It must rewind the body for
+ *	  that, and on_body_rewind() refuses once a byte of it has been handed
+ *	  over.
+ * 5. A request whose body libcurl has not begun to fetch cannot have been
+ *	  carried out: its Content-Length is not satisfied.  That is the meaning
+ *	  of "not sent".
+ */
+#include "postgres.h"
+
+#include <arpa/inet.h>
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+
+#include "compat.h"
+#include "http.h"
+#include "lib/ilist.h"
+#include "miscadmin.h"
+#include "portability/instr_time.h"
+#include "socket_set.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+
+/*
+ * Largest answer body.  The largest that Clerk gives is a list page of 500
+ * invitations: each is about 1.5 kB and may carry two metadata objects of at
+ * most 8 kB, which Clerk's limits make rare enough that half of that on
+ * average is generous: 500 x 8 kB = 4 MiB.
+ */
+#define MAX_BODY_BYTES (4 * 1024 * 1024)
+
+/* Largest header block: Clerk's, with its edge's, is about 2 kB. */
+#define MAX_HEADER_BYTES (64 * 1024)
+
+/* Easy handles kept for reuse: one serves a session's calls one by one. */
+#define MAX_IDLE_HANDLES 4
+
+/* Bytes that libcurl's callbacks may append to, followed by a NUL. */
+typedef struct ByteBuffer
+{
+	char	   *data;
+	size_t		length;
+	size_t		capacity;
+} ByteBuffer;
+
+struct ClerkHttpRequest
+{
+	dlist_node	node;			/* in engine.running while running */
+	MemoryContext context;		/* its reset frees the request */
+	ClerkHttpOutcome outcome;
+	CURL	   *easy;			/* while running */
+	struct curl_slist *headers;
+	char	   *body;
+	size_t		body_length;
+	size_t		body_handed_over;	/* bytes that libcurl has fetched */
+	bool		sent;			/* may have reached the server: rule 5 */
+	bool		loopback_only;
+	ByteBuffer		answer_headers;
+	ByteBuffer		answer_body;
+	bool		too_large;
+	long		status;
+	curl_off_t	retry_after;
+	char		fault[CURL_ERROR_SIZE];
+};
+
+/* Everything that lives as long as the process. */
+static struct
+{
+	bool		ready;
+	int			sockets;		/* descriptor of the socket set */
+	WaitEventSet *wait_set;
+	uint32		wait_event;
+	CURLM	   *multi;			/* NULL until needed, and after an abort */
+	bool		discard_multi;	/* a transfer was aborted: drop it when idle */
+	bool		timer_set;
+	int64		timer_due;		/* by now_microseconds() */
+	CURL	   *idle[MAX_IDLE_HANDLES];
+	int			idle_count;
+	dlist_head	running;
+}			engine;
+
+static void prepare_engine(void);
+static bool prepare_multi(void);
+static ClerkHttpRequest *new_request(void);
+static void on_context_reset(void *arg);
+static bool copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
+static const char *url_fault(const char *url, bool *loopback_only);
+static bool is_loopback_name(const char *host);
+static bool is_loopback_address(const struct sockaddr *address);
+static bool configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
+static bool configure_transport(ClerkHttpRequest *request,
+								const ClerkHttpSpec *spec);
+static bool configure_callbacks(ClerkHttpRequest *request);
+static void drive_libcurl(const ClerkReadySocket *ready, int count);
+static void settle_finished(void);
+static void settle(ClerkHttpRequest *request, CURLcode result);
+static void drop_easy(ClerkHttpRequest *request, bool reuse);
+static void drop_multi_if_unused(void);
+static bool append(ByteBuffer *buffer, const char *data, size_t length,
+				   size_t limit);
+static long wait_milliseconds(long timeout, int64 started);
+
+static size_t on_body_wanted(char *buffer, size_t size, size_t count, void *arg);
+static int	on_body_rewind(void *arg, curl_off_t offset, int origin);
+static size_t on_answer_header(char *data, size_t size, size_t count, void *arg);
+static size_t on_answer_body(char *data, size_t size, size_t count, void *arg);
+static curl_socket_t on_socket_open(void *arg, curlsocktype purpose,
+									struct curl_sockaddr *address);
+static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
+							   void *arg, void *known);
+static int	on_timer(CURLM *multi, long milliseconds, void *arg);
+
+static inline void
+enter_libcurl(sigset_t *saved)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, saved);
+}
+
+static inline void
+leave_libcurl(const sigset_t *saved)
+{
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+static inline int64
+now_microseconds(void)
+{
+	instr_time	now;
+
+	INSTR_TIME_SET_CURRENT(now);
+	return (int64) INSTR_TIME_GET_MICROSEC(now);
+}
+
+/*
+ * Starts a request and returns it, running or finished already.
+ *
+ * Raises an error only if memory or file descriptors have run out, and then
+ * nothing was sent.
+ */
+ClerkHttpRequest *
+clerk_http_start(const ClerkHttpSpec *spec)
+{
+	ClerkHttpRequest *request;
+	const char *fault;
+	bool		started = false;
+	sigset_t	saved;
+
+	prepare_engine();
+	request = new_request();
+
+	enter_libcurl(&saved);
+	fault = url_fault(spec->url, &request->loopback_only);
+	if (fault != NULL)
+	{
+		strlcpy(request->fault, fault, sizeof(request->fault));
+		request->outcome = CLERK_HTTP_UNUSABLE;
+	}
+	else
+	{
+		started = copy_spec(request, spec) &&
+			prepare_multi() &&
+			configure(request, spec) &&
+			curl_multi_add_handle(engine.multi, request->easy) == CURLM_OK;
+		if (started)
+		{
+			request->outcome = CLERK_HTTP_RUNNING;
+			dlist_push_tail(&engine.running, &request->node);
+			drive_libcurl(NULL, 0);
+		}
+	}
+	leave_libcurl(&saved);
+
+	if (fault == NULL && !started)
+	{
+		clerk_http_release(request);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory"),
+				 errdetail("Could not prepare an HTTP request.")));
+	}
+	return request;
+}
+
+/*
+ * Moves all running requests on: waits until at least one of them has had
+ * something happen to it, or the process's latch is set, or "timeout"
+ * milliseconds have passed (-1 means no limit).
+ *
+ * Returns true if the latch was set; it is reset then, and the caller must
+ * look at what it may have been set for.
+ */
+bool
+clerk_http_wait(long timeout)
+{
+	WaitEvent	event;
+	ClerkReadySocket ready[16];
+	int			count = 0;
+	sigset_t	saved;
+
+	if (WaitEventSetWait(engine.wait_set,
+						 wait_milliseconds(timeout, now_microseconds()),
+						 &event, 1, engine.wait_event) == 1)
+	{
+		if (event.events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			return true;
+		}
+		count = clerk_socket_set_ready(engine.sockets, ready, lengthof(ready));
+	}
+
+	enter_libcurl(&saved);
+	drive_libcurl(ready, count);
+	leave_libcurl(&saved);
+	return false;
+}
+
+/* How the request stands. */
+ClerkHttpOutcome
+clerk_http_outcome(const ClerkHttpRequest *request)
+{
+	return request->outcome;
+}
+
+/* Whether the request may have reached the server; see rule 5. */
+bool
+clerk_http_was_sent(const ClerkHttpRequest *request)
+{
+	return request->sent;
+}
+
+/* What went wrong with a request that was not answered: a phrase. */
+const char *
+clerk_http_fault(const ClerkHttpRequest *request)
+{
+	return request->fault;
+}
+
+/* HTTP status of the answer; 0 if there is none. */
+int
+clerk_http_status(const ClerkHttpRequest *request)
+{
+	return (int) request->status;
+}
+
+/*
+ * Body of the answer, followed by a NUL byte that is not counted; valid until
+ * the request is released.
+ */
+const char *
+clerk_http_body(const ClerkHttpRequest *request, size_t *length)
+{
+	*length = request->answer_body.length;
+	return *length > 0 ? request->answer_body.data : "";
+}
+
+/*
+ * Value of the answer's header of this name, in any case, as printable ASCII
+ * in the current memory context; NULL if it has none.  Other characters are
+ * replaced with "?": the server chose them.
+ */
+char *
+clerk_http_header(const ClerkHttpRequest *request, const char *name)
+{
+	const char *line = request->answer_headers.data;
+	const char *end = line + request->answer_headers.length;
+	size_t		name_length = strlen(name);
+
+	while (line < end)
+	{
+		const char *next = memchr(line, '\n', end - line);
+		size_t		length = (next ? next : end) - line;
+
+		if (length > name_length && line[name_length] == ':' &&
+			pg_strncasecmp(line, name, name_length) == 0)
+		{
+			char	   *value = pnstrdup(line + name_length + 1,
+										 length - name_length - 1);
+			size_t		blanks = strspn(value, " \t");
+
+			value[strcspn(value, "\r")] = '\0';
+			for (char *c = value; *c != '\0'; c++)
+				if (*c < ' ' || *c > '~')
+					*c = '?';
+			return value + blanks;
+		}
+		line += length + 1;
+	}
+	return NULL;
+}
+
+/* Seconds that the answer's Retry-After header asks for; 0 if it has none. */
+int
+clerk_http_retry_after(const ClerkHttpRequest *request)
+{
+	return (int) Min(request->retry_after, INT_MAX);
+}
+
+/* Gives a request up if it is running, and frees it and its answer. */
+void
+clerk_http_release(ClerkHttpRequest *request)
+{
+	MemoryContextDelete(request->context);
+}
+
+/*
+ * What waiting needs, once a process.  It stays: making it anew for each
+ * request would cost more than the request's other system calls together.
+ */
+static void
+prepare_engine(void)
+{
+	if (engine.ready)
+		return;
+
+	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("could not initialize libcurl")));
+
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a set of sockets: %m")));
+	engine.sockets = clerk_socket_set_create();
+	if (engine.sockets < 0)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a set of sockets: %m")));
+	}
+	engine.wait_set = clerk_create_wait_event_set(3);
+	AddWaitEventToSet(engine.wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
+					  MyLatch, NULL);
+	AddWaitEventToSet(engine.wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+					  NULL, NULL);
+	AddWaitEventToSet(engine.wait_set, WL_SOCKET_READABLE, engine.sockets,
+					  NULL, NULL);
+	engine.wait_event = clerk_new_wait_event("ClerkInviteHttp");
+	dlist_init(&engine.running);
+	engine.ready = true;
+}
+
+/* The multi handle, if there is none. */
+static bool
+prepare_multi(void)
+{
+	if (engine.multi != NULL)
+		return true;
+	engine.multi = curl_multi_init();
+	if (engine.multi == NULL)
+		return false;
+	engine.timer_set = false;
+	return curl_multi_setopt(engine.multi, CURLMOPT_SOCKETFUNCTION,
+							 on_socket_interest) == CURLM_OK &&
+		curl_multi_setopt(engine.multi, CURLMOPT_TIMERFUNCTION,
+						  on_timer) == CURLM_OK;
+}
+
+/* An empty request, tied to the current memory context. */
+static ClerkHttpRequest *
+new_request(void)
+{
+	MemoryContext context;
+	MemoryContextCallback *callback;
+	ClerkHttpRequest *request;
+
+	context = AllocSetContextCreate(CurrentMemoryContext,
+									"clerk_invite HTTP request",
+									ALLOCSET_SMALL_SIZES);
+	callback = MemoryContextAllocZero(context, sizeof(*callback));
+	request = calloc(1, sizeof(*request));
+	if (request == NULL)
+	{
+		MemoryContextDelete(context);
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("out of memory")));
+	}
+	request->context = context;
+	request->outcome = CLERK_HTTP_NOT_SENT;
+	callback->func = on_context_reset;
+	callback->arg = request;
+	MemoryContextRegisterResetCallback(context, callback);
+	return request;
+}
+
+/* Frees a request, giving it up first if it is still running. */
+static void
+on_context_reset(void *arg)
+{
+	ClerkHttpRequest *request = arg;
+	sigset_t	saved;
+
+	enter_libcurl(&saved);
+	if (request->outcome == CLERK_HTTP_RUNNING)
+	{
+		dlist_delete(&request->node);
+		engine.discard_multi = true;
+	}
+	drop_easy(request, false);
+	drop_multi_if_unused();
+	curl_slist_free_all(request->headers);
+	free(request->body);
+	free(request->answer_headers.data);
+	free(request->answer_body.data);
+	free(request);
+	leave_libcurl(&saved);
+}
+
+/* Copies what libcurl reads while the request runs but does not copy. */
+static bool
+copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	/* Without an empty Expect, libcurl would ask before a large body. */
+	request->headers = curl_slist_append(NULL, "Expect:");
+	if (request->headers == NULL)
+		return false;
+	for (const char *const *header = spec->headers; *header != NULL; header++)
+		if (curl_slist_append(request->headers, *header) == NULL)
+			return false;
+	if (spec->body != NULL)
+	{
+		request->body_length = spec->body_length;
+		request->body = malloc(Max(spec->body_length, 1));
+		if (request->body == NULL)
+			return false;
+		memcpy(request->body, spec->body, spec->body_length);
+	}
+	return true;
+}
+
+/*
+ * What speaks against sending a key to this URL: NULL if nothing.  Plain http
+ * is for tests and sidecars on this machine: *loopback_only is set, and
+ * on_socket_open() holds the connection to it whatever the name resolves to.
+ */
+static const char *
+url_fault(const char *url, bool *loopback_only)
+{
+	CURLU	   *parsed = curl_url();
+	char	   *scheme = NULL;
+	char	   *host = NULL;
+	char	   *user = NULL;
+	const char *fault = NULL;
+
+	*loopback_only = false;
+	if (parsed == NULL ||
+		curl_url_set(parsed, CURLUPART_URL, url,
+					 CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
+		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK)
+		fault = "the URL is malformed";
+	else if (strcmp(scheme, "https") != 0 && strcmp(scheme, "http") != 0)
+		fault = "the URL does not begin with https://";
+	else if (curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
+		fault = "the URL has no host";
+	else if (curl_url_get(parsed, CURLUPART_USER, &user, 0) == CURLUE_OK)
+		fault = "the URL contains a user name";
+	else if (strcmp(scheme, "http") == 0)
+	{
+		*loopback_only = true;
+		if (!is_loopback_name(host))
+			fault = "the URL begins with http://, which is allowed for a loopback address only";
+	}
+
+	curl_free(scheme);
+	curl_free(host);
+	curl_free(user);
+	curl_url_cleanup(parsed);
+	return fault;
+}
+
+static bool
+is_loopback_name(const char *host)
+{
+	struct in_addr address;
+
+	if (strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0)
+		return true;
+	return inet_pton(AF_INET, host, &address) == 1 &&
+		(ntohl(address.s_addr) >> 24) == IN_LOOPBACKNET;
+}
+
+static bool
+is_loopback_address(const struct sockaddr *address)
+{
+	if (address->sa_family == AF_INET)
+	{
+		const struct sockaddr_in *in = (const struct sockaddr_in *) address;
+
+		return (ntohl(in->sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
+	}
+	if (address->sa_family == AF_INET6)
+	{
+		const struct sockaddr_in6 *in = (const struct sockaddr_in6 *) address;
+
+		return IN6_IS_ADDR_LOOPBACK(&in->sin6_addr);
+	}
+	return false;
+}
+
+/* A handle with every option that the request needs. */
+static bool
+configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	if (engine.idle_count > 0)
+		request->easy = engine.idle[--engine.idle_count];
+	else
+		request->easy = curl_easy_init();
+	return request->easy != NULL &&
+		configure_transport(request, spec) &&
+		configure_callbacks(request);
+}
+
+/* Options take a long; the shorthand keeps the lists below readable. */
+#define SET(option, value) \
+	(curl_easy_setopt(request->easy, (option), (value)) == CURLE_OK)
+
+static bool
+configure_transport(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	/* Plain http is for this machine, where no proxy belongs in between. */
+	const char *proxy = request->loopback_only ? "" : spec->proxy;
+
+	/*
+	 * Set although it is the default, because everything hangs on it: the
+	 * certificate and its name are checked, and no redirect is followed.
+	 * Setting the proxies, even to nothing, keeps libcurl from taking them
+	 * from the environment.
+	 */
+	return SET(CURLOPT_SSL_VERIFYPEER, 1L) &&
+		SET(CURLOPT_SSL_VERIFYHOST, 2L) &&
+		SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2) &&
+		(spec->ca_file[0] == '\0' || SET(CURLOPT_CAINFO, spec->ca_file)) &&
+		SET(CURLOPT_FOLLOWLOCATION, 0L) &&
+		clerk_set_protocols(request->easy) == CURLE_OK &&
+		SET(CURLOPT_PROXY, proxy) &&
+		SET(CURLOPT_NOPROXY, "") &&
+		SET(CURLOPT_NOSIGNAL, 1L) &&
+		clerk_set_quick_exit(request->easy) == CURLE_OK &&
+		SET(CURLOPT_CONNECTTIMEOUT_MS, (long) spec->connect_timeout) &&
+		SET(CURLOPT_TIMEOUT_MS, (long) spec->request_timeout) &&
+		SET(CURLOPT_URL, spec->url) &&
+		SET(CURLOPT_HTTPHEADER, request->headers) &&
+		(request->body == NULL ||
+		 (SET(CURLOPT_POST, 1L) &&
+		  SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_length)));
+}
+
+static bool
+configure_callbacks(ClerkHttpRequest *request)
+{
+	return SET(CURLOPT_PRIVATE, request) &&
+		SET(CURLOPT_ERRORBUFFER, request->fault) &&
+		SET(CURLOPT_READFUNCTION, on_body_wanted) &&
+		SET(CURLOPT_READDATA, request) &&
+		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
+		SET(CURLOPT_SEEKDATA, request) &&
+		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
+		SET(CURLOPT_HEADERDATA, request) &&
+		SET(CURLOPT_WRITEFUNCTION, on_answer_body) &&
+		SET(CURLOPT_WRITEDATA, request) &&
+		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
+		SET(CURLOPT_OPENSOCKETDATA, request);
+}
+
+#undef SET
+
+/* Lets libcurl work on what is ready and on what is due by its timer. */
+static void
+drive_libcurl(const ClerkReadySocket *ready, int count)
+{
+	int			running;
+
+	for (int i = 0; i < count; i++)
+		curl_multi_socket_action(engine.multi, ready[i].socket,
+								 (ready[i].readable ? CURL_CSELECT_IN : 0) |
+								 (ready[i].writable ? CURL_CSELECT_OUT : 0) |
+								 (ready[i].failed ? CURL_CSELECT_ERR : 0),
+								 &running);
+	if (engine.timer_set && engine.timer_due <= now_microseconds())
+	{
+		engine.timer_set = false;
+		curl_multi_socket_action(engine.multi, CURL_SOCKET_TIMEOUT, 0, &running);
+	}
+	settle_finished();
+}
+
+/* Takes note of the requests that libcurl is done with. */
+static void
+settle_finished(void)
+{
+	CURLMsg    *message;
+	int			left;
+
+	while ((message = curl_multi_info_read(engine.multi, &left)) != NULL)
+	{
+		CURLcode	result = message->data.result;
+		ClerkHttpRequest *request;
+
+		if (message->msg != CURLMSG_DONE ||
+			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
+							  (char **) &request) != CURLE_OK)
+			continue;
+		dlist_delete(&request->node);
+		settle(request, result);
+		drop_easy(request, true);
+	}
+}
+
+static void
+settle(ClerkHttpRequest *request, CURLcode result)
+{
+	long		header_bytes;
+
+	if (result == CURLE_OK)
+	{
+		request->outcome = CLERK_HTTP_ANSWERED;
+		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE,
+						  &request->status);
+		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER,
+						  &request->retry_after);
+		return;
+	}
+
+	/* What has no body to fetch is sent as soon as its header is. */
+	if (request->body == NULL &&
+		curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE,
+						  &header_bytes) == CURLE_OK && header_bytes > 0)
+		request->sent = true;
+	request->outcome = request->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
+	if (request->too_large)
+		strlcpy(request->fault, "the answer is too large",
+				sizeof(request->fault));
+	else if (request->fault[0] == '\0')
+		strlcpy(request->fault, curl_easy_strerror(result),
+				sizeof(request->fault));
+}
+
+/* Takes the handle from a request; one that ran to its end can be reused. */
+static void
+drop_easy(ClerkHttpRequest *request, bool reuse)
+{
+	if (request->easy == NULL)
+		return;
+	if (engine.multi != NULL)
+		curl_multi_remove_handle(engine.multi, request->easy);
+	if (reuse && engine.idle_count < MAX_IDLE_HANDLES)
+	{
+		curl_easy_reset(request->easy);
+		engine.idle[engine.idle_count++] = request->easy;
+	}
+	else
+		curl_easy_cleanup(request->easy);
+	request->easy = NULL;
+}
+
+/*
+ * An aborted transfer leaves its connection in the middle of something; the
+ * multi handle goes with all its connections once nothing else runs on it.
+ */
+static void
+drop_multi_if_unused(void)
+{
+	if (engine.discard_multi && dlist_is_empty(&engine.running))
+	{
+		curl_multi_cleanup(engine.multi);
+		engine.multi = NULL;
+		engine.timer_set = false;
+		engine.discard_multi = false;
+	}
+}
+
+/* False if the buffer would exceed the limit or memory has run out. */
+static bool
+append(ByteBuffer *buffer, const char *data, size_t length, size_t limit)
+{
+	if (length > limit - buffer->length)
+		return false;
+	if (buffer->length + length + 1 > buffer->capacity)
+	{
+		/* Room for nearly every answer at once, doubling after that. */
+		size_t		capacity = Max(buffer->capacity * 2, 2048);
+		char	   *grown;
+
+		capacity = Max(capacity, buffer->length + length + 1);
+		grown = realloc(buffer->data, capacity);
+		if (grown == NULL)
+			return false;
+		buffer->data = grown;
+		buffer->capacity = capacity;
+	}
+	memcpy(buffer->data + buffer->length, data, length);
+	buffer->length += length;
+	buffer->data[buffer->length] = '\0';
+	return true;
+}
+
+/* The shorter of a caller's limit and the time until libcurl's timer. */
+static long
+wait_milliseconds(long timeout, int64 started)
+{
+	int64		until_timer;
+
+	if (!engine.timer_set)
+		return timeout;
+	/* Rounded up, since waking early would only mean to wait again. */
+	until_timer = Max(engine.timer_due - started + 999, 0) / 1000;
+	until_timer = Min(until_timer, INT_MAX);
+	return timeout < 0 ? (long) until_timer : Min(timeout, (long) until_timer);
+}
+
+/* libcurl wants bytes of the body. */
+static size_t
+on_body_wanted(char *buffer, size_t size, size_t count, void *arg)
+{
+	ClerkHttpRequest *request = arg;
+	size_t		length = Min(size * count,
+							 request->body_length - request->body_handed_over);
+
+	memcpy(buffer, request->body + request->body_handed_over, length);
+	request->body_handed_over += length;
+	request->sent = true;
+	return length;
+}
+
+/* libcurl wants to send the body again: rule 4. */
+static int
+on_body_rewind(void *arg, curl_off_t offset, int origin pg_attribute_unused())
+{
+	ClerkHttpRequest *request = arg;
+
+	return offset == 0 && request->body_handed_over == 0 ?
+		CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
+}
+
+/* A line of the answer's header.  A proxy's answer comes before Clerk's. */
+static size_t
+on_answer_header(char *data, size_t size, size_t count, void *arg)
+{
+	ClerkHttpRequest *request = arg;
+	size_t		length = size * count;
+
+	if (length >= 5 && memcmp(data, "HTTP/", 5) == 0)
+		request->answer_headers.length = 0;
+	if (append(&request->answer_headers, data, length, MAX_HEADER_BYTES))
+		return length;
+	request->too_large = true;
+	return 0;
+}
+
+/* A piece of the answer's body; a short count ends the transfer. */
+static size_t
+on_answer_body(char *data, size_t size, size_t count, void *arg)
+{
+	ClerkHttpRequest *request = arg;
+	size_t		length = size * count;
+
+	if (append(&request->answer_body, data, length, MAX_BODY_BYTES))
+		return length;
+	request->too_large = true;
+	return 0;
+}
+
+/* As libcurl's own, but closed in programs that the server starts. */
+static curl_socket_t
+on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
+			   struct curl_sockaddr *address)
+{
+	ClerkHttpRequest *request = arg;
+
+	if (request->loopback_only && !is_loopback_address(&address->addr))
+		return CURL_SOCKET_BAD;
+	return socket(address->family, address->socktype | SOCK_CLOEXEC,
+				  address->protocol);
+}
+
+/*
+ * libcurl begins or ceases to care about a socket.  The pointer that it keeps
+ * with each socket for us tells whether the socket is in the set.
+ */
+static int
+on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
+				   int what, void *arg pg_attribute_unused(), void *known)
+{
+	if (what == CURL_POLL_REMOVE)
+	{
+		clerk_socket_set_forget(engine.sockets, socket);
+		return 0;
+	}
+	if (!clerk_socket_set_watch(engine.sockets, socket,
+								(what & CURL_POLL_IN) != 0,
+								(what & CURL_POLL_OUT) != 0,
+								known != NULL))
+		return -1;
+	curl_multi_assign(engine.multi, socket, &engine);
+	return 0;
+}
+
+/* libcurl wants to be called after so many milliseconds; -1 means not. */
+static int
+on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
+		 void *arg pg_attribute_unused())
+{
+	engine.timer_set = (milliseconds >= 0);
+	if (engine.timer_set)
+		engine.timer_due = now_microseconds() + (int64) milliseconds * 1000;
+	return 0;
+}

@@ -1,0 +1,59 @@
+/*
+ * http.h
+ *		HTTPS requests: several at a time, interruptible, bounded in time and
+ *		size.
+ *
+ * The life of a request:
+ *
+ *		request = clerk_http_start(&spec);
+ *		while (clerk_http_outcome(request) == CLERK_HTTP_RUNNING)
+ *			if (clerk_http_wait(-1))
+ *				CHECK_FOR_INTERRUPTS();
+ *		... clerk_http_status(request), clerk_http_body(request, &length) ...
+ *		clerk_http_release(request);
+ *
+ * A request belongs to the memory context that was current when it was
+ * started: with that context's reset it is given up and freed, so that an
+ * error anywhere needs no further cleanup.
+ */
+#ifndef CLERK_HTTP_H
+#define CLERK_HTTP_H
+
+typedef struct ClerkHttpRequest ClerkHttpRequest;
+
+/* What to send.  All strings are UTF-8 and copied. */
+typedef struct ClerkHttpSpec
+{
+	const char *url;
+	const char *const *headers; /* "Name: value", ends with NULL */
+	const char *body;			/* sent with POST; NULL means GET */
+	size_t		body_length;
+	const char *ca_file;		/* empty: the authorities of the system */
+	const char *proxy;			/* empty: none */
+	int			connect_timeout;	/* name, connection, TLS: milliseconds */
+	int			request_timeout;	/* all of it: milliseconds */
+} ClerkHttpSpec;
+
+typedef enum ClerkHttpOutcome
+{
+	CLERK_HTTP_RUNNING,
+	CLERK_HTTP_ANSWERED,		/* status, headers and whole body are here */
+	CLERK_HTTP_UNUSABLE,		/* not tried: the URL is not one to use */
+	CLERK_HTTP_NOT_SENT,		/* name, connection or TLS failed */
+	CLERK_HTTP_LOST				/* sent, perhaps in part; no whole answer */
+} ClerkHttpOutcome;
+
+extern ClerkHttpRequest *clerk_http_start(const ClerkHttpSpec *spec);
+extern bool clerk_http_wait(long timeout);
+extern ClerkHttpOutcome clerk_http_outcome(const ClerkHttpRequest *request);
+extern bool clerk_http_was_sent(const ClerkHttpRequest *request);
+extern const char *clerk_http_fault(const ClerkHttpRequest *request);
+extern int	clerk_http_status(const ClerkHttpRequest *request);
+extern const char *clerk_http_body(const ClerkHttpRequest *request,
+								   size_t *length);
+extern char *clerk_http_header(const ClerkHttpRequest *request,
+							   const char *name);
+extern int	clerk_http_retry_after(const ClerkHttpRequest *request);
+extern void clerk_http_release(ClerkHttpRequest *request);
+
+#endif							/* CLERK_HTTP_H */
