@@ -13,7 +13,8 @@ OBJS = \
 	src/json_wire.o \
 	src/rollback_warning.o \
 	src/secret_key.o \
-	src/socket_set.o
+	src/socket_set.o \
+	src/url_rules.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

@@ -26,12 +26,13 @@
 /* Every header line of a request, and the terminator. */
 #define MAX_HEADERS 6
 
-static const struct
+typedef struct FieldDescription
 {
 	const char *name;			/* in Clerk's JSON and in the SQL type */
 	Oid			type;
-}			invitation_fields[CLERK_INVITATION_FIELDS] =
-{
+} FieldDescription;
+
+static const FieldDescription invitation_fields[CLERK_INVITATION_FIELDS] = {
 	[CLERK_INVITATION_ID] = {"id", TEXTOID},
 	[CLERK_INVITATION_ORGANIZATION_ID] = {"organization_id", TEXTOID},
 	[CLERK_INVITATION_EMAIL_ADDRESS] = {"email_address", TEXTOID},
@@ -227,12 +228,14 @@ read_invitation(JsonbContainer *object, ClerkInvitation *invitation)
 {
 	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
 	{
-		JsonbValue *value = clerk_json_field(object, invitation_fields[i].name);
+		JsonbValue	value;
 
-		invitation->nulls[i] = (value == NULL);
+		invitation->nulls[i] = !clerk_json_field(object,
+												 invitation_fields[i].name,
+												 &value);
 		invitation->values[i] = (Datum) 0;
-		if (value != NULL &&
-			!read_field(value, invitation_fields[i].type,
+		if (!invitation->nulls[i] &&
+			!read_field(&value, invitation_fields[i].type,
 						&invitation->values[i]))
 			return psprintf("\"%s\" is not of its type",
 							invitation_fields[i].name);
@@ -269,14 +272,14 @@ read_field(JsonbValue *value, Oid type, Datum *datum)
 static bool
 read_milliseconds(Numeric milliseconds, Datum *datum)
 {
-	const double epoch = (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) *
-		(double) SECS_PER_DAY * 1000;
+	const int	epoch_days = POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE;
+	const double epoch = epoch_days * (double) SECS_PER_DAY * 1000;
 	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
 														   NumericGetDatum(milliseconds)));
 
 	/* A double is exact up to 2^53 milliseconds, far past year 200,000. */
-	double		number = rint(strtod(text, NULL)) - epoch;
-	double		limit = (double) (PG_INT64_MAX / 2000);
+	const double number = rint(strtod(text, NULL)) - epoch;
+	const double limit = (double) (PG_INT64_MAX / 2000);
 	Timestamp	timestamp;
 
 	if (!(number > -limit && number < limit))

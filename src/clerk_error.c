@@ -287,7 +287,7 @@ read_errors(const ClerkHttpRequest *request, const char *key,
 	const char *body = clerk_http_body(request, &length);
 	ClerkJsonFault fault;
 	Jsonb	   *answer = clerk_json_from_wire(body, length, &fault);
-	JsonbValue *errors = NULL;
+	JsonbValue	errors;
 	StringInfoData said;
 
 	error->http_status = clerk_http_status(request);
@@ -295,34 +295,36 @@ read_errors(const ClerkHttpRequest *request, const char *key,
 	if (answer == NULL && fault == CLERK_JSON_UNTRANSLATABLE)
 		answer = clerk_json_from_wire_lossy(body, length);
 
+	errors.type = jbvNull;
 	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
 	{
 		error->trace_id = text_field(&answer->root, "clerk_trace_id", key);
-		errors = clerk_json_field(&answer->root, "errors");
+		(void) clerk_json_field(&answer->root, "errors", &errors);
 	}
 	if (error->trace_id == NULL)
 		error->trace_id = clerk_http_header(request, "x-clerk-trace-id");
 	if (error->trace_id == NULL)
 		error->trace_id = clerk_http_header(request, "cf-ray");
-	if (errors == NULL || errors->type != jbvBinary ||
-		!JsonContainerIsArray(errors->val.binary.data))
+	if (errors.type != jbvBinary ||
+		!JsonContainerIsArray(errors.val.binary.data))
 		return;
 
 	initStringInfo(&said);
-	for (uint32 i = 0; i < JsonContainerSize(errors->val.binary.data); i++)
+	for (uint32 i = 0; i < JsonContainerSize(errors.val.binary.data); i++)
 	{
-		JsonbContainer *object = element(errors->val.binary.data, i);
+		JsonbContainer *object = element(errors.val.binary.data, i);
 
 		if (object == NULL)
 			continue;
 		if (error->code == NULL)
 		{
-			JsonbValue *meta = clerk_json_field(object, "meta");
+			JsonbValue	meta;
 
 			error->code = text_field(object, "code", key);
-			if (meta != NULL && meta->type == jbvBinary &&
-				JsonContainerIsObject(meta->val.binary.data))
-				error->param_name = text_field(meta->val.binary.data,
+			if (clerk_json_field(object, "meta", &meta) &&
+				meta.type == jbvBinary &&
+				JsonContainerIsObject(meta.val.binary.data))
+				error->param_name = text_field(meta.val.binary.data,
 											   "param_name", key);
 		}
 		if (i < MAX_QUOTED_ERRORS)

@@ -80,6 +80,21 @@
 #define clerk_set_quick_exit(easy) CURLE_OK
 #endif
 
+/*
+ * Since 7.80 a callback is asked before each attempt to send a request.  True
+ * if the callback was set, which also needs a library of that age at run time.
+ */
+#if LIBCURL_VERSION_NUM >= 0x075000
+#define clerk_ask_before_attempt(easy, callback, data) \
+	(curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, callback) == CURLE_OK && \
+	 curl_easy_setopt(easy, CURLOPT_PREREQDATA, data) == CURLE_OK)
+#else
+#define CURL_PREREQFUNC_OK 0
+#define CURL_PREREQFUNC_ABORT 1
+#define clerk_ask_before_attempt(easy, callback, data) \
+	((void) (callback), false)
+#endif
+
 /* 7.85 deprecated the bit mask for a list of names. */
 #if LIBCURL_VERSION_NUM >= 0x075500
 #define clerk_set_protocols(easy) \

@@ -153,7 +153,8 @@ define_transport_settings(void)
 
 	/*
 	 * Giving up a request whose answer may still come leaves its outcome
-	 * unknown, which costs more than waiting: allow far more than Clerk needs.
+	 * unknown, which costs more than waiting: allow far more than Clerk
+	 * needs.
 	 */
 	DefineCustomIntVariable("clerk_invite.request_timeout",
 							"Sets the time allowed for a whole request.",

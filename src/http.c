@@ -21,18 +21,16 @@
  *	  memory context of its own.
  * 4. libcurl never sends a body twice.  When a kept connection breaks before
  *	  the answer's first byte, libcurl sends the request again by itself,
- *	  which for a POST may do the work twice.  It must rewind the body for
- *	  that, and on_body_rewind() refuses once a byte of it has been handed
- *	  over.
- * 5. A request whose body libcurl has not begun to fetch cannot have been
- *	  carried out: its Content-Length is not satisfied.  That is the meaning
- *	  of "not sent".
+ *	  which for a POST may do the work twice.  on_attempt() refuses a second
+ *	  attempt.  A libcurl that does not ask gets the body through a callback,
+ *	  which costs a packet more, and on_body_rewind() refuses to begin anew.
+ * 5. "Not sent" means that no attempt was made to send the request, or that
+ *	  libcurl had not begun to fetch its body: then its Content-Length is not
+ *	  satisfied, and no server carries it out.
  */
 #include "postgres.h"
 
-#include <arpa/inet.h>
 #include <curl/curl.h>
-#include <netinet/in.h>
 #include <signal.h>
 #include <sys/socket.h>
 
@@ -43,6 +41,7 @@
 #include "portability/instr_time.h"
 #include "socket_set.h"
 #include "storage/fd.h"
+#include "url_rules.h"
 #include "utils/memutils.h"
 
 /*
@@ -79,8 +78,8 @@ struct ClerkHttpRequest
 	size_t		body_handed_over;	/* bytes that libcurl has fetched */
 	bool		sent;			/* may have reached the server: rule 5 */
 	bool		loopback_only;
-	ByteBuffer		answer_headers;
-	ByteBuffer		answer_body;
+	ByteBuffer	answer_headers;
+	ByteBuffer	answer_body;
 	bool		too_large;
 	long		status;
 	curl_off_t	retry_after;
@@ -100,6 +99,7 @@ static struct
 	int64		timer_due;		/* by now_microseconds() */
 	CURL	   *idle[MAX_IDLE_HANDLES];
 	int			idle_count;
+	char		idle_ca_file[MAXPGPATH];	/* set in all of them */
 	dlist_head	running;
 }			engine;
 
@@ -108,12 +108,10 @@ static bool prepare_multi(void);
 static ClerkHttpRequest *new_request(void);
 static void on_context_reset(void *arg);
 static bool copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
-static const char *url_fault(const char *url, bool *loopback_only);
-static bool is_loopback_name(const char *host);
-static bool is_loopback_address(const struct sockaddr *address);
 static bool configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
 static bool configure_transport(ClerkHttpRequest *request,
 								const ClerkHttpSpec *spec);
+static bool configure_body(ClerkHttpRequest *request);
 static bool configure_callbacks(ClerkHttpRequest *request);
 static void drive_libcurl(const ClerkReadySocket *ready, int count);
 static void settle_finished(void);
@@ -124,6 +122,8 @@ static bool append(ByteBuffer *buffer, const char *data, size_t length,
 				   size_t limit);
 static long wait_milliseconds(long timeout, int64 started);
 
+static int	on_attempt(void *arg, char *server_address, char *own_address,
+					   int server_port, int own_port);
 static size_t on_body_wanted(char *buffer, size_t size, size_t count, void *arg);
 static int	on_body_rewind(void *arg, curl_off_t offset, int origin);
 static size_t on_answer_header(char *data, size_t size, size_t count, void *arg);
@@ -176,7 +176,7 @@ clerk_http_start(const ClerkHttpSpec *spec)
 	request = new_request();
 
 	enter_libcurl(&saved);
-	fault = url_fault(spec->url, &request->loopback_only);
+	fault = clerk_url_fault(spec->url, &request->loopback_only);
 	if (fault != NULL)
 	{
 		strlcpy(request->fault, fault, sizeof(request->fault));
@@ -286,7 +286,7 @@ clerk_http_body(const ClerkHttpRequest *request, size_t *length)
  * in the current memory context; NULL if it has none.  Other characters are
  * replaced with "?": the server chose them.
  */
-char *
+char	   *
 clerk_http_header(const ClerkHttpRequest *request, const char *name)
 {
 	const char *line = request->answer_headers.data;
@@ -420,20 +420,23 @@ on_context_reset(void *arg)
 	ClerkHttpRequest *request = arg;
 	sigset_t	saved;
 
-	enter_libcurl(&saved);
-	if (request->outcome == CLERK_HTTP_RUNNING)
+	if (request->easy != NULL)
 	{
-		dlist_delete(&request->node);
-		engine.discard_multi = true;
+		enter_libcurl(&saved);
+		if (request->outcome == CLERK_HTTP_RUNNING)
+		{
+			dlist_delete(&request->node);
+			engine.discard_multi = true;
+		}
+		drop_easy(request, false);
+		drop_multi_if_unused();
+		leave_libcurl(&saved);
 	}
-	drop_easy(request, false);
-	drop_multi_if_unused();
 	curl_slist_free_all(request->headers);
 	free(request->body);
 	free(request->answer_headers.data);
 	free(request->answer_body.data);
 	free(request);
-	leave_libcurl(&saved);
 }
 
 /* Copies what libcurl reads while the request runs but does not copy. */
@@ -459,84 +462,27 @@ copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 }
 
 /*
- * What speaks against sending a key to this URL: NULL if nothing.  Plain http
- * is for tests and sidecars on this machine: *loopback_only is set, and
- * on_socket_open() holds the connection to it whatever the name resolves to.
+ * A handle with every option that the request needs.  Idle handles keep theirs,
+ * so each option is set for each request; the one that cannot be set back to
+ * libcurl's own value is the CA file, and handles go when it changes.
  */
-static const char *
-url_fault(const char *url, bool *loopback_only)
-{
-	CURLU	   *parsed = curl_url();
-	char	   *scheme = NULL;
-	char	   *host = NULL;
-	char	   *user = NULL;
-	const char *fault = NULL;
-
-	*loopback_only = false;
-	if (parsed == NULL ||
-		curl_url_set(parsed, CURLUPART_URL, url,
-					 CURLU_NON_SUPPORT_SCHEME) != CURLUE_OK ||
-		curl_url_get(parsed, CURLUPART_SCHEME, &scheme, 0) != CURLUE_OK)
-		fault = "the URL is malformed";
-	else if (strcmp(scheme, "https") != 0 && strcmp(scheme, "http") != 0)
-		fault = "the URL does not begin with https://";
-	else if (curl_url_get(parsed, CURLUPART_HOST, &host, 0) != CURLUE_OK)
-		fault = "the URL has no host";
-	else if (curl_url_get(parsed, CURLUPART_USER, &user, 0) == CURLUE_OK)
-		fault = "the URL contains a user name";
-	else if (strcmp(scheme, "http") == 0)
-	{
-		*loopback_only = true;
-		if (!is_loopback_name(host))
-			fault = "the URL begins with http://, which is allowed for a loopback address only";
-	}
-
-	curl_free(scheme);
-	curl_free(host);
-	curl_free(user);
-	curl_url_cleanup(parsed);
-	return fault;
-}
-
-static bool
-is_loopback_name(const char *host)
-{
-	struct in_addr address;
-
-	if (strcmp(host, "localhost") == 0 || strcmp(host, "[::1]") == 0)
-		return true;
-	return inet_pton(AF_INET, host, &address) == 1 &&
-		(ntohl(address.s_addr) >> 24) == IN_LOOPBACKNET;
-}
-
-static bool
-is_loopback_address(const struct sockaddr *address)
-{
-	if (address->sa_family == AF_INET)
-	{
-		const struct sockaddr_in *in = (const struct sockaddr_in *) address;
-
-		return (ntohl(in->sin_addr.s_addr) >> 24) == IN_LOOPBACKNET;
-	}
-	if (address->sa_family == AF_INET6)
-	{
-		const struct sockaddr_in6 *in = (const struct sockaddr_in6 *) address;
-
-		return IN6_IS_ADDR_LOOPBACK(&in->sin6_addr);
-	}
-	return false;
-}
-
-/* A handle with every option that the request needs. */
 static bool
 configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 {
+	if (strcmp(engine.idle_ca_file, spec->ca_file) != 0)
+	{
+		while (engine.idle_count > 0)
+			curl_easy_cleanup(engine.idle[--engine.idle_count]);
+		strlcpy(engine.idle_ca_file, spec->ca_file,
+				sizeof(engine.idle_ca_file));
+	}
 	if (engine.idle_count > 0)
 		request->easy = engine.idle[--engine.idle_count];
 	else
 		request->easy = curl_easy_init();
 	return request->easy != NULL &&
 		configure_transport(request, spec) &&
+		configure_body(request) &&
 		configure_callbacks(request);
 }
 
@@ -569,10 +515,25 @@ configure_transport(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 		SET(CURLOPT_CONNECTTIMEOUT_MS, (long) spec->connect_timeout) &&
 		SET(CURLOPT_TIMEOUT_MS, (long) spec->request_timeout) &&
 		SET(CURLOPT_URL, spec->url) &&
-		SET(CURLOPT_HTTPHEADER, request->headers) &&
-		(request->body == NULL ||
-		 (SET(CURLOPT_POST, 1L) &&
-		  SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_length)));
+		SET(CURLOPT_HTTPHEADER, request->headers);
+}
+
+/* The body, in the way that keeps it from being sent twice: rule 4. */
+static bool
+configure_body(ClerkHttpRequest *request)
+{
+	bool		asks = clerk_ask_before_attempt(request->easy, on_attempt,
+												request);
+
+	if (request->body == NULL)
+		return SET(CURLOPT_HTTPGET, 1L);
+	return SET(CURLOPT_POST, 1L) &&
+		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_length) &&
+		(asks ? SET(CURLOPT_POSTFIELDS, request->body) :
+		 SET(CURLOPT_READFUNCTION, on_body_wanted) &&
+		 SET(CURLOPT_READDATA, request) &&
+		 SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
+		 SET(CURLOPT_SEEKDATA, request));
 }
 
 static bool
@@ -580,10 +541,6 @@ configure_callbacks(ClerkHttpRequest *request)
 {
 	return SET(CURLOPT_PRIVATE, request) &&
 		SET(CURLOPT_ERRORBUFFER, request->fault) &&
-		SET(CURLOPT_READFUNCTION, on_body_wanted) &&
-		SET(CURLOPT_READDATA, request) &&
-		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
-		SET(CURLOPT_SEEKDATA, request) &&
 		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
 		SET(CURLOPT_HEADERDATA, request) &&
 		SET(CURLOPT_WRITEFUNCTION, on_answer_body) &&
@@ -634,6 +591,7 @@ settle_finished(void)
 		settle(request, result);
 		drop_easy(request, true);
 	}
+	drop_multi_if_unused();
 }
 
 static void
@@ -651,7 +609,7 @@ settle(ClerkHttpRequest *request, CURLcode result)
 		return;
 	}
 
-	/* What has no body to fetch is sent as soon as its header is. */
+	/* An old libcurl does not tell otherwise that it has sent a GET. */
 	if (request->body == NULL &&
 		curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE,
 						  &header_bytes) == CURLE_OK && header_bytes > 0)
@@ -675,7 +633,8 @@ drop_easy(ClerkHttpRequest *request, bool reuse)
 		curl_multi_remove_handle(engine.multi, request->easy);
 	if (reuse && engine.idle_count < MAX_IDLE_HANDLES)
 	{
-		curl_easy_reset(request->easy);
+		/* The handle outlives the buffer. */
+		curl_easy_setopt(request->easy, CURLOPT_ERRORBUFFER, NULL);
 		engine.idle[engine.idle_count++] = request->easy;
 	}
 	else
@@ -738,6 +697,21 @@ wait_milliseconds(long timeout, int64 started)
 	return timeout < 0 ? (long) until_timer : Min(timeout, (long) until_timer);
 }
 
+/* libcurl is connected and about to send the request: rule 4. */
+static int
+on_attempt(void *arg, char *server_address pg_attribute_unused(),
+		   char *own_address pg_attribute_unused(),
+		   int server_port pg_attribute_unused(),
+		   int own_port pg_attribute_unused())
+{
+	ClerkHttpRequest *request = arg;
+
+	if (request->sent && request->body != NULL)
+		return CURL_PREREQFUNC_ABORT;
+	request->sent = true;
+	return CURL_PREREQFUNC_OK;
+}
+
 /* libcurl wants bytes of the body. */
 static size_t
 on_body_wanted(char *buffer, size_t size, size_t count, void *arg)
@@ -797,7 +771,7 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 {
 	ClerkHttpRequest *request = arg;
 
-	if (request->loopback_only && !is_loopback_address(&address->addr))
+	if (request->loopback_only && !clerk_is_loopback_address(&address->addr))
 		return CURL_SOCKET_BAD;
 	return socket(address->family, address->socktype | SOCK_CLOEXEC,
 				  address->protocol);

@@ -24,7 +24,7 @@ static void swallow_data_error(MemoryContext caller);
  * has no such form, which can only be if the database is SQL_ASCII, or if its
  * encoding has characters that Unicode lacks.
  */
-char *
+char	   *
 clerk_json_to_wire(char *text, size_t *length)
 {
 	char	   *utf8;
@@ -39,7 +39,7 @@ clerk_json_to_wire(char *text, size_t *length)
  * Parses an answer, which must be followed by a NUL byte that "length" does
  * not count.  Returns NULL and says why in *fault if it cannot.
  */
-Jsonb *
+Jsonb	   *
 clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
 {
 	char	   *text;
@@ -66,7 +66,7 @@ clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
  * character beyond ASCII replaced with "?": enough to learn the identifiers
  * and codes in it.  NULL if that fails too.
  */
-Jsonb *
+Jsonb	   *
 clerk_json_from_wire_lossy(const char *utf8, size_t length)
 {
 	char	   *ascii = palloc(length + 1);
@@ -101,24 +101,27 @@ clerk_json_fault_text(ClerkJsonFault fault)
 	pg_unreachable();
 }
 
-/* A field of an object, palloc'd; NULL if it is absent or a JSON null. */
-JsonbValue *
-clerk_json_field(JsonbContainer *object, const char *name)
+/*
+ * A field of an object, stored in *value; false if it is absent or a JSON
+ * null.
+ */
+bool
+clerk_json_field(JsonbContainer *object, const char *name, JsonbValue *value)
 {
-	JsonbValue *value = getKeyJsonValueFromContainer(object, name,
-													 strlen(name), NULL);
-
-	return value != NULL && value->type != jbvNull ? value : NULL;
+	return getKeyJsonValueFromContainer(object, name, strlen(name),
+										value) != NULL &&
+		value->type != jbvNull;
 }
 
 /* A field that is a string, palloc'd; NULL if it is anything else. */
-char *
+char	   *
 clerk_json_text_field(JsonbContainer *object, const char *name)
 {
-	JsonbValue *value = clerk_json_field(object, name);
+	JsonbValue	value;
 
-	return value != NULL && value->type == jbvString ?
-		pnstrdup(value->val.string.val, value->val.string.len) : NULL;
+	return clerk_json_field(object, name, &value) &&
+		value.type == jbvString ?
+		pnstrdup(value.val.string.val, value.val.string.len) : NULL;
 }
 
 /* False if the conversion raised an error. */

@@ -20,7 +20,8 @@ extern Jsonb *clerk_json_from_wire(const char *utf8, size_t length,
 								   ClerkJsonFault *fault);
 extern Jsonb *clerk_json_from_wire_lossy(const char *utf8, size_t length);
 extern const char *clerk_json_fault_text(ClerkJsonFault fault);
-extern JsonbValue *clerk_json_field(JsonbContainer *object, const char *name);
+extern bool clerk_json_field(JsonbContainer *object, const char *name,
+							 JsonbValue *value);
 extern char *clerk_json_text_field(JsonbContainer *object, const char *name);
 
 #endif							/* CLERK_JSON_WIRE_H */

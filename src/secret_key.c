@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "access/xact.h"
 #include "compat.h"
 #include "secret_key.h"
 
@@ -18,6 +19,7 @@
 static struct
 {
 	bool		valid;
+	TimestampTz statement;		/* start of the one that last looked */
 	struct stat status;
 	char		path[MAXPGPATH];
 	char		key[CLERK_SECRET_KEY_MAX + 1];
@@ -55,9 +57,9 @@ clerk_secret_key_fault(const char *key)
  * The key kept in a file, without the white space around it.  The result is
  * valid until the next call.
  *
- * A relative path starts at the data directory.  The file is read again only
- * when its status has changed, which lets a key be replaced without a reload
- * and costs one system call otherwise.
+ * A relative path starts at the data directory.  The file's status is looked
+ * at once a statement, and the file read again when that has changed: so a key
+ * can be replaced without a reload.
  *
  * Returns NULL and sets *fault to a sentence if there is no usable key in it;
  * the sentence is valid until the next call.
@@ -66,12 +68,18 @@ const char *
 clerk_secret_key_from_file(const char *path, const char **fault)
 {
 	static char system_fault[MAXPGPATH + 128];
+	TimestampTz statement = GetCurrentStatementStartTimestamp();
 	struct stat status;
 	int			file;
 
 	if (last_read.valid && strcmp(last_read.path, path) == 0 &&
-		stat(path, &status) == 0 && same_file(&status, &last_read.status))
+		(last_read.statement == statement ||
+		 (stat(path, &status) == 0 &&
+		  same_file(&status, &last_read.status))))
+	{
+		last_read.statement = statement;
 		return last_read.key;
+	}
 	last_read.valid = false;
 
 	/* O_NONBLOCK: opening a named pipe would wait for its writer. */
@@ -94,6 +102,7 @@ clerk_secret_key_from_file(const char *path, const char **fault)
 	if (!last_read.valid)
 		return NULL;
 
+	last_read.statement = statement;
 	last_read.status = status;
 	strlcpy(last_read.path, path, sizeof(last_read.path));
 	return last_read.key;

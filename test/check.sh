@@ -1,0 +1,18 @@
+#!/bin/sh
+# check.sh - every test, on a bare Debian or Ubuntu with a clean checkout
+#
+# Installs what is missing, copies the checkout to a folder of an ordinary
+# user's, and runs run_checks.sh there: nothing is built in the checkout, and
+# the machine's own PostgreSQL is left alone.  Ends with a line of counts, and
+# a status other than 0 if anything failed or nothing ran.
+#
+# CHECKS in the environment chooses some of them, such as "regress tap".
+set -eu
+
+cd "$(dirname "$0")/.."
+. test/machine.sh
+prepare_machine libipc-run-perl perl pg-bsd-indent cppcheck
+make_workspace
+as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
+	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" \
+	sh "$WORKSPACE/source/test/run_checks.sh" "$WORKSPACE"

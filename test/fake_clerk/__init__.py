@@ -1,0 +1,21 @@
+"""A stand-in for Clerk's Backend API, for tests that must not reach the internet.
+
+It answers the six operations on organization invitations as Clerk documents them, misbehaves when a request asks for
+it, and writes down every request. Where Clerk documents nothing, the code says "inferred" and picks the reading that
+is harder on a client.
+
+    command     the command line
+    server      sockets, TLS, HTTP
+    api         one request: down?, key, version, path, rate limit, then behaviour or operation
+    operations  the six operations
+    validation  what one invitation in a request body must look like
+    ledger      the invitations and members that exist
+    behaviours  the table of misbehaviours
+    delivery    ways to send an answer, or not to
+    errors      Clerk's error catalogue
+    rate_limit  budgets by endpoint
+    control     the test's own hand, under /_fake/
+    journal     what was asked and what came of it
+    http_types  requests and replies
+    json_text   JSON that keeps the digits of numbers
+"""

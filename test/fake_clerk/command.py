@@ -1,0 +1,104 @@
+"""The command line: listen, say where, run until told to stop."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import ssl
+import sys
+import threading
+from typing import Optional
+
+from .api import Instance, Settings
+from .behaviours import TABLE
+from .journal import Journal
+from .rate_limit import WINDOW_KINDS
+from .server import FakeClerkServer
+
+LOOPBACK = ("127.0.0.1", "::1")
+DEFAULT_KEY = "sk_test_fakeclerk000000000000000000000000000"
+
+# JSON may be nested as deeply as 8 kB of metadata allow; each level costs Python some of both.
+RECURSION_LIMIT = 20_000
+THREAD_STACK_BYTES = 32 * 1024 * 1024
+
+
+def main():
+    options = _parse_options()
+    _allow_deep_recursion()
+    instance = Instance(_settings(options))
+    journal = Journal(options.journal, options.secret_key)
+    server = FakeClerkServer(options.host, options.port, instance, journal, _tls_context(options.tls))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    if options.exit_with_stdin:
+        threading.Thread(target=_wait_for_end_of_stdin, args=(stop,), daemon=True).start()
+    print(server.server_address[1], flush=True)
+    stop.wait()
+    os._exit(0)  # threads may be in the middle of an answer that never ends
+
+
+def _parse_options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="fake_clerk.py",
+        description="A stand-in for Clerk's Backend API. Prints its port once it listens.",
+        epilog="An address x-NAME--anything@example.com misbehaves, with one of these patterns as NAME"
+        " (-after and -once may follow): " + "  ".join(entry.pattern.pattern for entry in TABLE),
+    )
+    add = parser.add_argument
+    add("--host", choices=LOOPBACK, default=LOOPBACK[0])
+    add("--port", type=int, default=0, help="0, the default: any free one")
+    add("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
+    add("--journal", metavar="FILE", help="append each request to this file, as one line of JSON")
+    add("--secret-key", default=DEFAULT_KEY)
+    add(
+        "--organization",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="an organization that exists; without any, all do except org_missing...",
+    )
+    add("--membership-cap", type=int, metavar="N", help="members plus pending invitations of an organization")
+    add("--single-limit", type=int, default=250, metavar="N", help="single creations in a window")
+    add("--bulk-limit", type=int, default=50, metavar="N", help="bulk creations in a window")
+    add("--window", type=float, default=3600, metavar="SECONDS")
+    add("--window-kind", choices=sorted(WINDOW_KINDS), default="sliding")
+    add("--clock-offset", type=float, default=0, metavar="SECONDS", help="how much this Clerk's clock is ahead")
+    add("--exit-with-stdin", action="store_true", help="exit at the end of standard input")
+    return parser.parse_args()
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        secret_key=options.secret_key,
+        organizations=options.organization,
+        membership_cap=options.membership_cap,
+        single_limit=options.single_limit,
+        bulk_limit=options.bulk_limit,
+        window=options.window,
+        window_kind=options.window_kind,
+        clock_offset=options.clock_offset,
+    )
+
+
+def _tls_context(files: Optional[list]) -> Optional[ssl.SSLContext]:
+    if not files:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _allow_deep_recursion():
+    sys.setrecursionlimit(RECURSION_LIMIT)
+    threading.stack_size(THREAD_STACK_BYTES)
+
+
+def _wait_for_end_of_stdin(stop: threading.Event):
+    while os.read(0, 4096):
+        pass
+    stop.set()

@@ -1,0 +1,226 @@
+"""The invitations and members that exist, and the rules on what may be added to them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import string
+import threading
+import time
+from dataclasses import dataclass
+from typing import Dict, List, Optional, Tuple
+
+from .errors import ClerkError
+from .validation import InvitationRequest
+
+MILLISECONDS_A_DAY = 24 * 60 * 60 * 1000
+TICKET_ADDRESS = "https://clerk.example.com/v1/tickets/accept?ticket="
+
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+class Clock:
+    """Clerk's clock, which may differ from the client's by a fixed offset."""
+
+    def __init__(self, offset_seconds: float = 0):
+        self._offset = offset_seconds
+
+    def seconds(self) -> float:
+        return time.time() + self._offset
+
+    def milliseconds(self) -> int:
+        return int(self.seconds() * 1000)
+
+
+@dataclass
+class Invitation:
+    """One organization invitation, pending until something happens to it."""
+
+    sequence: int
+    id: str
+    organization_id: str
+    request: InvitationRequest
+    url: str
+    created_at: int
+    updated_at: int
+    expires_at: int
+    settled_status: Optional[str] = None
+
+    def status(self, now: int) -> str:
+        if self.settled_status:
+            return self.settled_status
+        return "pending" if now < self.expires_at else "expired"
+
+    def is_pending(self, now: int) -> bool:
+        return self.status(now) == "pending"
+
+    def settle(self, status: str, now: int):
+        self.settled_status = status
+        self.updated_at = now
+
+    def document(self, now: int) -> dict:
+        """The invitation as Clerk shows it. The url of one that can no longer be accepted is null (inferred)."""
+        return {
+            "object": "organization_invitation",
+            "id": self.id,
+            "email_address": self.request.email_address,
+            "role": self.request.role,
+            "role_name": role_name(self.request.role),
+            "organization_id": self.organization_id,
+            "inviter_id": self.request.inviter_user_id,
+            "public_inviter_data": public_inviter_data(self.request.inviter_user_id),
+            "status": self.status(now),
+            "public_metadata": self.request.public_metadata,
+            "private_metadata": self.request.private_metadata,
+            "url": self.url if self.is_pending(now) else None,
+            "expires_at": self.expires_at,
+            "created_at": self.created_at,
+            "updated_at": self.updated_at,
+        }
+
+    def reference(self) -> dict:
+        """Which invitation this is, without its url, which is a secret."""
+        return {
+            "id": self.id,
+            "email_address": self.request.email_address,
+            "organization_id": self.organization_id,
+        }
+
+
+class Ledger:
+    """All invitations ever created, and all members. Callers hold `lock` over a check and what follows from it."""
+
+    def __init__(self, clock: Clock, membership_cap: Optional[int] = None):
+        self.clock = clock
+        self.membership_cap = membership_cap
+        self.lock = threading.RLock()
+        self.invitations: List[Invitation] = []
+        self._by_id: Dict[str, Invitation] = {}
+        self._by_address: Dict[Tuple[str, str], List[Invitation]] = {}
+        self._members = set()
+
+    def create(self, organization_id: str, requests: List[InvitationRequest]) -> List[Invitation]:
+        """Create all, or none and raise (bulk is all-or-nothing: inferred, strongly)."""
+        with self.lock:
+            self._refuse_members(organization_id, requests)
+            self._refuse_pending(organization_id, requests)
+            self._refuse_over_cap(organization_id, len(requests))
+            return [self._add(organization_id, request) for request in requests]
+
+    def find(self, invitation_id: str) -> Optional[Invitation]:
+        return self._by_id.get(invitation_id)
+
+    def of_address(self, organization_id: str, email_address: str) -> List[Invitation]:
+        return list(self._by_address.get((organization_id, email_address.lower()), ()))
+
+    def of_organization(self, organization_id: str) -> List[Invitation]:
+        return [each for each in self.invitations if each.organization_id == organization_id]
+
+    def add_member(self, organization_id: str, email_address: str):
+        with self.lock:
+            self._members.add((organization_id, email_address.lower()))
+
+    def is_member(self, organization_id: str, email_address: str) -> bool:
+        """Addresses whose local part begins with "member" are members everywhere; tests need no preparation then."""
+        address = email_address.lower()
+        return address.startswith("member") or (organization_id, address) in self._members
+
+    def accept(self, invitation: Invitation):
+        with self.lock:
+            invitation.settle("accepted", self.clock.milliseconds())
+            self.add_member(invitation.organization_id, invitation.request.email_address)
+
+    def revoke(self, invitation: Invitation):
+        with self.lock:
+            if not invitation.is_pending(self.clock.milliseconds()):
+                raise ClerkError("organization_invitation_not_pending")
+            invitation.settle("revoked", self.clock.milliseconds())
+
+    def expire(self, invitation: Invitation):
+        with self.lock:
+            invitation.expires_at = self.clock.milliseconds()
+
+    def _refuse_members(self, organization_id: str, requests):
+        members = [each.email_address for each in requests if self.is_member(organization_id, each.email_address)]
+        if members:
+            raise ClerkError("already_a_member_in_organization", addresses=members)
+
+    def _refuse_pending(self, organization_id: str, requests):
+        """Clerk names the addresses in meta for a batch only (its own page relies on that)."""
+        pending = [each.email_address for each in requests if self._pending(organization_id, each.email_address)]
+        if pending:
+            named = pending if len(requests) > 1 else []
+            raise ClerkError("organization_invitation_not_unique", addresses=named)
+
+    def _refuse_over_cap(self, organization_id: str, wanted: int):
+        """Members plus pending invitations may not exceed the cap (documented)."""
+        if self.membership_cap is None:
+            return
+        now = self.clock.milliseconds()
+        members = sum(1 for organization, _ in self._members if organization == organization_id)
+        pending = sum(1 for each in self.of_organization(organization_id) if each.is_pending(now))
+        if members + pending + wanted > self.membership_cap:
+            raise ClerkError("organization_membership_quota_exceeded", limit=self.membership_cap)
+
+    def _pending(self, organization_id: str, email_address: str) -> bool:
+        now = self.clock.milliseconds()
+        return any(each.is_pending(now) for each in self.of_address(organization_id, email_address))
+
+    def _add(self, organization_id: str, request: InvitationRequest) -> Invitation:
+        now = self.clock.milliseconds()
+        invitation = Invitation(
+            sequence=len(self.invitations),
+            id=new_invitation_id(),
+            organization_id=organization_id,
+            request=request,
+            url=TICKET_ADDRESS + new_ticket(),
+            created_at=now,
+            updated_at=now,
+            expires_at=now + request.expires_in_days * MILLISECONDS_A_DAY,
+        )
+        self.invitations.append(invitation)
+        self._by_id[invitation.id] = invitation
+        self._by_address.setdefault((organization_id, request.email_address.lower()), []).append(invitation)
+        return invitation
+
+
+def new_invitation_id() -> str:
+    return "orginv_" + "".join(secrets.choice(_ALPHANUMERIC) for _ in range(27))
+
+
+def new_ticket() -> str:
+    """Something random that looks like the signed token in Clerk's addresses."""
+    header = json.dumps({"alg": "RS256", "typ": "JWT"}).encode()
+    parts = [header, secrets.token_bytes(60), secrets.token_bytes(64)]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
+
+
+def role_name(role: str) -> str:
+    """The name Clerk gives its two default roles, and a likely one for others: org:billing_lead, Billing Lead."""
+    return role.split(":", 1)[1].replace("_", " ").title()
+
+
+def public_inviter_data(user_id: Optional[str]) -> Optional[dict]:
+    if user_id is None:
+        return None
+    return {
+        "user_id": user_id,
+        "identifier": f"{user_id.lower()}@example.com",
+        "first_name": "Ines",
+        "last_name": "Inviter",
+        "image_url": "https://img.example.com/" + user_id,
+        "has_image": False,
+        "username": None,
+    }
+
+
+def public_organization_data(organization_id: str) -> dict:
+    """Shown in instance-wide lists only (documented)."""
+    return {
+        "id": organization_id,
+        "name": "Organization " + organization_id.split("_", 1)[1],
+        "slug": organization_id.lower().replace("_", "-"),
+        "image_url": "https://img.example.com/" + organization_id,
+        "has_image": False,
+    }

@@ -1,0 +1,837 @@
+#!/usr/bin/env python3
+"""Tests of the fake Clerk itself. Run: python3 test/fake_clerk_test.py"""
+
+from __future__ import annotations
+
+import http.client
+import itertools
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from email.utils import parsedate_to_datetime
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+sys.dont_write_bytecode = True
+
+from fake_clerk.behaviours import TABLE  # noqa: E402  (must follow the setting above)
+
+PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_clerk.py")
+KEY = "sk_test_fakeclerk000000000000000000000000000"
+INVITATIONS = "/v1/organizations/org_1/invitations"
+BULK = INVITATIONS + "/bulk"
+PATIENCE = 10  # seconds until a test that waits gives up
+IMPATIENCE = 0.3  # seconds a client waits for an answer that is not to come
+
+_numbers = itertools.count(1)
+
+
+def setUpModule():
+    global directory, certificate, private_key
+    directory = tempfile.TemporaryDirectory()
+    certificate = os.path.join(directory.name, "cert.pem")
+    private_key = os.path.join(directory.name, "key.pem")
+    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=localhost"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -out {certificate} -keyout {private_key}"
+    subprocess.run(command.split(), check=True, stderr=subprocess.DEVNULL)
+
+
+def tearDownModule():
+    directory.cleanup()
+
+
+def invitation(address: str, **fields) -> dict:
+    return {"email_address": address, "role": "org:member", **fields}
+
+
+def unique(name: str = "person") -> str:
+    return f"{name}--{next(_numbers)}@example.com"
+
+
+class Answer(NamedTuple):
+    """One answer, its body both as bytes and, if it is JSON, as a value."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    raw: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.raw)
+
+    @property
+    def error(self) -> dict:
+        return self.json["errors"][0]
+
+    @property
+    def code(self) -> str:
+        return self.error["code"]
+
+
+class FakeClerk:
+    """The server as a child process, and a client for it."""
+
+    def __init__(self, *options: str, tls: bool = False):
+        self.journal_path = os.path.join(directory.name, f"journal-{next(_numbers)}")
+        self._stderr = tempfile.TemporaryFile()
+        self._tls = ssl.create_default_context(cafile=certificate) if tls else None
+        command = [sys.executable, PROGRAM, "--exit-with-stdin", "--journal", self.journal_path, *options]
+        if tls:
+            command += ["--tls", certificate, private_key]
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._stderr
+        )
+        self.port = int(self.process.stdout.readline())
+
+    def stop(self) -> str:
+        """End the server the way a killed test does; what it printed besides its port, which should be nothing."""
+        self.process.stdin.close()
+        self.process.wait(PATIENCE)
+        printed = self.process.stdout.read()
+        self.process.stdout.close()
+        self._stderr.seek(0)
+        printed += self._stderr.read()
+        self._stderr.close()
+        return printed.decode()
+
+    def connect(self, timeout: float = PATIENCE) -> http.client.HTTPConnection:
+        if self._tls:
+            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=self._tls)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def send(self, connection, method: str, path: str, body=None, **headers):
+        """Send a request; a body that is not bytes goes as JSON. A header that is None is left out."""
+        headers = {
+            "Authorization": f"Bearer {KEY}",
+            "Content-Type": "application/json",
+            **{name.replace("_", "-"): value for name, value in headers.items()},
+        }
+        if body is not None and not isinstance(body, bytes):
+            body = json.dumps(body).encode()
+        given = {name: value for name, value in headers.items() if value is not None}
+        connection.request(method, path, body, given)
+
+    def ask(self, method: str, path: str, body=None, timeout: float = PATIENCE, **headers) -> Answer:
+        """One request on a connection of its own."""
+        connection = self.connect(timeout)
+        try:
+            self.send(connection, method, path, body, **headers)
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, response.read())
+        finally:
+            connection.close()
+
+    def create(self, address: str, **fields) -> Answer:
+        return self.ask("POST", INVITATIONS, invitation(address, **fields))
+
+    def list(self, **query) -> Answer:
+        return self.ask("GET", INVITATIONS + "?" + urlencode(query, doseq=True))
+
+    def control(self, name: str, **arguments) -> Answer:
+        return self.ask("POST", "/_fake/" + name, arguments, Authorization=None)
+
+    def exists(self, address: str) -> bool:
+        ledger = self.ask("GET", "/_fake/invitations", Authorization=None).json["data"]
+        return address in [each["email_address"] for each in ledger]
+
+    def journal(self) -> list:
+        with open(self.journal_path, encoding="utf-8") as lines:
+            return [json.loads(line) for line in lines]
+
+
+class ServerTest(unittest.TestCase):
+    """A test case with a server of its own, which must not have complained in the end."""
+
+    options = ()
+    tls = False
+
+    @classmethod
+    def setUpClass(cls):
+        cls.clerk = FakeClerk(*cls.options, tls=cls.tls)
+
+    @classmethod
+    def tearDownClass(cls):
+        printed = cls.clerk.stop()
+        if printed:
+            raise AssertionError("the server printed:\n" + printed)
+
+    def assert_refused(self, answer: Answer, status: int, code: str):
+        self.assertEqual((answer.status, answer.code), (status, code))
+        self.assertTrue(answer.error["message"])
+        self.assertTrue(answer.error["long_message"])
+        self.assertEqual(answer.json["clerk_trace_id"], answer.headers["x-clerk-trace-id"])
+
+
+class ValidationTest(ServerTest):
+    def refuse_invitation(self, body, status: int, code: str, parameter: str = None):
+        answer = self.clerk.ask("POST", INVITATIONS, body)
+        self.assert_refused(answer, status, code)
+        self.assertEqual(answer.error.get("meta", {}).get("param_name"), parameter)
+
+    def test_answer_has_every_documented_field(self):
+        address = unique("Somebody")
+        answer = self.clerk.create(address, inviter_user_id="user_1", expires_in_days=2, redirect_url="https://a.b/c")
+        document = answer.json
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.headers["content-type"], "application/json")
+        self.assertIsNotNone(parsedate_to_datetime(answer.headers["date"]))
+        self.assertRegex(document["id"], r"^orginv_[A-Za-z0-9]{27}$")
+        self.assertRegex(document["url"], r"^https://\S+/v1/tickets/accept\?ticket=\S+\.\S+\.\S+$")
+        self.assertEqual(document["expires_at"] - document["created_at"], 2 * 24 * 60 * 60 * 1000)
+        self.assertEqual(document["public_inviter_data"]["user_id"], "user_1")
+        expected = {
+            "object": "organization_invitation",
+            "email_address": address,
+            "role": "org:member",
+            "role_name": "Member",
+            "organization_id": "org_1",
+            "inviter_id": "user_1",
+            "status": "pending",
+            "public_metadata": {},
+            "private_metadata": {},
+            "updated_at": document["created_at"],
+        }
+        self.assertEqual({name: document[name] for name in expected}, expected)
+        self.assertNotIn("public_organization_data", document)
+
+    def test_null_is_the_same_as_absent(self):
+        nothing = dict.fromkeys(
+            ["inviter_user_id", "public_metadata", "private_metadata", "redirect_url", "expires_in_days", "notify"]
+        )
+        self.assertEqual(self.clerk.create(unique(), **nothing).status, 200)
+
+    def test_missing_fields(self):
+        self.refuse_invitation({"role": "org:member"}, 422, "form_param_missing", "email_address")
+        self.refuse_invitation({"email_address": unique()}, 422, "form_param_missing", "role")
+
+    def test_unusable_fields(self):
+        large = {"a": "x" * 8200}
+        cases = [
+            ("email_address", "nobody", "form_param_format_invalid"),
+            ("email_address", 7, "form_param_type_invalid"),
+            ("role", "member", "form_param_format_invalid"),
+            ("role", "org:Member", "form_param_format_invalid"),
+            ("inviter_user_id", 7, "form_param_type_invalid"),
+            ("public_metadata", [1], "form_param_value_invalid"),
+            ("private_metadata", "text", "form_param_value_invalid"),
+            ("private_metadata", large, "form_param_exceeds_allowed_size"),
+            ("redirect_url", "nowhere", "form_param_format_invalid"),
+            ("expires_in_days", 0, "form_param_value_invalid"),
+            ("expires_in_days", 366, "form_param_value_invalid"),
+            ("expires_in_days", "7", "form_param_type_invalid"),
+            ("expires_in_days", 7.5, "form_param_type_invalid"),
+            ("notify", "yes", "form_param_type_invalid"),
+            ("emial", "typo", "form_param_unknown"),
+        ]
+        for name, value, code in cases:
+            with self.subTest(name=name, value=str(value)[:20]):
+                self.refuse_invitation({**invitation(unique()), name: value}, 422, code, name)
+
+    def test_bodies_that_are_no_invitation(self):
+        for body in (b"", b"{", b"\xff", b"[]", b"7", b'{"email_address":NaN}'):
+            with self.subTest(body=body):
+                self.refuse_invitation(body, 400, "request_body_invalid")
+        self.refuse_invitation(b" " * 1024 * 1024 + b"{}", 413, "request_body_too_large")
+
+    def test_what_does_not_exist(self):
+        elsewhere = "/v1/organizations/org_missing/invitations"
+        answer = self.clerk.ask("POST", elsewhere, invitation(unique()))
+        self.assert_refused(answer, 404, "organization_not_found_or_unauthorized")
+        self.refuse_invitation(invitation(unique(), role="org:missing"), 404, "resource_not_found")
+        self.refuse_invitation(invitation(unique(), inviter_user_id="user_missing"), 404, "resource_not_found")
+        self.refuse_invitation(invitation(unique(), inviter_user_id="me"), 404, "resource_not_found")
+        stranger = invitation(unique(), inviter_user_id="user_stranger1")
+        self.refuse_invitation(stranger, 403, "not_a_member_in_organization")
+
+    def test_content_type(self):
+        for content_type in (None, "text/plain", "application/x-www-form-urlencoded"):
+            answer = self.clerk.ask("POST", INVITATIONS, invitation(unique()), Content_Type=content_type)
+            self.assert_refused(answer, 415, "unsupported_content_type")
+        content_type = "application/json; charset=utf-8"
+        self.assertEqual(
+            self.clerk.ask("POST", INVITATIONS, invitation(unique()), Content_Type=content_type).status, 200
+        )
+
+    def test_key_is_checked_before_the_path(self):
+        cases = [
+            (None, "authentication_invalid"),
+            ("Basic abc", "authorization_header_format_invalid"),
+            ("Bearer sk_test_wrong", "clerk_key_invalid"),
+        ]
+        for header, code in cases:
+            self.assert_refused(self.clerk.ask("GET", "/v1/nowhere", Authorization=header), 401, code)
+
+    def test_path_method_and_version(self):
+        self.assert_refused(self.clerk.ask("GET", "/v1/nowhere"), 404, "resource_not_found")
+        self.assert_refused(self.clerk.ask("DELETE", INVITATIONS), 405, "method_not_allowed")
+        answer = self.clerk.ask("GET", INVITATIONS, Clerk_API_Version="2020-01-01")
+        self.assert_refused(answer, 400, "api_version_invalid")
+        self.assertEqual(self.clerk.ask("GET", INVITATIONS, Clerk_API_Version="2026-05-12").status, 200)
+
+    def test_bulk(self):
+        addresses = [unique() for _ in range(10)]
+        answer = self.clerk.ask("POST", BULK, [invitation(address) for address in addresses])
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.json["total_count"], 10)
+        self.assertEqual({each["email_address"] for each in answer.json["data"]}, set(addresses))
+
+    def test_bulk_of_the_wrong_size(self):
+        self.assert_refused(self.clerk.ask("POST", BULK, []), 400, "request_body_invalid")
+        self.assert_refused(self.clerk.ask("POST", BULK, {}), 400, "request_body_invalid")
+        eleven = [invitation(unique()) for _ in range(11)]
+        self.assert_refused(self.clerk.ask("POST", BULK, eleven), 400, "bulk_size_exceeded")
+
+    def test_bulk_is_all_or_nothing(self):
+        good, pending, member = unique(), unique(), unique("member")
+        self.clerk.create(pending)
+        self.assert_refused(
+            self.clerk.ask("POST", BULK, [invitation(good), invitation("bad")]), 422, "form_param_format_invalid"
+        )
+        answer = self.clerk.ask("POST", BULK, [invitation(good), invitation(pending.upper())])
+        self.assert_refused(answer, 400, "organization_invitation_not_unique")
+        self.assertEqual(answer.error["meta"], {"email_addresses": [pending.upper()]})
+        answer = self.clerk.ask("POST", BULK, [invitation(good), invitation(member)])
+        self.assert_refused(answer, 400, "already_a_member_in_organization")
+        answer = self.clerk.ask("POST", BULK, [invitation(good), invitation(good.title())])
+        self.assert_refused(answer, 400, "duplicate_record")
+        self.assertFalse(self.clerk.exists(good))
+
+
+class MetadataTest(ServerTest):
+    def test_numbers_keep_their_digits(self):
+        numbers = "[1.10,1e400,-0,0.0000000000000000000001,123456789012345678901234567890,1E+2]"
+        body = '{"email_address":"%s","role":"org:member","public_metadata":{"n":%s}}' % (unique(), numbers)
+        answer = self.clerk.ask("POST", INVITATIONS, body.encode())
+        self.assertIn(b'"public_metadata":{"n":' + numbers.encode() + b"}", answer.raw)
+        shown = self.clerk.ask("GET", f"{INVITATIONS}/{answer.json['id']}")
+        self.assertIn(numbers.encode(), shown.raw)
+
+    def test_text_is_written_as_go_does(self):
+        text = '<a href="x">&\u2028 \\ \0 \x1f \n é 日本 😀 العربية'
+        answer = self.clerk.create(unique(), private_metadata={"日本": text})
+        self.assertEqual(answer.json["private_metadata"], {"日本": text})
+        self.assertIn("日本".encode(), answer.raw)
+        for escaped in (b"\\u003ca", b"\\u003e", b"\\u0026", b"\\u2028", b"\\u0000", b"\\u001f", b"\\n"):
+            self.assertIn(escaped, answer.raw)
+
+    def test_lone_surrogate_becomes_the_replacement_character(self):
+        body = b'{"email_address":"%s","role":"org:member","public_metadata":{"a":"\\ud800"}}' % unique().encode()
+        self.assertEqual(self.clerk.ask("POST", INVITATIONS, body).json["public_metadata"], {"a": "\ufffd"})
+
+    def test_deep_nesting(self):
+        """As deep as 8 kB allow. Python's own parser would not follow, so the answer is compared as bytes."""
+        deep = b"[" * 4000 + b"]" * 4000
+        body = b'{"email_address":"%s","role":"org:member","public_metadata":{"a":%s}}' % (unique().encode(), deep)
+        answer = self.clerk.ask("POST", INVITATIONS, body)
+        self.assertEqual(answer.status, 200)
+        self.assertIn(deep, answer.raw)
+
+
+class LedgerTest(ServerTest):
+    def test_second_pending_invitation_is_refused_and_not_created(self):
+        address = unique("Case")
+        first = self.clerk.create(address).json
+        self.assert_refused(self.clerk.create(address.upper()), 400, "organization_invitation_not_unique")
+        self.assertEqual(self.clerk.list(email_address=address).json["total_count"], 1)
+        elsewhere = self.clerk.ask("POST", "/v1/organizations/org_2/invitations", invitation(address))
+        self.assertEqual(elsewhere.status, 200)
+        self.clerk.ask("POST", f"{INVITATIONS}/{first['id']}/revoke")
+        self.assertEqual(self.clerk.create(address).status, 200)
+
+    def test_member(self):
+        address = unique("member")
+        answer = self.clerk.create(address)
+        self.assert_refused(answer, 400, "already_a_member_in_organization")
+        self.assertIn(address, answer.error["long_message"])
+        self.assertNotIn("meta", answer.error)
+        added = unique()
+        self.clerk.control("add_member", organization_id="org_1", email_address=added)
+        self.assertEqual(self.clerk.create(added).code, "already_a_member_in_organization")
+
+    def test_acceptance_makes_a_member(self):
+        address = unique()
+        created = self.clerk.create(address).json
+        self.assertEqual(self.clerk.control("accept", id=created["id"]).json["status"], "accepted")
+        self.assertEqual(self.clerk.create(address).code, "already_a_member_in_organization")
+        self.assertIsNone(self.clerk.ask("GET", f"{INVITATIONS}/{created['id']}").json["url"])
+
+    def test_expired_invitation_is_no_obstacle(self):
+        address = unique()
+        created = self.clerk.create(address).json
+        self.assertEqual(self.clerk.control("expire", id=created["id"]).json["status"], "expired")
+        self.assertEqual(self.clerk.create(address).status, 200)
+        statuses = [each["status"] for each in self.clerk.list(email_address=address).json["data"]]
+        self.assertEqual(statuses, ["pending", "expired"])
+
+    def test_get_and_revoke(self):
+        created = self.clerk.create(unique()).json
+        path = f"{INVITATIONS}/{created['id']}"
+        self.assertEqual(self.clerk.ask("GET", path).json, created)
+        wrong_organization = path.replace("org_1", "org_2")
+        self.assert_refused(self.clerk.ask("GET", wrong_organization), 404, "resource_not_found")
+        stranger = self.clerk.ask("POST", path + "/revoke", {"requesting_user_id": "user_stranger"})
+        self.assert_refused(stranger, 403, "not_a_member_in_organization")
+        revoked = self.clerk.ask("POST", path + "/revoke", {"requesting_user_id": "user_1"})
+        self.assertEqual((revoked.status, revoked.json["status"]), (200, "revoked"))
+        again = self.clerk.ask("POST", path + "/revoke")
+        self.assert_refused(again, 404, "organization_invitation_not_pending")
+
+    def test_control_endpoints(self):
+        created = self.clerk.create(unique(), notify=False).json
+        self.assertEqual(self.clerk.control("revoke_as_admin", id=created["id"]).json["status"], "revoked")
+        ledger = self.clerk.ask("GET", "/_fake/invitations", Authorization=None)
+        self.assertNotIn(b"ticket", ledger.raw)
+        self.assertIs(ledger.json["data"][-1]["notify"], False)
+        self.assertEqual(self.clerk.control("accept", id="orginv_nobody").status, 400)
+        self.assertEqual(self.clerk.control("accept").status, 400)
+        self.assertEqual(self.clerk.control("nothing").status, 404)
+
+    def test_down(self):
+        self.clerk.control("down", down=True)
+        self.assert_refused(self.clerk.list(), 503, "maintenance_mode")
+        self.clerk.control("down", down=False)
+        self.assertEqual(self.clerk.list().status, 200)
+
+
+class CapTest(ServerTest):
+    options = ("--membership-cap", "2", "--organization", "org_1")
+
+    def test_members_and_pending_invitations_count(self):
+        self.clerk.control("add_member", organization_id="org_1", email_address=unique())
+        first = self.clerk.create(unique()).json
+        self.assert_refused(self.clerk.create(unique()), 403, "organization_membership_quota_exceeded")
+        self.clerk.control("expire", id=first["id"])
+        self.assertEqual(self.clerk.create(unique()).status, 200)
+
+    def test_only_named_organizations_exist(self):
+        answer = self.clerk.ask("GET", "/v1/organizations/org_2/invitations")
+        self.assert_refused(answer, 404, "organization_not_found_or_unauthorized")
+
+
+class ListTest(ServerTest):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.addresses = [f"{letter}@List.example" for letter in "hcafbegdijkl"]
+        cls.created = [cls.clerk.create(address).json for address in cls.addresses]
+        cls.clerk.control("accept", id=cls.created[0]["id"])
+        cls.clerk.control("revoke_as_admin", id=cls.created[1]["id"])
+
+    def listed(self, **query) -> list:
+        return [each["email_address"] for each in self.clerk.list(**query).json["data"]]
+
+    def test_pages(self):
+        newest_first = self.addresses[::-1]
+        self.assertEqual(self.listed(), newest_first[:10])
+        self.assertEqual(self.clerk.list().json["total_count"], 12)
+        self.assertEqual(self.listed(limit=5, offset=10), newest_first[10:])
+        self.assertEqual(self.listed(limit=500), newest_first)
+        self.assertEqual(self.listed(offset=99), [])
+
+    def test_order(self):
+        self.assertEqual(self.listed(limit=500, order_by="+created_at"), self.addresses)
+        self.assertEqual(self.listed(limit=500, order_by="email_address"), sorted(self.addresses))
+        self.assertEqual(self.listed(limit=500, order_by="-email_address"), sorted(self.addresses)[::-1])
+
+    def test_filters(self):
+        self.assertEqual(self.listed(email_address="A@list.EXAMPLE"), ["a@List.example"])
+        self.assertEqual(self.listed(email_address="a@list"), [])
+        self.assertEqual(self.listed(status="accepted"), ["h@List.example"])
+        self.assertEqual(self.listed(status=["accepted", "revoked"]), ["c@List.example", "h@List.example"])
+
+    def test_unusable_parameters(self):
+        cases = {
+            "limit": ("0", "501", "x", "-1"),
+            "offset": ("-1", "x"),
+            "status": ("open",),
+            "order_by": ("id", " created_at"),
+        }
+        for name, values in cases.items():
+            for value in values:
+                answer = self.clerk.list(**{name: value})
+                self.assert_refused(answer, 422, "form_param_value_invalid")
+                self.assertEqual(answer.error["meta"]["param_name"], name)
+
+    def test_instance_wide(self):
+        self.clerk.ask("POST", "/v1/organizations/org_2/invitations", invitation("a@list.example"))
+        answer = self.clerk.ask("GET", "/v1/organization_invitations?query=A@LIST&order_by=created_at")
+        organizations = [each["public_organization_data"]["id"] for each in answer.json["data"]]
+        self.assertEqual(organizations, ["org_1", "org_2"])
+        wanted = self.created[3]["id"]
+        answer = self.clerk.ask("GET", "/v1/organization_invitations?query=" + wanted)
+        self.assertEqual([each["id"] for each in answer.json["data"]], [wanted])
+
+
+class RateLimitTest(ServerTest):
+    options = ("--single-limit", "2", "--bulk-limit", "1", "--window", "1.5")
+
+    def setUp(self):
+        self.clerk.control("reset")
+
+    def create_once_allowed(self) -> Answer:
+        """Create as soon as the limit lets it through."""
+        give_up = time.monotonic() + PATIENCE
+        while time.monotonic() < give_up:
+            answer = self.clerk.create(unique())
+            if answer.status != 429:
+                return answer
+        self.fail("the limit never let go")
+
+    def test_only_the_exhausted_endpoint_is_blocked(self):
+        self.assertEqual(self.clerk.create(unique()).status, 200)
+        self.assertEqual(self.clerk.create("no address").status, 422)
+        answer = self.clerk.create(unique())
+        self.assert_refused(answer, 429, "too_many_requests")
+        self.assertIn(answer.headers["Retry-After"], ("1", "2"))
+        self.assertEqual(self.clerk.ask("POST", BULK, [invitation(unique())]).status, 200)
+        self.assertEqual(self.clerk.ask("POST", BULK, [invitation(unique())]).status, 429)
+        self.assertEqual(self.clerk.list().status, 200)
+
+    def test_window_ends(self):
+        started = time.monotonic()
+        for _ in range(2):
+            self.clerk.create(unique())
+        self.assertEqual(self.create_once_allowed().status, 200)
+        self.assertGreater(time.monotonic() - started, 1.4)
+
+
+class FixedWindowTest(RateLimitTest):
+    options = RateLimitTest.options + ("--window-kind", "fixed")
+
+
+class JournalTest(ServerTest):
+    def test_fields(self):
+        address = unique("Journal")
+        created = self.clerk.ask("POST", INVITATIONS + "?a=1&a=2", invitation(address, public_metadata={"n": 1}))
+        entry = self.clerk.journal()[-1]
+        reference = {"id": created.json["id"], "email_address": address, "organization_id": "org_1"}
+        self.assertEqual(entry["created"], [reference])
+        self.assertEqual((entry["method"], entry["path"]), ("POST", INVITATIONS))
+        self.assertEqual(entry["query"], {"a": ["1", "2"]})
+        self.assertEqual(entry["headers"]["authorization"], "accepted")
+        self.assertEqual(entry["headers"]["content-type"], "application/json")
+        self.assertEqual(entry["body"], invitation(address, public_metadata={"n": 1}))
+        self.assertEqual((entry["status"], entry["code"], entry["behaviour"]), (200, None, None))
+        self.assertLess(abs(entry["time"] / 1000 - time.time()), PATIENCE)
+
+    def test_refusals(self):
+        self.clerk.ask("POST", INVITATIONS, b"not JSON \xff", Authorization="Bearer sk_test_wrong")
+        entry = self.clerk.journal()[-1]
+        self.assertEqual(entry["headers"]["authorization"], "refused")
+        self.assertEqual(entry["body"], "not JSON \\xff")
+        self.assertEqual((entry["status"], entry["code"], entry["created"]), (401, "clerk_key_invalid", []))
+
+    def test_neither_key_nor_url(self):
+        for name in ("x-echo-key", "x-echo-url", "person"):
+            self.clerk.create(unique(name))
+        self.clerk.list(email_address=KEY)
+        with open(self.clerk.journal_path, encoding="utf-8") as journal:
+            text = journal.read()
+        self.assertNotIn(KEY, text)
+        self.assertNotIn("ticket", text)
+
+    def test_connection_numbers_show_reuse(self):
+        connection = self.clerk.connect()
+        for _ in range(2):
+            self.clerk.send(connection, "GET", INVITATIONS)
+            connection.getresponse().read()
+        connection.close()
+        self.clerk.list()
+        first, second, third = [entry["connection"] for entry in self.clerk.journal()[-3:]]
+        self.assertEqual(first, second)
+        self.assertNotEqual(second, third)
+
+    def test_sequence(self):
+        self.clerk.list()
+        numbers = [entry["seq"] for entry in self.clerk.journal()]
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+
+
+# What each misbehaviour's answer must be: name, status, code, whether the invitation then exists.
+PLAIN_ANSWERS = [
+    ("error-409-resource_locked", 409, "resource_locked", False),
+    ("error-418-never_heard_of", 418, "never_heard_of", False),
+    ("error-503-maintenance_mode-after", 503, "maintenance_mode", True),
+    ("500", 500, "internal_clerk_error", False),
+    ("500-before", 500, "internal_clerk_error", False),
+    ("500-after", 500, "internal_clerk_error", True),
+    ("502", 502, "bad_gateway", False),
+    ("503", 503, "service_unavailable", False),
+    ("504-after", 504, "gateway_timeout", True),
+    ("429", 429, "too_many_requests", False),
+    ("429-17", 429, "too_many_requests", False),
+    ("429-date", 429, "too_many_requests", False),
+    ("429-none", 429, "too_many_requests", False),
+    ("gone", 410, "gone", False),
+    ("several-errors", 422, "form_param_format_invalid", False),
+    ("no-meta", 422, "form_param_format_invalid", False),
+    ("no-trace", 400, "bad_request", False),
+    ("no-ids", 400, "bad_request", False),
+    ("echo-key", 400, "bad_request", False),
+    ("echo-url", 500, "internal_clerk_error", True),
+    ("unheard-of", 501, "unknown_behaviour", False),
+]
+
+# Misbehaviours with tests of their own below.
+TESTED_APART = [
+    "429-empty",
+    "errors-not-array",
+    "errors-empty",
+    "redirect",
+    "html-502",
+    "html-200",
+    "empty-200",
+    "empty-500",
+    "nested",
+    "not-object",
+    "huge",
+    "trickle",
+    "drop",
+    "reset",
+    "hang",
+    "slow-50",
+    "stale",
+    "huge-header",
+    "half-body",
+    "truncated",
+    "nul",
+    "not-utf8",
+    "escaped-nul",
+    "latin1",
+    "japanese",
+    "minimal",
+    "extra",
+    "odd-times",
+    "wrong-type-created_at",
+]
+
+
+class MisbehaviourTest(ServerTest):
+    """Every line of the table, over plain HTTP; and again over TLS below."""
+
+    options = ("--single-limit", "1000")
+
+    def misbehave(self, name: str, created: bool) -> Answer:
+        """Ask for a misbehaviour that answers, and check whether it created what was asked for."""
+        address = unique("x-" + name)
+        answer = self.clerk.create(address)
+        entry = self.clerk.journal()[-1]
+        self.assertEqual((entry["behaviour"], entry["status"]), (name, answer.status))
+        self.assertEqual([each["email_address"] for each in entry["created"]], [address] if created else [])
+        self.assertEqual(self.clerk.exists(address), created)
+        return answer
+
+    def test_every_line_of_the_table_is_tested(self):
+        names = [name for name, *_ in PLAIN_ANSWERS] + TESTED_APART
+        for entry in TABLE:
+            self.assertTrue(any(map(entry.pattern.fullmatch, names)), entry.pattern.pattern)
+
+    def test_plain_answers(self):
+        for name, status, code, created in PLAIN_ANSWERS:
+            with self.subTest(name=name):
+                answer = self.misbehave(name, created)
+                self.assertEqual((answer.status, answer.code), (status, code))
+
+    def test_details_of_errors(self):
+        meta = self.misbehave("error-402-insufficient_seats", False).error["meta"]
+        self.assertEqual(list(meta), ["seats_quantity"])
+        meta = self.misbehave("error-422-form_param_value_invalid", False).error["meta"]
+        self.assertEqual(meta, {"param_name": "email_address"})
+        answer = self.misbehave("error-403-not_allowed_access", False)
+        self.assertIn(answer.error["meta"]["identifiers"][0], answer.error["long_message"])
+        culprit = unique("x-error-400-duplicate_record")
+        answer = self.clerk.ask("POST", BULK, [invitation(unique()), invitation(culprit)])
+        self.assertEqual(answer.error["meta"]["email_addresses"], [culprit])
+        self.assertEqual(len(self.misbehave("several-errors", False).json["errors"]), 3)
+        self.assertNotIn("meta", self.misbehave("no-meta", False).error)
+        self.assertIn(KEY, self.misbehave("echo-key", False).error["long_message"])
+        self.assertIn("?ticket=", self.misbehave("echo-url", True).error["long_message"])
+        self.assertEqual(self.misbehave("errors-not-array", False).json["errors"], "something went wrong")
+        self.assertEqual(self.misbehave("errors-empty", False).json["errors"], [])
+
+    def test_trace_ids(self):
+        answer = self.misbehave("no-trace", False)
+        self.assertNotIn("clerk_trace_id", answer.json)
+        self.assertIsNone(answer.headers["x-clerk-trace-id"])
+        self.assertTrue(answer.headers["cf-ray"])
+        self.assertIsNone(self.misbehave("no-ids", False).headers["cf-ray"])
+
+    def test_retry_after(self):
+        self.assertEqual(self.misbehave("429", False).headers["Retry-After"], "1")
+        self.assertEqual(self.misbehave("429-17", False).headers["Retry-After"], "17")
+        self.assertIsNone(self.misbehave("429-none", False).headers["Retry-After"])
+        answer = self.misbehave("429-date", False)
+        date, retry_after = answer.headers["Date"], answer.headers["Retry-After"]
+        self.assertGreater(parsedate_to_datetime(retry_after), parsedate_to_datetime(date))
+        answer = self.misbehave("429-empty", False)
+        self.assertEqual((answer.raw, answer.headers["Retry-After"]), (b"", "1"))
+
+    def test_bodies_that_are_not_clerks(self):
+        for name, created in (("html-502", False), ("html-200", False), ("html-200-after", True)):
+            answer = self.misbehave(name, created)
+            self.assertIn("text/html", answer.headers["content-type"])
+            self.assertIn(b"<html>", answer.raw)
+        self.assertEqual(self.misbehave("empty-200", False).raw, b"")
+        self.assertEqual(self.misbehave("empty-500-after", True).status, 500)
+        self.assertEqual(len(self.misbehave("nested", False).raw), 200_000)
+        self.assertIsInstance(self.misbehave("not-object", False).json, list)
+
+    def test_redirect(self):
+        answer = self.misbehave("redirect", False)
+        self.assertEqual(answer.status, 307)
+        self.assertEqual(self.clerk.ask("POST", answer.headers["location"]).status, 404)
+
+    def test_altered_invitations(self):
+        self.assertRaises(ValueError, lambda: self.misbehave("truncated", True).json)
+        self.assertIn(b"Mem\0ber", self.misbehave("nul", True).raw)
+        self.assertRaises(UnicodeDecodeError, self.misbehave("not-utf8", True).raw.decode)
+        self.assertIn(b"Mem\\u0000ber", self.misbehave("escaped-nul", True).raw)
+        self.assertEqual(self.misbehave("latin1", True).json["role_name"], "Geschäftsführer")
+        self.assertEqual(self.misbehave("japanese", True).json["role_name"], "メンバー")
+        minimal = {"id", "email_address", "role", "created_at", "updated_at"}
+        self.assertEqual(set(self.misbehave("minimal", True).json), minimal)
+        self.assertIn("a_new_field", self.misbehave("extra", True).json)
+        self.assertIn(b'"expires_at":1e400', self.misbehave("odd-times", True).raw)
+        self.assertEqual(self.misbehave("wrong-type-created_at", True).json["created_at"], {"unexpected": "object"})
+        self.assertEqual(self.misbehave("wrong-type-role_name", True).json["role_name"], 42)
+
+    def test_altered_bulk(self):
+        addresses = [unique(), unique("x-wrong-type-role_name"), unique("x-500")]
+        answer = self.clerk.ask("POST", BULK, [invitation(address) for address in addresses])
+        self.assertEqual([each["role_name"] for each in answer.json["data"]], [42, 42, 42])
+        addresses = [unique(), unique("x-wrong-type-data")]
+        answer = self.clerk.ask("POST", BULK, [invitation(address) for address in addresses])
+        self.assertEqual(answer.json, {"data": 42, "total_count": 2})
+
+    def test_refusals_are_not_altered(self):
+        address = unique("x-truncated")
+        self.clerk.create(address)
+        self.assertEqual(self.clerk.create(address).code, "organization_invitation_not_unique")
+
+    def fail_to_answer(self, name: str, error, created: bool, timeout: float = PATIENCE):
+        """Ask for a misbehaviour that does not answer; it must be in the journal all the same."""
+        address = unique("x-" + name)
+        with self.assertRaises(error) as raised:
+            self.clerk.ask("POST", INVITATIONS, invitation(address), timeout=timeout)
+        entry = self.clerk.journal()[-1]
+        self.assertEqual((entry["behaviour"], entry["status"]), (name, None))
+        self.assertEqual(len(entry["created"]), int(created))
+        self.assertEqual(self.clerk.exists(address), created)
+        return raised.exception
+
+    def test_dropped_connection(self):
+        self.fail_to_answer("drop", http.client.RemoteDisconnected, False)
+        self.fail_to_answer("drop-before", http.client.RemoteDisconnected, False)
+        self.fail_to_answer("drop-after", http.client.RemoteDisconnected, True)
+
+    def test_reset_connection(self):
+        for name, created in (("reset", False), ("reset-before", False), ("reset-after", True)):
+            error = self.fail_to_answer(name, ConnectionResetError, created)
+            if not self.tls:  # over TLS, Python's client takes a reset for an end
+                self.assertNotIsInstance(error, http.client.RemoteDisconnected)
+
+    def test_no_answer(self):
+        self.fail_to_answer("hang", socket.timeout, False, IMPATIENCE)
+        self.fail_to_answer("hang-after", socket.timeout, True, IMPATIENCE)
+
+    def test_half_body(self):
+        address = unique("x-half-body")
+        self.assertRaises(http.client.IncompleteRead, self.clerk.create, address)
+        self.assertTrue(self.clerk.exists(address))
+
+    def test_slow(self):
+        started = time.monotonic()
+        self.assertEqual(self.misbehave("slow-50", True).status, 200)
+        self.assertGreaterEqual(time.monotonic() - started, 0.05)
+
+    def test_long_header(self):
+        """Longer than Python's client takes, too."""
+        self.assertRaises(http.client.LineTooLong, self.clerk.create, unique("x-huge-header"))
+
+    def test_stale_connection(self):
+        connection = self.clerk.connect()
+        self.addCleanup(connection.close)
+        self.clerk.send(connection, "POST", INVITATIONS, invitation(unique("x-stale")))
+        answer = connection.getresponse()
+        self.assertEqual((answer.status, answer.headers["connection"]), (200, None))
+        answer.read()
+        self.assertEqual(connection.sock.recv(1), b"")
+
+    def read_start_of_endless_body(self, name: str, wanted: int):
+        connection = self.clerk.connect()
+        self.clerk.send(connection, "POST", INVITATIONS, invitation(unique("x-" + name)))
+        answer = connection.getresponse()
+        self.assertEqual(answer.status, 200)
+        self.assertGreater(int(answer.headers["content-length"]), wanted)
+        self.assertEqual(len(answer.read(wanted)), wanted)
+        connection.close()
+
+    def test_endless_bodies_end_with_the_client(self):
+        self.read_start_of_endless_body("trickle", 2)
+        self.read_start_of_endless_body("huge", 1_000_000)
+        self.assertEqual(self.clerk.list().status, 200)
+
+    def test_once(self):
+        for name in ("500-once", "drop-once", "500-after-once", "gone-once"):
+            with self.subTest(name=name):
+                address = unique("x-" + name)
+                try:
+                    self.assertGreaterEqual(self.clerk.create(address).status, 400)
+                except http.client.RemoteDisconnected:
+                    pass
+                again = self.clerk.create(address)
+                self.assertEqual(again.status, 400 if "after" in name else 200)
+                self.assertIsNone(self.clerk.journal()[-1]["behaviour"])
+
+    def test_ordered_misbehaviour(self):
+        self.clerk.control("misbehave", operation="ListOrganizationInvitations", behaviour="502", times=2)
+        self.assertEqual([self.clerk.list().status for _ in range(3)], [502, 502, 200])
+        unknown = self.clerk.control("misbehave", operation="ListOrganizationInvitations", behaviour="5o2")
+        self.assertEqual(unknown.status, 400)
+
+
+class MisbehaviourOverTlsTest(MisbehaviourTest):
+    tls = True
+
+
+class CommandTest(unittest.TestCase):
+    def test_sigterm_ends_it_quietly(self):
+        clerk = FakeClerk()
+        clerk.process.send_signal(signal.SIGTERM)
+        self.assertEqual(clerk.process.wait(PATIENCE), 0)
+        self.assertEqual(clerk.stop(), "")
+
+    def test_end_of_stdin_ends_it(self):
+        clerk = FakeClerk()
+        self.assertEqual(clerk.stop(), "")
+        self.assertEqual(clerk.process.returncode, 0)
+
+    def test_clock_offset(self):
+        clerk = FakeClerk("--clock-offset", "3600")
+        created = clerk.create(unique())
+        clerk.stop()
+        ahead = created.json["created_at"] / 1000 - time.time()
+        self.assertAlmostEqual(ahead, 3600, delta=PATIENCE)
+        date = parsedate_to_datetime(created.headers["Date"]).timestamp()
+        self.assertAlmostEqual(date, created.json["created_at"] / 1000, delta=PATIENCE)
+
+    def test_client_that_leaves_a_tls_handshake(self):
+        clerk = FakeClerk(tls=True)
+        plain = http.client.HTTPConnection("127.0.0.1", clerk.port, timeout=PATIENCE)
+        with self.assertRaises((OSError, http.client.HTTPException)):
+            plain.request("GET", "/")
+            plain.getresponse()
+        plain.close()
+        self.assertEqual(clerk.list().status, 200)
+        self.assertEqual(clerk.stop(), "")
+
+
+if __name__ == "__main__":
+    unittest.main()

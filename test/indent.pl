@@ -1,0 +1,70 @@
+#!/usr/bin/perl
+# indent.pl [--check] - puts src/ into PostgreSQL's style, or tells whether it is
+#
+# pg_bsd_indent does the work, with the options that PostgreSQL gives it.  What
+# PostgreSQL's pgindent does around that and this code needs is done here:
+# prototypes go on one line with their return type.
+use strict;
+use warnings;
+
+use File::Basename qw(dirname);
+use File::Temp qw(tempfile);
+
+my @OPTIONS = qw(-bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 -nfc1
+  -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4);
+
+my $check = grep { $_ eq '--check' } @ARGV;
+my $here = dirname(__FILE__);
+my $typedefs = "$here/typedefs.list";
+my $badly_indented = 0;
+
+sub contents
+{
+	my ($name) = @_;
+	open(my $file, '<', $name) or die "could not open $name: $!";
+	local $/;
+	return scalar <$file>;
+}
+
+sub indented
+{
+	my ($source) = @_;
+	my ($file, $name) = tempfile(UNLINK => 1);
+	my $identifier = qr/[a-zA-Z_]\w*/;
+
+	print $file $source;
+	close $file;
+	system("pg_bsd_indent @OPTIONS -U$typedefs $name >$name.log 2>&1");
+	my $complaints = contents("$name.log");
+	my $result = contents($name);
+	unlink "$name.log", "$name.BAK";
+	die "pg_bsd_indent: $complaints" if $complaints =~ /\S/;
+
+	$result =~ s/^($identifier[^\n(=;{}]*)\n($identifier\((?:[^;{}]*?)\)[^;{}()]*;)$/
+		$1 . ($1 =~ m{\*$} ? '' : ' ') . $2/gmex;
+	$result =~ s/[ \t]+$//gm;
+	return $result;
+}
+
+for my $name (sort glob("$here/../src/*.[ch]"))
+{
+	my $before = contents($name);
+	my $after = indented($before);
+	next if $before eq $after;
+
+	$badly_indented++;
+	if ($check)
+	{
+		my ($file, $wanted) = tempfile(UNLINK => 1);
+		print $file $after;
+		close $file;
+		print `diff -u '$name' '$wanted'`;
+	}
+	else
+	{
+		open(my $file, '>', $name) or die "could not write $name: $!";
+		print $file $after;
+		close $file;
+	}
+}
+exit($check && $badly_indented > 0);

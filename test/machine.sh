@@ -1,0 +1,117 @@
+# machine.sh - what the scripts need that promise to run on a bare machine
+#
+# Sourced, not run, with the checkout as the working directory.  Debian and
+# Ubuntu; as root, or as a user who may use sudo, or where all packages are
+# there already.
+
+# as_root COMMAND...: runs it with the privileges that apt-get needs
+as_root()
+{
+	if [ "$(id -u)" = 0 ]; then
+		"$@"
+	elif command -v sudo >/dev/null; then
+		sudo "$@"
+	else
+		echo "$0: needs root or sudo for: $*" >&2
+		exit 1
+	fi
+}
+
+missing_packages()
+{
+	for package in "$@"; do
+		dpkg-query -W -f '${db:Status-Status}\n' "$package" 2>/dev/null |
+			grep -qx installed || echo "$package"
+	done
+}
+
+# install_packages NAME...: installs those that are missing.  The server's
+# packages would create and start a cluster of the machine's own, which is
+# none of our business: a setting of postgresql-common's prevents it.
+install_packages()
+{
+	missing=$(missing_packages "$@")
+	[ -n "$missing" ] || return 0
+
+	no_cluster=/etc/postgresql-common/createcluster.d/clerk_invite.conf
+	as_root mkdir -p "${no_cluster%/*}"
+	echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
+	installed=0
+	# shellcheck disable=SC2086
+	as_root env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $missing >&2 ||
+		installed=$?
+	as_root rm -f "$no_cluster"
+	return $installed
+}
+
+refresh_package_lists()
+{
+	as_root apt-get update -qq >&2
+}
+
+# postgresql_version: the major version to use: PG_CONFIG's, else the newest
+# server that is installed, else the distribution's
+postgresql_version()
+{
+	if [ -n "${PG_CONFIG:-}" ]; then
+		"$PG_CONFIG" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/'
+		return
+	fi
+	for server in /usr/lib/postgresql/*/bin/postgres; do
+		[ -x "$server" ] && echo "$server"
+	done | sed 's,/usr/lib/postgresql/\([0-9]*\)/.*,\1,' | sort -n | tail -n 1 |
+		grep . || distribution_version
+}
+
+distribution_version()
+{
+	apt-cache depends postgresql |
+		sed -n 's/.*Depends: postgresql-\([0-9][0-9]*\)$/\1/p'
+}
+
+# prepare_machine EXTRA_PACKAGE...: installs what building and running the
+# extension takes and sets PG_CONFIG
+prepare_machine()
+{
+	version=$(postgresql_version)
+	if [ -z "$version" ] || [ -n "$(missing_packages "$@" \
+		"postgresql-$version" "postgresql-server-dev-$version")" ]; then
+		refresh_package_lists
+		version=$(postgresql_version)
+	fi
+	install_packages gcc make libcurl4-openssl-dev openssl python3 \
+		"postgresql-$version" "postgresql-server-dev-$version" \
+		"postgresql-$version-cron" "$@"
+	PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$version/bin/pg_config}
+	export PG_CONFIG
+}
+
+# The server refuses to run as root.
+as_ordinary_user()
+{
+	if [ "$(id -u)" = 0 ]; then
+		runuser -u postgres -- "$@"
+	else
+		"$@"
+	fi
+}
+
+# make_workspace: a folder of the ordinary user's with a copy of the checkout
+# in it, so that nothing is built in the checkout; sets WORKSPACE, which is
+# removed at exit
+make_workspace()
+{
+	WORKSPACE=$(as_ordinary_user mktemp -d /tmp/clerk_invite.XXXXXX)
+	trap 'rm -rf "$WORKSPACE"' EXIT
+	trap 'exit 130' INT
+	trap 'exit 143' TERM HUP
+	mkdir "$WORKSPACE/source"
+	tar -cf - --exclude=./.git --exclude='*.o' --exclude='*.bc' \
+		--exclude='*.so' --exclude=__pycache__ --exclude=./tmp_check \
+		--exclude=node_modules . |
+		tar -xf - -C "$WORKSPACE/source" --no-same-owner
+	if [ "$(id -u)" = 0 ]; then
+		chown -R postgres "$WORKSPACE/source"
+	fi
+}

@@ -1,0 +1,319 @@
+# ClerkTest - a PostgreSQL cluster with clerk_invite, and a fake Clerk for it
+#
+#	my $clerk = ClerkTest::Fake->start('--tls', $cert, $key);
+#	my $node = clerk_cluster('main', $clerk);
+#	$node->safe_psql('postgres', "SELECT ...");
+#	my @requests = $clerk->journal;
+#
+# CLERK_DESTDIR names the folder that "make install DESTDIR=" filled; without
+# it the extension must be installed.
+
+package ClerkTest;
+
+use strict;
+use warnings;
+
+use Exporter 'import';
+use Carp;
+use File::Basename qw(dirname);
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+
+our @EXPORT = qw(
+  clerk_cluster
+  start_psql
+  run_in_psql
+  send_to_psql
+  output_of_psql
+  invite
+  attempt
+  wait_until
+);
+
+# Where the scripts beside this module are.
+our $TEST_FOLDER = dirname(dirname(__FILE__));
+
+# The key that the fake accepts unless told otherwise.
+our $KEY = 'sk_test_fakeclerk000000000000000000000000000';
+
+# A running cluster with the extension in its database postgres, whose
+# sessions talk to the given fake (or to nothing, without one).  %params go to
+# PostgreSQL::Test::Cluster->init; "conf" is appended to postgresql.conf.
+sub clerk_cluster
+{
+	my ($name, $clerk, %params) = @_;
+	my $conf = delete $params{conf} // '';
+	my $node = PostgreSQL::Test::Cluster->new($name);
+
+	$node->init(%params);
+	$node->append_conf('postgresql.conf', library_settings($node));
+	write_key($node->data_dir . '/clerk.key', $KEY);
+	$node->append_conf('postgresql.conf',
+		"clerk_invite.secret_key_file = 'clerk.key'\n");
+	$node->append_conf('postgresql.conf',
+		"clerk_invite.api_url = '" . $clerk->url . "'\n")
+	  if $clerk;
+	$node->append_conf('postgresql.conf', $conf);
+	$node->start;
+	$node->safe_psql('postgres', 'CREATE EXTENSION clerk_invite');
+	return $node;
+}
+
+# How a server finds an extension that is not installed: Debian's own setting
+# up to 17, PostgreSQL's from 18.
+sub library_settings
+{
+	my ($node) = @_;
+	my $destdir = $ENV{CLERK_DESTDIR} or return '';
+	my ($version) = slurp_file($node->data_dir . '/PG_VERSION') =~ /^(\d+)/;
+
+	return "extension_destdir = '$destdir'\n" if $version < 18;
+	my $share = $destdir . $node->config_data('--sharedir');
+	my $library = $destdir . $node->config_data('--pkglibdir');
+	return "extension_control_path = '$share:\$system'\n"
+	  . "dynamic_library_path = '$library:\$libdir'\n";
+}
+
+# What LOAD and the preload settings call the library: extension_destdir stands
+# in for $libdir only where that is written.
+sub library_name
+{
+	my ($node) = @_;
+
+	return library_settings($node) =~ /^extension_destdir/
+	  ? '$libdir/clerk_invite'
+	  : 'clerk_invite';
+}
+
+# Makes a file that the server accepts as a key file.
+sub write_key
+{
+	my ($file, $key, $mode) = @_;
+
+	unlink $file;
+	append_to_file($file, "$key\n");
+	chmod($mode // 0600, $file) or croak "could not chmod $file: $!";
+	return;
+}
+
+# SQL that invites an address and returns one column of the invitation.
+sub invite
+{
+	my ($email, $column) = @_;
+
+	$column //= 'id';
+	return "SELECT $column FROM clerk_create_organization_invitation("
+	  . "'org_test', NULL, '$email', 'org:member')";
+}
+
+# Runs SQL that may fail, to its end.  Returns what came of it: stdout, stderr
+# with the errors in full, and the SQLSTATE of the last error or ''.  %params
+# go to PostgreSQL::Test::Cluster->psql.
+sub attempt
+{
+	my ($node, $database, $sql, %params) = @_;
+	my ($stdout, $stderr);
+
+	$node->psql(
+		$database, "\\set VERBOSITY verbose\n$sql",
+		stdout => \$stdout,
+		stderr => \$stderr,
+		on_error_stop => 0,
+		%params);
+	my @sqlstates = $stderr =~ /(?:ERROR|FATAL):  ([0-9A-Z]{5}):/g;
+	return {
+		stdout => $stdout,
+		stderr => $stderr,
+		sqlstate => $sqlstates[-1] // ''
+	};
+}
+
+# A psql that runs beside the test: its process and its output.
+#
+#	my $psql = start_psql($node, 'SELECT pg_sleep(10)');
+#	... $psql->{harness}->finish; like($psql->{stderr}, ...)
+sub start_psql
+{
+	my ($node, $sql, @options) = @_;
+	my $psql = { stdin => "$sql\n", stdout => '', stderr => '' };
+
+	$psql->{timer} =
+	  IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default);
+	$psql->{harness} = IPC::Run::start(
+		[
+			$node->installed_command('psql'), '-XAtq',
+			@options, '-d',
+			$node->connstr('postgres'), '-f',
+			'-'
+		],
+		'<',
+		\$psql->{stdin},
+		'>',
+		\$psql->{stdout},
+		'2>',
+		\$psql->{stderr},
+		$psql->{timer});
+	return $psql;
+}
+
+# Runs more SQL in such a psql, to its end.  Returns what that wrote to
+# standard output and to standard error.
+sub run_in_psql
+{
+	my ($psql, $sql) = @_;
+
+	send_to_psql($psql, $sql);
+	return output_of_psql($psql);
+}
+
+# The same in two steps: the test can do something in between.
+sub send_to_psql
+{
+	my ($psql, $sql) = @_;
+	my $mark = $psql->{mark} = '-- end ' . ++$psql->{statements} . ' --';
+
+	$psql->{stdout} = $psql->{stderr} = '';
+	$psql->{stdin} .= "$sql\n\\echo $mark\n\\warn $mark\n";
+	# Without waiting for what psql may have to say to it.
+	$psql->{harness}->pump_nb while length $psql->{stdin};
+	return;
+}
+
+# Returns early if the psql ends.
+sub output_of_psql
+{
+	my ($psql) = @_;
+	my $end = qr/^\Q$psql->{mark}\E\r?\n/m;
+
+	until ($psql->{stdout} =~ $end && $psql->{stderr} =~ $end)
+	{
+		croak 'timed out waiting for psql'
+		  if $psql->{timer}->is_expired;
+		last unless $psql->{harness}->pumpable;
+		# It may have ended since the line before.
+		eval { $psql->{harness}->pump; };
+	}
+	return map { s/$end//r } @{$psql}{qw(stdout stderr)};
+}
+
+# Waits until the code returns true; dies with the sentence if it never does.
+sub wait_until
+{
+	my ($sentence, $code) = @_;
+	my $attempts = 100 * $PostgreSQL::Test::Utils::timeout_default;
+
+	for (1 .. $attempts)
+	{
+		return 1 if $code->();
+		select(undef, undef, undef, 0.01);
+	}
+	croak "timed out waiting until $sentence";
+}
+
+package ClerkTest::Fake;
+
+use strict;
+use warnings;
+
+use Carp;
+use HTTP::Tiny;
+use JSON::PP qw(decode_json encode_json);
+use PostgreSQL::Test::Utils;
+
+# Starts a fake Clerk with these options of fake_clerk.py.  It ends with this
+# object, or with this process if that is killed: its standard input ends.
+sub start
+{
+	my ($class, @options) = @_;
+	my $journal = PostgreSQL::Test::Utils::tempdir() . '/journal';
+	my $self = bless { journal => $journal }, $class;
+
+	append_to_file($journal, '');
+	pipe(my $stdin, my $life) or croak "could not make a pipe: $!";
+	pipe(my $output, my $stdout) or croak "could not make a pipe: $!";
+	$self->{pid} = fork() // croak "could not fork: $!";
+	if ($self->{pid} == 0)
+	{
+		close $life;
+		close $output;
+		open(STDIN, '<&', $stdin) or die;
+		open(STDOUT, '>&', $stdout) or die;
+		exec('python3', "$ClerkTest::TEST_FOLDER/fake_clerk.py",
+			'--exit-with-stdin', '--journal', $journal, @options);
+		die "could not run the fake Clerk: $!";
+	}
+	close $stdin;
+	close $stdout;
+	$self->{life} = $life;
+	my $port = <$output> // croak 'the fake Clerk did not start';
+	chomp $port;
+	$self->{port} = $port;
+	$self->{scheme} = (grep { $_ eq '--tls' } @options) ? 'https' : 'http';
+	return $self;
+}
+
+sub url
+{
+	my ($self) = @_;
+	my $host = $self->{scheme} eq 'https' ? 'localhost' : '127.0.0.1';
+
+	return "$self->{scheme}://$host:$self->{port}";
+}
+
+# Everything that the fake has been asked, oldest first.
+sub journal
+{
+	my ($self) = @_;
+
+	return map { decode_json($_) }
+	  split(/\n/, PostgreSQL::Test::Utils::slurp_file($self->{journal}));
+}
+
+# Those requests that name this address.
+sub requests_for
+{
+	my ($self, $email) = @_;
+
+	return
+	  grep { ref $_->{body} eq 'HASH'
+		  && ($_->{body}{email_address} // '') eq $email } $self->journal;
+}
+
+# Calls one of the fake's own operations, such as "accept"; plain http only.
+sub control
+{
+	my ($self, $operation, $body) = @_;
+	my $answer = HTTP::Tiny->new->post(
+		$self->url . "/_fake/$operation",
+		{
+			headers => { 'content-type' => 'application/json' },
+			content => encode_json($body // {})
+		});
+
+	croak "fake Clerk refused $operation: $answer->{content}"
+	  unless $answer->{success};
+	return;
+}
+
+sub stop
+{
+	my ($self) = @_;
+
+	return unless $self->{pid};
+	close $self->{life};
+	waitpid($self->{pid}, 0);
+	$self->{pid} = undef;
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+
+	# Keep the test's own exit status.
+	local ($?, $!);
+	$self->stop;
+	return;
+}
+
+1;

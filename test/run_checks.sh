@@ -1,0 +1,122 @@
+# run_checks.sh FOLDER - the checks themselves, as an ordinary user in a folder
+# of its own with the source in FOLDER/source; see check.sh
+set -u
+
+folder=$1
+cd "$folder/source" || exit 1
+. test/throwaway_cluster.sh
+
+passed=0
+failed=0
+skipped=0
+pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/..
+trap stop_cluster EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+
+count()
+{
+	passed=$((passed + $1))
+	failed=$((failed + $2))
+	skipped=$((skipped + ${3:-0}))
+}
+
+# check NAME COMMAND...: one that either passes or fails
+check()
+{
+	name=$1
+	shift
+	if "$@" >"$folder/$name.log" 2>&1; then
+		echo "ok      $name"
+		count 1 0
+	else
+		echo "FAILED  $name"
+		tail -n 60 "$folder/$name.log"
+		count 0 1
+	fi
+}
+
+# With the server's headers as a system's, only our own code is warned about.
+build()
+{
+	make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install \
+		COPT="-Wall -Wextra -Werror -isystem $("$PG_CONFIG" --includedir-server)"
+}
+
+static_analysis()
+{
+	cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr \
+		--enable=warning,performance,portability --suppress=missingInclude \
+		--include=test/cppcheck.h src/*.c
+}
+
+# The fake Clerk's own tests: python says "Ran N tests" and counts the bad.
+fake_clerk()
+{
+	python3 test/fake_clerk_test.py >"$folder/fake_clerk.log" 2>&1
+	status=$?
+	ran=$(sed -n 's/^Ran \([0-9]*\) test.*/\1/p' "$folder/fake_clerk.log")
+	bad=$(grep -cE '^(FAIL|ERROR): ' "$folder/fake_clerk.log")
+	if [ $status -ne 0 ] || [ -z "$ran" ] || [ "$ran" -eq 0 ]; then
+		[ "$bad" -gt 0 ] || bad=1
+		tail -n 60 "$folder/fake_clerk.log"
+	fi
+	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  fake_clerk (${ran:-0} tests)"
+	count $((${ran:-$bad} - bad)) "$bad"
+}
+
+# As a user would run them: "make installcheck" against a running server.  Up
+# to 15 pg_regress says "test NAME ... ok", then "ok N - NAME".
+regress()
+{
+	start_cluster "$folder" "$folder/root" || { count 0 1; return; }
+	make -s PG_CONFIG="$PG_CONFIG" installcheck >"$folder/regress.log" 2>&1
+	status=$?
+	good=$(grep -cE '^(test .*\.\.\. ok|ok )' "$folder/regress.log")
+	bad=$(grep -cE '^(test .*\.\.\. FAILED|not ok )' "$folder/regress.log")
+	if [ $status -ne 0 ] || [ "$good" -eq 0 ]; then
+		[ "$bad" -gt 0 ] || bad=1
+		cat "$folder/regress.log"
+		cat regression.diffs 2>/dev/null
+	fi
+	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  regress ($good tests)"
+	count "$good" "$bad"
+	stop_cluster
+}
+
+# Assertions are counted, not files.
+tap()
+{
+	bin=$("$PG_CONFIG" --bindir)
+	CLERK_DESTDIR="$folder/root" PATH="$bin:$PATH" TESTDIR="$folder" \
+		PG_REGRESS="$pgxs/src/test/regress/pg_regress" \
+		prove --verbose --jobs 2 --merge -I "$pgxs/src/test/perl" -I test/perl \
+		test/t/*.pl >"$folder/tap.log" 2>&1
+	status=$?
+	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')
+	bad=$(grep -cE '^not ok [0-9]' "$folder/tap.log")
+	left_out=$(grep -ciE '# skip' "$folder/tap.log")
+	if [ $status -ne 0 ] || [ "$good" -eq 0 ]; then
+		[ "$bad" -gt 0 ] || bad=1
+		grep -vE '^ok ' "$folder/tap.log" | tail -n 150
+	fi
+	grep -E '^test/t.*skipped:' "$folder/tap.log"
+	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  tap ($good assertions)"
+	count "$good" "$bad" "$left_out"
+}
+
+chosen()
+{
+	[ -z "${CHECKS:-}" ] || case " $CHECKS " in *" $1 "*) ;; *) return 1 ;; esac
+}
+
+check build build
+! chosen layering || check layering sh test/layering.sh
+! chosen style || check style perl test/indent.pl --check
+! chosen static_analysis || check static_analysis static_analysis
+! chosen fake_clerk || fake_clerk
+! chosen regress || regress
+! chosen tap || tap
+
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
