@@ -23,8 +23,8 @@
 #define USER_AGENT \
 	"clerk_invite/" CLERK_INVITE_VERSION " PostgreSQL/" PG_VERSION
 
-/* Every header line of a request, and the terminator. */
-#define MAX_HEADERS 6
+/* Our header lines of a request, and the terminator. */
+#define MAX_HEADERS 5
 
 typedef struct FieldDescription
 {
@@ -60,7 +60,8 @@ static const char *read_invitation(JsonbContainer *object,
 								   ClerkInvitation *invitation);
 static bool read_field(JsonbValue *value, Oid type, Datum *datum);
 static bool read_milliseconds(Numeric milliseconds, Datum *datum);
-static const char *id_for_error(const char *body, size_t length);
+static const char *id_for_error(Jsonb *answer, const char *body,
+								size_t length);
 
 /*
  * Whether a text can be one of Clerk's identifiers, which become segments of
@@ -108,27 +109,25 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 
 	if (clerk_http_status(request) < 200 || clerk_http_status(request) > 299)
 	{
-		const char *ignored;
-		const char *key = clerk_secret_key(&ignored);
-
-		*error = clerk_error_from_request(request, true, key);
+		*error = clerk_error_from_request(request, true);
 		return false;
 	}
 
 	answer = clerk_json_from_wire(body, length, &json_fault);
 	if (answer == NULL)
-	{
-		*error = json_fault == CLERK_JSON_UNTRANSLATABLE ?
-			clerk_error_untranslatable(request, id_for_error(body, length)) :
-			clerk_error_unreadable(request, true,
-								   clerk_json_fault_text(json_fault));
-		return false;
-	}
-	fault = JB_ROOT_IS_OBJECT(answer) ?
-		read_invitation(&answer->root, created) : "it is not a JSON object";
-	if (fault != NULL)
-		*error = clerk_error_unreadable(request, true, fault);
-	return fault == NULL;
+		fault = clerk_json_fault_text(json_fault);
+	else if (!JB_ROOT_IS_OBJECT(answer))
+		fault = "it is not a JSON object";
+	else
+		fault = read_invitation(&answer->root, created);
+	if (fault == NULL)
+		return true;
+
+	*error = clerk_error_unreadable(request, true, fault,
+									id_for_error(answer, body, length));
+	if (json_fault == CLERK_JSON_UNTRANSLATABLE)
+		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
+	return false;
 }
 
 /* Sends a body to a path below the API's address. */
@@ -151,13 +150,13 @@ start_request(const char *path, char *body, ClerkError **error)
 		*error = clerk_error_unsendable("the request cannot be expressed in UTF-8");
 		return NULL;
 	}
-	headers[0] = psprintf("Authorization: Bearer %s", key);
-	headers[1] = "Content-Type: application/json";
-	headers[2] = "Accept: application/json";
-	headers[3] = psprintf("Clerk-API-Version: %s", clerk_api_version);
-	headers[4] = "User-Agent: " USER_AGENT;
-	headers[5] = NULL;
+	headers[0] = "Content-Type: application/json";
+	headers[1] = "Accept: application/json";
+	headers[2] = psprintf("Clerk-API-Version: %s", clerk_api_version);
+	headers[3] = "User-Agent: " USER_AGENT;
+	headers[4] = NULL;
 	spec.url = endpoint_url(path);
+	spec.bearer_token = key;
 	spec.headers = headers;
 	spec.ca_file = clerk_ca_file;
 	spec.proxy = clerk_proxy;
@@ -237,7 +236,7 @@ read_invitation(JsonbContainer *object, ClerkInvitation *invitation)
 		if (!invitation->nulls[i] &&
 			!read_field(&value, invitation_fields[i].type,
 						&invitation->values[i]))
-			return psprintf("\"%s\" is not of its type",
+			return psprintf("\"%s\" is not of the documented type, or out of range",
 							invitation_fields[i].name);
 	}
 	if (invitation->nulls[CLERK_INVITATION_ID])
@@ -289,12 +288,15 @@ read_milliseconds(Numeric milliseconds, Datum *datum)
 	return IS_VALID_TIMESTAMP(timestamp);
 }
 
-/* The id in an answer that the database's encoding cannot hold, or NULL. */
+/*
+ * The id in an answer that is of no use otherwise, or NULL.  "answer" is NULL
+ * if it could not be parsed, which may be for its encoding alone.
+ */
 static const char *
-id_for_error(const char *body, size_t length)
+id_for_error(Jsonb *answer, const char *body, size_t length)
 {
-	Jsonb	   *answer = clerk_json_from_wire_lossy(body, length);
-
+	if (answer == NULL)
+		answer = clerk_json_from_wire_lossy(body, length);
 	return answer != NULL && JB_ROOT_IS_OBJECT(answer) ?
 		clerk_json_text_field(&answer->root, "id") : NULL;
 }

@@ -20,6 +20,9 @@
 #define HINT_KEY \
 	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\" or the server's environment variable CLERK_SECRET_KEY: the first one that is set counts."
 
+#define HINT_NOT_FOUND \
+	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."
+
 /* Most errors of one answer that a message quotes. */
 #define MAX_QUOTED_ERRORS 10
 
@@ -57,7 +60,7 @@ static const ErrorRule refusals[] = {
 		"the organization has reached its membership limit",
 	"Members and pending invitations count together. Raise the organization's limit in Clerk, or revoke pending invitations."},
 	{0, "dev_monthly_email_limit_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		"the development instance has used up its e-mails of this month",
+		"the development instance has used up its e-mails for this month",
 	"Use a production instance, or pass notify => false and deliver the link yourself."},
 	{0, "quota_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 		"a quota of the Clerk instance is used up",
@@ -76,9 +79,6 @@ static const ErrorRule refusals[] = {
 	{403, "missing_organization_permission", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
 		"the inviter may not invite to the organization",
 	"Pass the Clerk user ID of a member who may manage members, or NULL for no inviter."},
-	{403, "authorization_invalid", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
-		"the inviter may not invite to the organization",
-	"Pass the Clerk user ID of a member who may manage members, or NULL for no inviter."},
 	{403, "organization_not_enabled_in_instance", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
 		"organizations are not enabled in the Clerk instance",
 	"Enable organizations in Clerk's Dashboard."},
@@ -88,14 +88,16 @@ static const ErrorRule refusals[] = {
 	/* Not found. */
 	{404, "organization_invitation_not_pending", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"the invitation is no longer pending", NULL},
+	{404, "resource_not_found", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"the organization, role or inviter does not exist", HINT_NOT_FOUND},
+	{404, "organization_not_found_or_unauthorized", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+	"the organization does not exist", HINT_NOT_FOUND},
 	{404, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-		"the organization, role or inviter does not exist",
-	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."},
+	"Clerk did not find it", "Check \"clerk_invite.api_url\"."},
 
-	/* Another change is under way. */
+	/* Another change is in the way. */
 	{409, NULL, CLERK_ERROR_TRY_LATER, ERRCODE_OBJECT_IN_USE,
-		"Clerk is busy with another change of the organization",
-	"Nothing was created. Try again."},
+	"Clerk cannot do it at the moment", "Nothing was created. Try again."},
 
 	/* Refused by the form of the request. */
 	{0, "api_version_invalid", CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_PARAMETER_VALUE,
@@ -107,14 +109,16 @@ static const ErrorRule refusals[] = {
 	{0, "bulk_size_exceeded", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"the request has too many invitations for Clerk", NULL},
 	{413, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-	"the request is too large for Clerk", "Metadata may have 8 kB."},
+	"the request is too large for Clerk", "Clerk allows 8 kB of metadata."},
 	{0, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"Clerk refused the request", NULL},
 };
 
 static void outcome_unknown(ClerkError *error, bool writes);
-static const ErrorRule *matching_rule(int http_status, const char *code);
-static void read_errors(const ClerkHttpRequest *request, const char *key,
+static void judge_refusal(ClerkError *error);
+static void read_answer(const ClerkHttpRequest *request, ClerkError *error);
+static char *header_trace_id(const ClerkHttpRequest *request);
+static void read_errors(JsonbContainer *errors, const char *key,
 						ClerkError *error);
 static JsonbContainer *element(JsonbContainer *array, uint32 index);
 static void quote_error(StringInfo said, JsonbContainer *object,
@@ -156,14 +160,12 @@ clerk_error_unsendable(const char *fault)
 /*
  * Why a request did not succeed.  "writes" tells whether it would have
  * changed something at Clerk: then losing its answer leaves the outcome
- * unknown.  "key" is left out of what Clerk said.
+ * unknown.
  */
 ClerkError *
-clerk_error_from_request(const ClerkHttpRequest *request, bool writes,
-						 const char *key)
+clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
-	const ErrorRule *rule;
 
 	switch (clerk_http_outcome(request))
 	{
@@ -182,21 +184,19 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes,
 			error->class = CLERK_ERROR_NOT_SENT;
 			error->sqlstate = SQLSTATE_NOT_SENT;
 			error->summary = "could not connect to Clerk";
-			error->detail = psprintf("The HTTP library says: %s.",
-									 clerk_http_fault(request));
+			error->detail = psprintf("Reason: %s.", clerk_http_fault(request));
 			error->hint = "Nothing was sent. It is safe to try again.";
 			return error;
 		case CLERK_HTTP_LOST:
 			outcome_unknown(error, writes);
 			error->summary = "the answer of Clerk was lost";
-			error->detail = psprintf("The HTTP library says: %s.",
-									 clerk_http_fault(request));
+			error->detail = psprintf("Reason: %s.", clerk_http_fault(request));
 			return error;
 		case CLERK_HTTP_ANSWERED:
 			break;
 	}
 
-	read_errors(request, key, error);
+	read_answer(request, error);
 	if (error->http_status < 400 || error->http_status > 499)
 	{
 		outcome_unknown(error, writes);
@@ -204,50 +204,29 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes,
 			"Clerk failed to answer properly" : "Clerk's answer is unexpected";
 	}
 	else
-	{
-		rule = matching_rule(error->http_status, error->code);
-		error->class = rule->class;
-		error->sqlstate = rule->sqlstate;
-		error->summary = rule->summary;
-		error->hint = rule->hint;
-		if (error->class == CLERK_ERROR_RATE_LIMITED)
-			error->hint = retry_after_hint(error->retry_after);
-	}
+		judge_refusal(error);
 	error->detail = describe(request, error);
 	return error;
 }
 
 /*
  * Clerk said that it has done what was asked, but in words that cannot be
- * used; "fault" says why, as a phrase about the answer.
+ * used; "fault" says why.  "id" is the identifier found in the answer, or
+ * NULL: then it is not certain that this was Clerk's answer at all.
  */
 ClerkError *
 clerk_error_unreadable(const ClerkHttpRequest *request, bool writes,
-					   const char *fault)
+					   const char *fault, const char *id)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
 
 	error->http_status = clerk_http_status(request);
-	error->trace_id = clerk_http_header(request, "x-clerk-trace-id");
+	error->trace_id = header_trace_id(request);
 	outcome_unknown(error, writes);
 	error->summary = "the answer of Clerk cannot be read";
 	error->said = psprintf("The answer is not as documented: %s", fault);
 	error->detail = describe(request, error);
-	return error;
-}
-
-/*
- * The same, because the database's encoding does not have its characters.
- * "id" is the identifier found in it, or NULL: what was asked for is done.
- */
-ClerkError *
-clerk_error_untranslatable(const ClerkHttpRequest *request, const char *id)
-{
-	ClerkError *error = clerk_error_unreadable(request, true,
-											   clerk_json_fault_text(CLERK_JSON_UNTRANSLATABLE));
-
-	error->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
-	if (id != NULL)
+	if (writes && id != NULL)
 		error->hint = psprintf("Clerk has created the invitation \"%s\". Do not try again.",
 							   id);
 	return error;
@@ -261,18 +240,29 @@ outcome_unknown(ClerkError *error, bool writes)
 	error->hint = writes ? CLERK_HINT_LOOK_FIRST : "It is safe to try again.";
 }
 
-static const ErrorRule *
-matching_rule(int http_status, const char *code)
+/* What an answer from 400 to 499 means. */
+static void
+judge_refusal(ClerkError *error)
 {
 	const ErrorRule *rule = refusals;
 
 	/* The last rule fits everything. */
-	while ((rule->http_status != 0 && rule->http_status != http_status) ||
+	while ((rule->http_status != 0 && rule->http_status != error->http_status) ||
 		   (rule->code != NULL &&
-			(code == NULL || strcmp(rule->code, code) != 0)))
+			(error->code == NULL || strcmp(rule->code, error->code) != 0)))
 		rule++;
 	Assert(rule < refusals + lengthof(refusals));
-	return rule;
+
+	error->class = rule->class;
+	error->sqlstate = rule->sqlstate;
+	error->summary = rule->summary;
+	error->hint = rule->hint;
+	if (error->class == CLERK_ERROR_RATE_LIMITED)
+		error->hint = retry_after_hint(error->retry_after);
+	else if (rule->http_status == 0 && rule->code == NULL &&
+			 error->param_name != NULL)
+		error->summary = psprintf("Clerk does not accept \"%s\"",
+								  error->param_name);
 }
 
 /*
@@ -280,55 +270,64 @@ matching_rule(int http_status, const char *code)
  * no part of one that is not is quoted.
  */
 static void
-read_errors(const ClerkHttpRequest *request, const char *key,
-			ClerkError *error)
+read_answer(const ClerkHttpRequest *request, ClerkError *error)
 {
+	const char *key = clerk_http_bearer_token(request);
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
 	ClerkJsonFault fault;
 	Jsonb	   *answer = clerk_json_from_wire(body, length, &fault);
 	JsonbValue	errors;
-	StringInfoData said;
 
 	error->http_status = clerk_http_status(request);
 	error->retry_after = clerk_http_retry_after(request);
 	if (answer == NULL && fault == CLERK_JSON_UNTRANSLATABLE)
 		answer = clerk_json_from_wire_lossy(body, length);
 
-	errors.type = jbvNull;
 	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
 	{
 		error->trace_id = text_field(&answer->root, "clerk_trace_id", key);
-		(void) clerk_json_field(&answer->root, "errors", &errors);
+		if (clerk_json_field(&answer->root, "errors", &errors) &&
+			errors.type == jbvBinary &&
+			JsonContainerIsArray(errors.val.binary.data))
+			read_errors(errors.val.binary.data, key, error);
 	}
 	if (error->trace_id == NULL)
-		error->trace_id = clerk_http_header(request, "x-clerk-trace-id");
-	if (error->trace_id == NULL)
-		error->trace_id = clerk_http_header(request, "cf-ray");
-	if (errors.type != jbvBinary ||
-		!JsonContainerIsArray(errors.val.binary.data))
-		return;
+		error->trace_id = header_trace_id(request);
+}
+
+/* Clerk's name for the request, or that of the edge in front of it. */
+static char *
+header_trace_id(const ClerkHttpRequest *request)
+{
+	char	   *trace_id = clerk_http_header(request, "x-clerk-trace-id");
+
+	return trace_id != NULL ? trace_id : clerk_http_header(request, "cf-ray");
+}
+
+/* Several errors are quoted, but the first decides what they mean. */
+static void
+read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
+{
+	StringInfoData said;
+	JsonbValue	meta;
 
 	initStringInfo(&said);
-	for (uint32 i = 0; i < JsonContainerSize(errors.val.binary.data); i++)
+	for (uint32 i = 0; i < Min(JsonContainerSize(errors), MAX_QUOTED_ERRORS); i++)
 	{
-		JsonbContainer *object = element(errors.val.binary.data, i);
+		JsonbContainer *object = element(errors, i);
 
 		if (object == NULL)
 			continue;
-		if (error->code == NULL)
-		{
-			JsonbValue	meta;
-
-			error->code = text_field(object, "code", key);
-			if (clerk_json_field(object, "meta", &meta) &&
-				meta.type == jbvBinary &&
-				JsonContainerIsObject(meta.val.binary.data))
-				error->param_name = text_field(meta.val.binary.data,
-											   "param_name", key);
-		}
-		if (i < MAX_QUOTED_ERRORS)
-			quote_error(&said, object, key);
+		quote_error(&said, object, key);
+		if (error->code != NULL)
+			continue;
+		error->code = text_field(object, "code", key);
+		if (clerk_json_field(object, "meta", &meta) &&
+			meta.type == jbvBinary &&
+			JsonContainerIsObject(meta.val.binary.data))
+			error->param_name = text_field(meta.val.binary.data,
+										   "param_name", key);
 	}
 	if (said.len > 0)
 		error->said = said.data;
@@ -359,7 +358,7 @@ quote_error(StringInfo said, JsonbContainer *object, const char *key)
 	/* Clerk's messages end with a period or not. */
 	if (text != NULL && text[0] != '\0' && text[strlen(text) - 1] == '.')
 		text[strlen(text) - 1] = '\0';
-	appendStringInfo(said, "%sClerk says: %s", said->len > 0 ? ". " : "",
+	appendStringInfo(said, "%s%s", said->len > 0 ? "; " : "Clerk says: ",
 					 text != NULL ? text : "");
 	if (code != NULL)
 		appendStringInfo(said, "%s[%s]", text != NULL ? " " : "", code);
@@ -420,7 +419,8 @@ describe(const ClerkHttpRequest *request, const ClerkError *error)
 	{
 		(void) clerk_http_body(request, &length);
 		appendStringInfo(&detail,
-						 "The answer does not say more (%zu bytes). ", length);
+						 "The answer is not of Clerk's form (%zu bytes). ",
+						 length);
 	}
 	appendStringInfo(&detail, "HTTP status %d", error->http_status);
 	if (error->trace_id != NULL)
@@ -434,5 +434,6 @@ retry_after_hint(int seconds)
 {
 	if (seconds <= 0)
 		return "Nothing was created. Try again later.";
-	return psprintf("Nothing was created. Try again in %d seconds.", seconds);
+	return psprintf("Nothing was created. Try again in %d %s.", seconds,
+					seconds == 1 ? "second" : "seconds");
 }

@@ -45,10 +45,9 @@ typedef struct ClerkError
 extern ClerkError *clerk_error_no_key(const char *fault);
 extern ClerkError *clerk_error_unsendable(const char *fault);
 extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,
-											bool writes, const char *key);
+											bool writes);
 extern ClerkError *clerk_error_unreadable(const ClerkHttpRequest *request,
-										  bool writes, const char *fault);
-extern ClerkError *clerk_error_untranslatable(const ClerkHttpRequest *request,
-											  const char *id);
+										  bool writes, const char *fault,
+										  const char *id);
 
 #endif							/* CLERK_ERROR_H */

@@ -55,6 +55,11 @@
 /* Largest header block: Clerk's, with its edge's, is about 2 kB. */
 #define MAX_HEADER_BYTES (64 * 1024)
 
+#define AUTHORIZATION "Authorization: Bearer "
+
+/* Longest token; see CLERK_SECRET_KEY_MAX. */
+#define MAX_TOKEN_LENGTH 1023
+
 /* Easy handles kept for reuse: one serves a session's calls one by one. */
 #define MAX_IDLE_HANDLES 4
 
@@ -72,7 +77,7 @@ struct ClerkHttpRequest
 	MemoryContext context;		/* its reset frees the request */
 	ClerkHttpOutcome outcome;
 	CURL	   *easy;			/* while running */
-	struct curl_slist *headers;
+	struct curl_slist *headers; /* the first one is AUTHORIZATION's */
 	char	   *body;
 	size_t		body_length;
 	size_t		body_handed_over;	/* bytes that libcurl has fetched */
@@ -80,6 +85,7 @@ struct ClerkHttpRequest
 	bool		loopback_only;
 	ByteBuffer	answer_headers;
 	ByteBuffer	answer_body;
+	bool		repetition_refused; /* rule 4 came into play */
 	bool		too_large;
 	long		status;
 	curl_off_t	retry_after;
@@ -254,6 +260,13 @@ bool
 clerk_http_was_sent(const ClerkHttpRequest *request)
 {
 	return request->sent;
+}
+
+/* The secret that the request was sent with, so that it can be concealed. */
+const char *
+clerk_http_bearer_token(const ClerkHttpRequest *request)
+{
+	return request->headers->data + strlen(AUTHORIZATION);
 }
 
 /* What went wrong with a request that was not answered: a phrase. */
@@ -443,9 +456,17 @@ on_context_reset(void *arg)
 static bool
 copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 {
+	char		authorization[MAX_TOKEN_LENGTH + sizeof(AUTHORIZATION)];
+
+	if (strlen(spec->bearer_token) > MAX_TOKEN_LENGTH)
+		return false;
+	strcpy(authorization, AUTHORIZATION);
+	strcat(authorization, spec->bearer_token);
+	request->headers = curl_slist_append(NULL, authorization);
+
 	/* Without an empty Expect, libcurl would ask before a large body. */
-	request->headers = curl_slist_append(NULL, "Expect:");
-	if (request->headers == NULL)
+	if (request->headers == NULL ||
+		curl_slist_append(request->headers, "Expect:") == NULL)
 		return false;
 	for (const char *const *header = spec->headers; *header != NULL; header++)
 		if (curl_slist_append(request->headers, *header) == NULL)
@@ -618,6 +639,9 @@ settle(ClerkHttpRequest *request, CURLcode result)
 	if (request->too_large)
 		strlcpy(request->fault, "the answer is too large",
 				sizeof(request->fault));
+	else if (request->repetition_refused)
+		strlcpy(request->fault, "the server closed the connection without an answer",
+				sizeof(request->fault));
 	else if (request->fault[0] == '\0')
 		strlcpy(request->fault, curl_easy_strerror(result),
 				sizeof(request->fault));
@@ -707,7 +731,10 @@ on_attempt(void *arg, char *server_address pg_attribute_unused(),
 	ClerkHttpRequest *request = arg;
 
 	if (request->sent && request->body != NULL)
+	{
+		request->repetition_refused = true;
 		return CURL_PREREQFUNC_ABORT;
+	}
 	request->sent = true;
 	return CURL_PREREQFUNC_OK;
 }
@@ -732,8 +759,10 @@ on_body_rewind(void *arg, curl_off_t offset, int origin pg_attribute_unused())
 {
 	ClerkHttpRequest *request = arg;
 
-	return offset == 0 && request->body_handed_over == 0 ?
-		CURL_SEEKFUNC_OK : CURL_SEEKFUNC_FAIL;
+	if (offset == 0 && request->body_handed_over == 0)
+		return CURL_SEEKFUNC_OK;
+	request->repetition_refused = true;
+	return CURL_SEEKFUNC_FAIL;
 }
 
 /* A line of the answer's header.  A proxy's answer comes before Clerk's. */

@@ -25,6 +25,7 @@ typedef struct ClerkHttpRequest ClerkHttpRequest;
 typedef struct ClerkHttpSpec
 {
 	const char *url;
+	const char *bearer_token;	/* a secret: goes into Authorization */
 	const char *const *headers; /* "Name: value", ends with NULL */
 	const char *body;			/* sent with POST; NULL means GET */
 	size_t		body_length;
@@ -47,6 +48,7 @@ extern ClerkHttpRequest *clerk_http_start(const ClerkHttpSpec *spec);
 extern bool clerk_http_wait(long timeout);
 extern ClerkHttpOutcome clerk_http_outcome(const ClerkHttpRequest *request);
 extern bool clerk_http_was_sent(const ClerkHttpRequest *request);
+extern const char *clerk_http_bearer_token(const ClerkHttpRequest *request);
 extern const char *clerk_http_fault(const ClerkHttpRequest *request);
 extern int	clerk_http_status(const ClerkHttpRequest *request);
 extern const char *clerk_http_body(const ClerkHttpRequest *request,

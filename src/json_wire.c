@@ -92,11 +92,11 @@ clerk_json_fault_text(ClerkJsonFault fault)
 		case CLERK_JSON_GOOD:
 			return NULL;
 		case CLERK_JSON_NOT_UTF8:
-			return "it is not valid UTF-8";
+			return "it is not valid UTF-8, or contains a NUL byte";
 		case CLERK_JSON_MALFORMED:
-			return "it is not valid JSON";
+			return "it is not JSON that jsonb can hold";
 		case CLERK_JSON_UNTRANSLATABLE:
-			return "it contains characters that the encoding of the database does not have";
+			return "it contains characters that the encoding of the database lacks";
 	}
 	pg_unreachable();
 }

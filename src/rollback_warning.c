@@ -151,13 +151,13 @@ warn(const Frame *frame)
 	int64		unnamed = frame->count - frame->named;
 
 	ereport(WARNING,
-			(errmsg_plural("%lld invitation created at Clerk stays there, although its transaction is rolled back",
-						   "%lld invitations created at Clerk stay there, although their transaction is rolled back",
+			(errmsg_plural("%lld invitation created at Clerk is not undone by the rollback",
+						   "%lld invitations created at Clerk are not undone by the rollback",
 						   (unsigned long) frame->count,
 						   (long long) frame->count),
 			 unnamed == 0 ?
 			 errdetail("Created: %s.", frame->names.data) :
 			 errdetail("Created: %s, and %lld more.", frame->names.data,
 					   (long long) unnamed),
-			 errhint("Revoke what is not wanted.")));
+			 errhint("Revoke those that are not wanted: in Clerk's Dashboard, or with POST /v1/organizations/{organization_id}/invitations/{invitation_id}/revoke.")));
 }

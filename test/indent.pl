@@ -7,16 +7,20 @@
 use strict;
 use warnings;
 
+use Cwd qw(abs_path);
 use File::Basename qw(dirname);
-use File::Temp qw(tempfile);
+use File::Temp qw(tempdir tempfile);
 
 my @OPTIONS = qw(-bad -bap -bbb -bc -bl -cli1 -cp33 -cdb -nce -d0 -di12 -nfc1
   -i4 -l79 -lp -lpl -nip -npro -sac -tpg -ts4);
 
 my $check = grep { $_ eq '--check' } @ARGV;
-my $here = dirname(__FILE__);
+my $here = dirname(abs_path(__FILE__));
 my $typedefs = "$here/typedefs.list";
 my $badly_indented = 0;
+
+# pg_bsd_indent leaves a backup in the working directory.
+chdir(tempdir(CLEANUP => 1));
 
 sub contents
 {
@@ -37,7 +41,7 @@ sub indented
 	system("pg_bsd_indent @OPTIONS -U$typedefs $name >$name.log 2>&1");
 	my $complaints = contents("$name.log");
 	my $result = contents($name);
-	unlink "$name.log", "$name.BAK";
+	unlink "$name.log";
 	die "pg_bsd_indent: $complaints" if $complaints =~ /\S/;
 
 	$result =~ s/^($identifier[^\n(=;{}]*)\n($identifier\((?:[^;{}]*?)\)[^;{}()]*;)$/

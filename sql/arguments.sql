@@ -1,0 +1,188 @@
+--
+-- Which arguments are refused before anything is sent, and which cross as
+-- they were given.
+--
+-- Everything that is to be refused is about never@example.com: the file ends
+-- by inviting that address, which would fail had one of them been sent.
+--
+CREATE EXTENSION clerk_invite;
+\pset null (null)
+
+-- The status of the new invitation, or why there is none.  Characters that
+-- the database's encoding may lack, or that would break the line, are hidden.
+CREATE FUNCTION attempt(
+    org_id text DEFAULT 'org_test',
+    inviter text DEFAULT NULL,
+    email text DEFAULT 'never@example.com',
+    role text DEFAULT 'org:member',
+    redirect text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    private_metadata jsonb DEFAULT NULL,
+    expires_in_days integer DEFAULT NULL
+) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN (SELECT status
+            FROM clerk_create_organization_invitation(
+                $1, $2, $3, $4, $5, $6, $7, $8));
+EXCEPTION WHEN OTHERS THEN
+    RETURN SQLSTATE || ': ' || regexp_replace(SQLERRM, '[^ -~]+', '?', 'g');
+END
+$$;
+
+-- A text from JSON's escapes; null if the database's encoding lacks one of its
+-- characters.
+CREATE FUNCTION unescaped(text) RETURNS text
+LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN ('"' || $1 || '"')::jsonb #>> '{}';
+EXCEPTION WHEN untranslatable_character OR feature_not_supported THEN
+    RETURN NULL;
+END
+$$;
+
+-- Null where a value is needed.
+SELECT attempt(org_id => NULL);
+SELECT attempt(email => NULL);
+SELECT attempt(role => NULL);
+
+-- Nobody needs to be the inviter.
+SELECT attempt(inviter => NULL, email => 'nobody@example.com');
+
+-- Nothing is empty.
+SELECT attempt(org_id => '');
+SELECT attempt(inviter => '');
+SELECT attempt(email => '');
+SELECT attempt(role => '');
+SELECT attempt(redirect => '');
+
+-- What could make another path of the organization's.
+SELECT attempt(org_id => org_id)
+FROM (VALUES
+    ('../users'),
+    ('..'),
+    ('.'),
+    ('org_test/../users'),
+    ('org_test/invitations'),
+    ('a/b?c#d'),
+    ('org_test?'),
+    ('org_test#'),
+    ('org_1%2f..'),
+    ('org%00'),
+    ('org 1'),
+    (' org_test'),
+    ('org_test '),
+    ('org_test;'),
+    ('org@test'),
+    ('org\test'),
+    ('org"test'),
+    ('{org_test}'),
+    (coalesce(unescaped('org_t\u00e9st'), 'org_t?st')),
+    (coalesce(unescaped('org_\uff11'), 'org_?')),
+    (coalesce(unescaped('org\u2044test'), 'org?test'))) AS refused (org_id);
+
+-- Letters, digits, underscores and hyphens are Clerk's to judge.
+SELECT attempt(org_id => 'org-test_X9', email => 'hyphen@example.com');
+
+-- Control characters, wherever they stand.
+CREATE FUNCTION with_control_character(
+    code integer, place text, value text
+) RETURNS text
+LANGUAGE sql AS $$
+    SELECT CASE $2
+        WHEN 'first' THEN chr($1) || $3
+        WHEN 'last' THEN $3 || chr($1)
+        ELSE overlay($3 PLACING chr($1) FROM 4 FOR 0)
+    END
+$$;
+WITH every_one AS (
+    SELECT argument, code, place,
+           CASE argument
+               WHEN 'org_id' THEN attempt(
+                   org_id => with_control_character(code, place, 'org_test'))
+               WHEN 'inviter' THEN attempt(
+                   inviter => with_control_character(code, place, 'user_ines'))
+               WHEN 'email' THEN attempt(
+                   email => with_control_character(code, place, 'never@example.com'))
+               WHEN 'role' THEN attempt(
+                   role => with_control_character(code, place, 'org:member'))
+               WHEN 'redirect' THEN attempt(
+                   redirect => with_control_character(code, place, 'https://example.com'))
+           END AS outcome
+    FROM unnest(ARRAY['org_id', 'inviter', 'email', 'role', 'redirect']) AS argument,
+         (SELECT generate_series(1, 31) UNION SELECT 127) AS c (code),
+         unnest(ARRAY['first', 'middle', 'last']) AS place
+)
+SELECT argument, outcome, count(*)
+FROM every_one
+GROUP BY argument, outcome
+ORDER BY argument COLLATE "C", outcome COLLATE "C";
+
+-- A careless import: two lines in one field, or a header smuggled in.
+SELECT attempt(email => E'never@example.com\nbob@example.com');
+SELECT attempt(role => E'org:member\r\nX-Evil: 1');
+
+-- Something before and after the @ is Clerk's to judge, no @ is not.
+SELECT attempt(email => 'never');
+SELECT attempt(email => 'never.example.com');
+SELECT attempt(email => '@');
+SELECT attempt(email => 'never @example.com');
+
+-- Metadata is an object.
+SELECT metadata, attempt(metadata => metadata) AS public,
+       attempt(private_metadata => metadata) AS private
+FROM (VALUES
+    (jsonb '[]'),
+    ('[{"a": 1}]'),
+    ('"text"'),
+    ('1'),
+    ('true'),
+    ('null')) AS refused (metadata);
+SELECT attempt(metadata => '{}', private_metadata => '{}',
+               email => 'empty-objects@example.com');
+
+-- Days.
+SELECT days, attempt(expires_in_days => days)
+FROM unnest(ARRAY[0, 366, -1, 2147483647, -2147483648]) AS days;
+SELECT days, expires_at - created_at AS valid_for
+FROM unnest(ARRAY[1, 30, 365, NULL]) AS days,
+     LATERAL clerk_create_organization_invitation(
+         'org_test', NULL, format('days-%s@example.com', days), 'org:member',
+         expires_in_days => days)
+ORDER BY days;
+
+-- Addresses in any script are sent, and come back, as they were given.  Those
+-- that the database's encoding cannot hold are left out.
+CREATE FUNCTION crosses_unchanged(address text) RETURNS boolean
+LANGUAGE sql AS $$
+    SELECT address IS NULL
+        OR (SELECT email_address = address
+            FROM clerk_create_organization_invitation(
+                'org_test', NULL, address, 'org:member'))
+$$;
+SELECT script, crosses_unchanged(unescaped(escaped))
+FROM (VALUES
+    ('Latin', 'Ann.O''Hara+tag%x!#$&*/=?^_`{|}~-@Example.COM'),
+    ('quotes and backslashes', '\"an\\n\"<>&@example.com'),
+    ('Latin with accents', 'j\u00fcrgen.\u00d8@m\u00fcller.example'),
+    ('combining accents', 'ju\u0308rgen@example.com'),
+    ('Greek', '\u03b4\u03bf\u03ba\u03b9\u03bc\u03ae@\u03c0\u03b1\u03c1\u03ac\u03b4\u03b5\u03b9\u03b3\u03bc\u03b1.example'),
+    ('Cyrillic', '\u043f\u043e\u0447\u0442\u0430@\u043f\u0440\u0438\u043c\u0435\u0440.\u0440\u0444'),
+    ('Hebrew', '\u05d3\u05d5\u05d0\u05e8@example.com'),
+    ('Arabic', '\u0645\u062b\u0627\u0644@\u0645\u0648\u0642\u0639.example'),
+    ('Devanagari', '\u0921\u093e\u0915@\u0909\u0926\u093e\u0939\u0930\u0923.example'),
+    ('Thai', '\u0e17\u0e14\u0e2a\u0e2d\u0e1a@example.com'),
+    ('Chinese', '\u6d4b\u8bd5@\u4f8b\u5b50.\u516c\u53f8'),
+    ('Japanese', '\u5c71\u7530\u3055\u3093@\u30e1\u30fc\u30eb.example'),
+    ('Korean', '\ud14c\uc2a4\ud2b8@\uc608.example'),
+    ('beyond the first plane', '\ud83d\ude00\ud840\udc00@\ud83c\udf55.example'))
+    AS addresses (script, escaped);
+
+-- Nothing that was refused here had been sent.
+SELECT attempt();
+
+DROP FUNCTION attempt(text, text, text, text, text, jsonb, jsonb, integer);
+DROP FUNCTION unescaped(text);
+DROP FUNCTION with_control_character(integer, text, text);
+DROP FUNCTION crosses_unchanged(text);
+DROP EXTENSION clerk_invite;

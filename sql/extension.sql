@@ -1,0 +1,163 @@
+--
+-- The extension as a set of objects: described, not for everyone, at home in
+-- any schema, deaf to search_path, and gone when it is dropped.
+--
+CREATE EXTENSION clerk_invite;
+
+-- Every object has a comment, and so has every column of one.
+WITH members AS (
+    SELECT classid, objid
+    FROM pg_depend
+    WHERE refclassid = 'pg_extension'::regclass
+      AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite')
+      AND deptype = 'e'
+), objects AS (
+    SELECT 'pg_extension'::regclass AS classid, oid AS objid, 0 AS objsubid
+    FROM pg_extension
+    WHERE extname = 'clerk_invite'
+    UNION ALL
+    SELECT classid, objid, 0
+    FROM members
+    UNION ALL
+    SELECT 'pg_class'::regclass, attrelid, attnum
+    FROM pg_attribute
+    WHERE attnum > 0
+      AND NOT attisdropped
+      AND attrelid IN (
+          SELECT objid FROM members WHERE classid = 'pg_class'::regclass
+          UNION
+          SELECT typrelid FROM members JOIN pg_type ON pg_type.oid = objid
+          WHERE classid = 'pg_type'::regclass)
+)
+SELECT count(*) > 17 AS all_found,
+       array_agg(pg_describe_object(o.classid, o.objid, o.objsubid))
+           FILTER (WHERE coalesce(description, '') = '') AS without_comment
+FROM objects AS o
+LEFT JOIN pg_description AS d
+    ON d.classoid = o.classid AND d.objoid = o.objid AND d.objsubid = o.objsubid;
+
+-- Functions that do something are volatile and parallel unsafe, act with the
+-- caller's rights, and are nobody's until they are granted.
+SELECT p.oid::regproc AS function, provolatile AS volatility,
+       proparallel AS parallel, proisstrict AS strict,
+       prosecdef AS security_definer, proconfig AS settings,
+       has_function_privilege('public', p.oid, 'EXECUTE') AS public
+FROM pg_proc AS p
+JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
+WHERE d.refclassid = 'pg_extension'::regclass
+  AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite')
+  AND d.deptype = 'e'
+ORDER BY proname COLLATE "C";
+
+CREATE ROLE regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'granted@example.com', 'org:member');
+RESET ROLE;
+GRANT EXECUTE ON FUNCTION clerk_create_organization_invitation TO regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'granted@example.com', 'org:member');
+RESET ROLE;
+REVOKE EXECUTE ON FUNCTION clerk_create_organization_invitation FROM regress_clerk_invite;
+
+-- While something uses it, it stays.
+CREATE TABLE kept (id integer, invitation clerk_organization_invitation);
+CREATE VIEW inviting AS
+SELECT status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'view@example.com', 'org:member');
+DROP EXTENSION clerk_invite;
+SELECT * FROM inviting;
+DROP VIEW inviting;
+DROP EXTENSION clerk_invite CASCADE;
+SELECT * FROM kept;
+DROP TABLE kept;
+
+-- Nothing of it is left.
+CREATE VIEW left_over AS
+SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^_?clerk_') AS relations,
+       (SELECT count(*) FROM pg_type WHERE typname ~ '^_?clerk_') AS types,
+       (SELECT count(*) FROM pg_proc WHERE proname ~ '^_?clerk_') AS functions,
+       (SELECT count(*) FROM pg_extension WHERE extname = 'clerk_invite') AS extensions;
+SELECT * FROM left_over;
+
+-- It is the superuser's to create, since it can send data away.
+\set VERBOSITY sqlstate
+GRANT CREATE ON DATABASE :"DBNAME" TO regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+CREATE EXTENSION clerk_invite;
+RESET ROLE;
+REVOKE CREATE ON DATABASE :"DBNAME" FROM regress_clerk_invite;
+DROP ROLE regress_clerk_invite;
+
+-- It works in any schema, whether or not search_path has it.
+CREATE SCHEMA "Clerk API";
+CREATE EXTENSION clerk_invite SCHEMA "Clerk API";
+SELECT status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'nowhere@example.com', 'org:member');
+SELECT email_address, status FROM "Clerk API".clerk_create_organization_invitation(
+    'org_test', NULL, 'elsewhere@example.com', 'org:member');
+SET search_path = '';
+SELECT email_address, status FROM "Clerk API".clerk_create_organization_invitation(
+    'org_test', NULL, 'empty-path@example.com', 'org:member', metadata => '{"a": 1}');
+SET search_path = "Clerk API";
+SELECT email_address, status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'path@example.com', 'org:member');
+RESET search_path;
+\set VERBOSITY default
+ALTER EXTENSION clerk_invite SET SCHEMA public;
+DROP EXTENSION clerk_invite;
+
+-- Nor can search_path put anything else in the place of what it uses.
+CREATE SCHEMA hostile;
+CREATE TYPE hostile.clerk_organization_invitation AS (trap integer);
+CREATE DOMAIN hostile.jsonb AS integer;
+CREATE DOMAIN hostile.text AS integer;
+CREATE FUNCTION hostile.trap() RETURNS integer
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'trapped';
+END
+$$;
+CREATE FUNCTION hostile.now() RETURNS timestamptz
+LANGUAGE sql AS $$ SELECT pg_catalog.to_timestamp(hostile.trap()) $$;
+CREATE FUNCTION hostile.jsonb_in(cstring) RETURNS pg_catalog.jsonb
+LANGUAGE internal STRICT AS 'int4in';
+CREATE FUNCTION hostile.numeric_out(numeric) RETURNS cstring
+LANGUAGE internal STRICT AS 'int4out';
+CREATE FUNCTION hostile.trap_equal(pg_catalog.text, pg_catalog.text) RETURNS boolean
+LANGUAGE sql AS $$ SELECT hostile.trap() OPERATOR(pg_catalog.=) 1 $$;
+CREATE OPERATOR hostile.= (
+    LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text,
+    FUNCTION = hostile.trap_equal);
+CREATE FUNCTION hostile.trap_concatenate(pg_catalog.text, pg_catalog.text)
+RETURNS pg_catalog.text
+LANGUAGE sql AS $$ SELECT hostile.trap()::pg_catalog.text $$;
+CREATE OPERATOR hostile.|| (
+    LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text,
+    FUNCTION = hostile.trap_concatenate);
+SET search_path = hostile, pg_catalog;
+-- The traps are armed.
+\set VERBOSITY sqlstate
+SELECT 'a'::pg_catalog.text = 'a'::pg_catalog.text;
+SELECT 'a'::pg_catalog.text || 'a'::pg_catalog.text;
+SELECT now();
+\set VERBOSITY default
+CREATE EXTENSION clerk_invite SCHEMA "Clerk API";
+SELECT email_address, status, public_metadata, pg_typeof(public_metadata) AS type,
+       expires_at - created_at AS valid_for
+FROM "Clerk API".clerk_create_organization_invitation(
+    'org_test', 'user_ines', 'hostile@example.com', 'org:member',
+    metadata => '{"a": 1.10}');
+SELECT pg_typeof("Clerk API".clerk_create_organization_invitation(
+    'org_test', NULL, 'typed@example.com', 'org:member'));
+DROP EXTENSION clerk_invite;
+RESET search_path;
+\set VERBOSITY terse
+DROP SCHEMA hostile CASCADE;
+\set VERBOSITY default
+
+-- And again nothing is left.
+DROP SCHEMA "Clerk API";
+SELECT * FROM left_over;
+DROP VIEW left_over;
