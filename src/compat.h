@@ -23,6 +23,11 @@
 #define CLERK_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
+/* 18 renamed it, and wants it in front. */
+#if PG_VERSION_NUM < 180000
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
 /* 15 renamed it when it began to refuse, not only report, unknown settings. */
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
@@ -37,9 +42,13 @@
 #define guc_free(pointer) free(pointer)
 #endif
 
+/* 18 moved wait event sets to a header of their own. */
+#if PG_VERSION_NUM >= 180000
+#include "storage/waiteventset.h"
+#endif
+
 /* 17 hangs wait event sets on resource owners; NULL means for good. */
 #if PG_VERSION_NUM >= 170000
-#include "storage/waiteventset.h"
 #define clerk_create_wait_event_set(nevents) CreateWaitEventSet(NULL, nevents)
 #else
 #define clerk_create_wait_event_set(nevents) \
@@ -72,11 +81,9 @@
  * it gives up a transfer, so a name server that hangs would hold the backend.
  */
 #if LIBCURL_VERSION_NUM >= 0x075700
-#define CLERK_LIBCURL_LEAVES_RESOLVER true
 #define clerk_set_quick_exit(easy) \
 	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L)
 #else
-#define CLERK_LIBCURL_LEAVES_RESOLVER false
 #define clerk_set_quick_exit(easy) CURLE_OK
 #endif
 

@@ -54,8 +54,8 @@ static void warn_if_about_to_leave(const ClerkHttpRequest *request);
 static Datum invitation_row(FunctionCallInfo fcinfo,
 							ClerkInvitation *invitation);
 static TupleDesc invitation_descriptor(FunctionCallInfo fcinfo);
-static void raise_not_invited(const ClerkNewInvitation *wanted,
-							  const ClerkError *error) pg_attribute_noreturn();
+pg_noreturn static void raise_not_invited(const ClerkNewInvitation *wanted,
+										  const ClerkError *error);
 
 PG_FUNCTION_INFO_V1(clerk_create_organization_invitation);
 

@@ -177,46 +177,32 @@ define_transport_settings(void)
 const char *
 clerk_secret_key(const char **fault)
 {
-	const char *from_environment;
+	const char *key;
 
 	if (secret_key_file[0] != '\0')
 		return clerk_secret_key_from_file(secret_key_file, fault);
-	if (secret_key != NULL)
-		return secret_key;
-
-	from_environment = getenv("CLERK_SECRET_KEY");
-	if (from_environment == NULL || from_environment[0] == '\0')
-	{
+	key = secret_key != NULL ? secret_key : getenv("CLERK_SECRET_KEY");
+	if (key == NULL || key[0] == '\0')
 		*fault = "No secret key is configured.";
-		return NULL;
-	}
-	*fault = clerk_secret_key_fault(from_environment);
-	return *fault == NULL ? from_environment : NULL;
+	else
+		*fault = clerk_secret_key_fault(key);
+	return *fault == NULL ? key : NULL;
 }
 
 /*
- * Takes the key out of the setting's value; see the head of this file.  The
- * message is set here because guc.c's own would quote the value.
+ * Takes the key out of the setting's value; see the head of this file.  It is
+ * judged when it is used: refused here, it would leave the setting empty, and
+ * the next source would be used as if this one had not been set.
  */
 static bool
 check_secret_key(char **newval, void **extra,
 				 GucSource source pg_attribute_unused())
 {
-	const char *fault;
 	size_t		size = strlen(*newval) + 1;
 	char	   *mask;
 
 	if (size == 1)
 		return true;
-	fault = clerk_secret_key_fault(*newval);
-	if (fault != NULL)
-	{
-		GUC_check_errmsg("invalid value for parameter \"%s\"",
-						 SECRET_KEY_SETTING);
-		GUC_check_errdetail("%s", fault);
-		return false;
-	}
-
 	*extra = guc_malloc(LOG, size);
 	mask = guc_malloc(LOG, sizeof(SECRET_KEY_MASK));
 	if (*extra == NULL || mask == NULL)

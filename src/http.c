@@ -299,7 +299,7 @@ clerk_http_body(const ClerkHttpRequest *request, size_t *length)
  * in the current memory context; NULL if it has none.  Other characters are
  * replaced with "?": the server chose them.
  */
-char	   *
+char *
 clerk_http_header(const ClerkHttpRequest *request, const char *name)
 {
 	const char *line = request->answer_headers.data;

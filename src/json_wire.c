@@ -16,15 +16,19 @@
 
 static bool convert(const char *source, size_t length, bool to_wire,
 					char **converted);
-static Jsonb *parse(char *text);
-static void swallow_data_error(MemoryContext caller);
+static size_t escape_length(const char *backslash, const char *end);
+static Jsonb *parse(char *text, ClerkJsonFault *fault);
+static int	swallow_data_error(MemoryContext caller);
+
+/* As in \u30e1, which may stand for a character beyond ASCII. */
+#define ESCAPED_CODE_LENGTH 6
 
 /*
  * A text of the database as UTF-8: a palloc'd or the same string.  NULL if it
  * has no such form, which can only be if the database is SQL_ASCII, or if its
  * encoding has characters that Unicode lacks.
  */
-char	   *
+char *
 clerk_json_to_wire(char *text, size_t *length)
 {
 	char	   *utf8;
@@ -39,11 +43,10 @@ clerk_json_to_wire(char *text, size_t *length)
  * Parses an answer, which must be followed by a NUL byte that "length" does
  * not count.  Returns NULL and says why in *fault if it cannot.
  */
-Jsonb	   *
+Jsonb *
 clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
 {
 	char	   *text;
-	Jsonb	   *parsed;
 
 	/* Refuses NUL bytes as well. */
 	if (!pg_verify_mbstr(PG_UTF8, utf8, length, true))
@@ -56,9 +59,7 @@ clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
 		*fault = CLERK_JSON_UNTRANSLATABLE;
 		return NULL;
 	}
-	parsed = parse(text);
-	*fault = parsed == NULL ? CLERK_JSON_MALFORMED : CLERK_JSON_GOOD;
-	return parsed;
+	return parse(text, fault);
 }
 
 /*
@@ -66,21 +67,43 @@ clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
  * character beyond ASCII replaced with "?": enough to learn the identifiers
  * and codes in it.  NULL if that fails too.
  */
-Jsonb	   *
+Jsonb *
 clerk_json_from_wire_lossy(const char *utf8, size_t length)
 {
 	char	   *ascii = palloc(length + 1);
-	char	   *end = ascii;
+	char	   *to = ascii;
+	const char *end = utf8 + length;
+	ClerkJsonFault ignored;
 
-	for (size_t i = 0; i < length; i++)
+	while (utf8 < end)
 	{
-		bool		continues = (utf8[i] & 0xC0) == 0x80;
+		size_t		step = 1;
 
-		if (!continues)
-			*end++ = IS_HIGHBIT_SET(utf8[i]) ? '?' : utf8[i];
+		if (*utf8 == '\\')
+			step = escape_length(utf8, end);
+		if (step == ESCAPED_CODE_LENGTH)
+			*to++ = '?';
+		else if (!IS_HIGHBIT_SET(*utf8))
+		{
+			memcpy(to, utf8, step);
+			to += step;
+		}
+		else if ((*utf8 & 0xC0) != 0x80)	/* a character's first byte */
+			*to++ = '?';
+		utf8 += step;
 	}
-	*end = '\0';
-	return strlen(ascii) == (size_t) (end - ascii) ? parse(ascii) : NULL;
+	*to = '\0';
+	return parse(ascii, &ignored);
+}
+
+/* Bytes of the escape sequence that begins here. */
+static size_t
+escape_length(const char *backslash, const char *end)
+{
+	size_t		length = end - backslash;
+
+	return Min(length, length >= 2 && backslash[1] == 'u' ?
+			   ESCAPED_CODE_LENGTH : 2);
 }
 
 /* What is wrong with an answer, as a phrase. */
@@ -114,7 +137,7 @@ clerk_json_field(JsonbContainer *object, const char *name, JsonbValue *value)
 }
 
 /* A field that is a string, palloc'd; NULL if it is anything else. */
-char	   *
+char *
 clerk_json_text_field(JsonbContainer *object, const char *name)
 {
 	JsonbValue	value;
@@ -146,43 +169,55 @@ convert(const char *source, size_t length, bool to_wire, char **converted)
 	return done;
 }
 
-/* NULL if the parser raised an error. */
+/* NULL and the reason in *fault if the parser raised an error. */
 static Jsonb *
-parse(char *text)
+parse(char *text, ClerkJsonFault *fault)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Jsonb	   *volatile parsed = NULL;
+	int			sqlstate;
 
 	PG_TRY();
 	{
 		parsed = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
 													CStringGetDatum(text)));
+		*fault = CLERK_JSON_GOOD;
 	}
 	PG_CATCH();
 	{
-		swallow_data_error(caller);
+		sqlstate = swallow_data_error(caller);
+
+		/* Codes for an escape such as \u30e1 where the encoding lacks it. */
+		*fault = (sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
+				  sqlstate == ERRCODE_FEATURE_NOT_SUPPORTED) ?
+			CLERK_JSON_UNTRANSLATABLE : CLERK_JSON_MALFORMED;
 	}
 	PG_END_TRY();
 	return parsed;
 }
 
 /*
- * Drops the current error if the data is to blame: bad data (class 22), or
- * data that is too much for the parser, such as too deep a nesting (class
- * 54).  Anything else is raised again.
+ * Drops the current error if the data is to blame, and returns its SQLSTATE:
+ * bad data (class 22), data that is too much for the parser, such as too deep
+ * a nesting (class 54), or escapes that it does not support in this encoding.
+ * Anything else is raised again.
  */
-static void
+static int
 swallow_data_error(MemoryContext caller)
 {
 	ErrorData  *error;
+	int			sqlstate;
 	int			category;
 
 	MemoryContextSwitchTo(caller);
 	error = CopyErrorData();
-	category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+	sqlstate = error->sqlerrcode;
+	category = ERRCODE_TO_CATEGORY(sqlstate);
 	if (category != ERRCODE_DATA_EXCEPTION &&
-		category != ERRCODE_PROGRAM_LIMIT_EXCEEDED)
+		category != ERRCODE_PROGRAM_LIMIT_EXCEEDED &&
+		sqlstate != ERRCODE_FEATURE_NOT_SUPPORTED)
 		ReThrowError(error);
 	FlushErrorState();
 	FreeErrorData(error);
+	return sqlstate;
 }

@@ -7,4 +7,4 @@
 #define WARNING 19
 #define ereport(elevel, ...) do { if ((elevel) >= ERROR) abort(); } while (0)
 #define elog(elevel, ...) do { if ((elevel) >= ERROR) abort(); } while (0)
-#define pg_attribute_noreturn() __attribute__((noreturn))
+#define pg_noreturn

@@ -3,7 +3,8 @@
 #
 # pg_bsd_indent does the work, with the options that PostgreSQL gives it.  What
 # PostgreSQL's pgindent does around that and this code needs is done here:
-# prototypes go on one line with their return type.
+# prototypes go on one line with their return type, and a return type stands a
+# blank from its star.
 use strict;
 use warnings;
 
@@ -46,6 +47,7 @@ sub indented
 
 	$result =~ s/^($identifier[^\n(=;{}]*)\n($identifier\((?:[^;{}]*?)\)[^;{}()]*;)$/
 		$1 . ($1 =~ m{\*$} ? '' : ' ') . $2/gmex;
+	$result =~ s/^($identifier)[ \t]+\*$/$1 */gm;
 	$result =~ s/[ \t]+$//gm;
 	return $result;
 }

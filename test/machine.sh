@@ -87,6 +87,16 @@ prepare_machine()
 	export PG_CONFIG
 }
 
+# install_where_available NAME...: those that this distribution has
+install_where_available()
+{
+	for package in $(missing_packages "$@"); do
+		if apt-cache show "$package" >/dev/null 2>&1; then
+			install_packages "$package"
+		fi
+	done
+}
+
 # The server refuses to run as root.
 as_ordinary_user()
 {
