@@ -15,5 +15,5 @@ cd "$(dirname "$0")/.."
 . test/machine.sh
 prepare_machine nginx-light
 make_workspace
-as_ordinary_user env PG_CONFIG="$PG_CONFIG" ROUNDS="${ROUNDS:-9}" \
-	CALLS="${CALLS:-4000}" sh "$WORKSPACE/source/bench/measure_sync.sh" "$WORKSPACE"
+as_ordinary_user env PG_CONFIG="$PG_CONFIG" ROUNDS="${ROUNDS:-21}" \
+	CALLS="${CALLS:-2000}" sh "$WORKSPACE/source/bench/measure_sync.sh" "$WORKSPACE"

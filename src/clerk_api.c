@@ -144,6 +144,11 @@ start_request(const char *path, char *body, ClerkError **error)
 		*error = clerk_error_no_key(fault);
 		return NULL;
 	}
+	if (strpbrk(clerk_api_url, "?#") != NULL)
+	{
+		*error = clerk_error_unusable_address("the URL contains a query or fragment");
+		return NULL;
+	}
 	spec.body = clerk_json_to_wire(body, &spec.body_length);
 	if (spec.body == NULL)
 	{

@@ -145,6 +145,20 @@ clerk_error_no_key(const char *fault)
 	return error;
 }
 
+/* The API's address cannot be used; "fault" says why, as a phrase. */
+ClerkError *
+clerk_error_unusable_address(const char *fault)
+{
+	ClerkError *error = palloc0(sizeof(ClerkError));
+
+	error->class = CLERK_ERROR_CONFIGURATION;
+	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->summary = "the configured address cannot be used";
+	error->detail = psprintf("In \"clerk_invite.api_url\", %s.", fault);
+	error->hint = "Nothing was sent.";
+	return error;
+}
+
 /* The request cannot be expressed; "fault" says why, as a phrase. */
 ClerkError *
 clerk_error_unsendable(const char *fault)
@@ -173,13 +187,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
 			elog(ERROR, "request is still running");
 			break;
 		case CLERK_HTTP_UNUSABLE:
-			error->class = CLERK_ERROR_CONFIGURATION;
-			error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-			error->summary = "the configured address cannot be used";
-			error->detail = psprintf("In \"clerk_invite.api_url\", %s.",
-									 clerk_http_fault(request));
-			error->hint = "Nothing was sent.";
-			return error;
+			return clerk_error_unusable_address(clerk_http_fault(request));
 		case CLERK_HTTP_NOT_SENT:
 			error->class = CLERK_ERROR_NOT_SENT;
 			error->sqlstate = SQLSTATE_NOT_SENT;

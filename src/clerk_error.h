@@ -43,6 +43,7 @@ typedef struct ClerkError
 } ClerkError;
 
 extern ClerkError *clerk_error_no_key(const char *fault);
+extern ClerkError *clerk_error_unusable_address(const char *fault);
 extern ClerkError *clerk_error_unsendable(const char *fault);
 extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,
 											bool writes);

@@ -51,8 +51,6 @@ static void check_identifier(const char *value, const char *name);
 static void check_email(const char *email);
 static void wait_for_answer(ClerkHttpRequest *request);
 static void warn_if_about_to_leave(const ClerkHttpRequest *request);
-static Datum invitation_row(FunctionCallInfo fcinfo,
-							ClerkInvitation *invitation);
 static TupleDesc invitation_descriptor(FunctionCallInfo fcinfo);
 pg_noreturn static void raise_not_invited(const ClerkNewInvitation *wanted,
 										  const ClerkError *error);
@@ -76,6 +74,7 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	ClerkInvitation created;
 	ClerkHttpRequest *request;
 	ClerkError *error;
+	TupleDesc	descriptor;
 	bool		notify;
 
 	refuse_where_nothing_may_be_written("clerk_create_organization_invitation()");
@@ -98,6 +97,8 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 		wanted.notify = &notify;
 	}
 
+	/* What cannot be returned is not asked for. */
+	descriptor = invitation_descriptor(fcinfo);
 	request = clerk_start_create_invitation(&wanted, &error);
 	if (request == NULL)
 		raise_not_invited(&wanted, error);
@@ -107,7 +108,9 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	clerk_http_release(request);
 
 	clerk_warn_on_rollback(TextDatumGetCString(created.values[CLERK_INVITATION_ID]));
-	PG_RETURN_DATUM(invitation_row(fcinfo, &created));
+	PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(descriptor,
+													  created.values,
+													  created.nulls)));
 }
 
 /*
@@ -246,15 +249,6 @@ warn_if_about_to_leave(const ClerkHttpRequest *request)
 				 errmsg("the request to Clerk had been sent already"),
 				 errdetail("The invitation may have been created."),
 				 errhint("%s", CLERK_HINT_LOOK_FIRST)));
-}
-
-static Datum
-invitation_row(FunctionCallInfo fcinfo, ClerkInvitation *invitation)
-{
-	TupleDesc	descriptor = invitation_descriptor(fcinfo);
-
-	return HeapTupleGetDatum(heap_form_tuple(descriptor, invitation->values,
-											 invitation->nulls));
 }
 
 /*

@@ -37,6 +37,11 @@ static char *secret_key_mask;	/* what guc.c believes the key to be */
 static const char *secret_key;	/* the key; NULL if not set */
 
 static void warn_of_readable_secret_key(void);
+static void define_superusers_string(const char *name,
+									 const char *description,
+									 const char *more, char **variable,
+									 const char *boot_value, int flags);
+pg_noreturn static void refuse_overridden(const char *name);
 static void define_secret_key_settings(void);
 static void define_transport_settings(void);
 static bool check_secret_key(char **newval, void **extra, GucSource source);
@@ -71,20 +76,58 @@ warn_of_readable_secret_key(void)
 				(errmsg("parameter \"%s\" can be read by every role",
 						SECRET_KEY_SETTING),
 				 errdetail("Parameters of a library that is not loaded yet are not protected."),
-				 errhint("Put the key into a file and set \"clerk_invite.secret_key_file\", or add clerk_invite to \"session_preload_libraries\" or \"shared_preload_libraries\".")));
+				 errhint("Put the key into a file and set \"clerk_invite.secret_key_file\", or add clerk_invite to \"shared_preload_libraries\".")));
+}
+
+/*
+ * Defines a string that only a superuser may set.
+ *
+ * A connection option of an ordinary role replaces the configured value in the
+ * placeholder.  guc.c refuses it when the setting is defined, but has forgotten
+ * the configured value by then and falls back to the built-in one: the key
+ * would go to another address than the administrator chose.  With a library
+ * that is preloaded, such a connection fails; let it end here, too.
+ */
+static void
+define_superusers_string(const char *name, const char *description,
+						 const char *more, char **variable,
+						 const char *boot_value, int flags)
+{
+	const char *current = GetConfigOption(name, true, false);
+	const char *configured = current != NULL ?
+	GetConfigOptionResetString(name) : NULL;
+
+	/* Defining the setting frees these. */
+	if (configured != NULL)
+	{
+		current = pstrdup(current);
+		configured = pstrdup(configured);
+	}
+	DefineCustomStringVariable(name, description, more, variable, boot_value,
+							   PGC_SUSET, flags, NULL, NULL, NULL);
+	if (configured != NULL &&
+		strcmp(*variable, current) != 0 && strcmp(*variable, configured) != 0)
+		refuse_overridden(name);
+}
+
+static void
+refuse_overridden(const char *name)
+{
+	ereport(FATAL,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("permission denied to set parameter \"%s\"", name)));
 }
 
 static void
 define_secret_key_settings(void)
 {
-	DefineCustomStringVariable("clerk_invite.secret_key_file",
-							   "Sets the file that holds Clerk's secret key.",
-							   "A relative path starts at the data directory. It comes before \"clerk_invite.secret_key\".",
-							   &secret_key_file,
-							   "",
-							   PGC_SUSET,
-							   GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+	const char *placeholder = GetConfigOption(SECRET_KEY_SETTING, true, false);
+	bool		configured = (placeholder != NULL && placeholder[0] != '\0');
+
+	define_superusers_string("clerk_invite.secret_key_file",
+							 "Sets the file that holds Clerk's secret key.",
+							 "A relative path starts at the data directory. It comes before \"clerk_invite.secret_key\".",
+							 &secret_key_file, "", GUC_SUPERUSER_ONLY);
 
 	/*
 	 * PGC_SIGHUP keeps it out of ALTER DATABASE and ALTER ROLE, whose catalog
@@ -98,19 +141,17 @@ define_secret_key_settings(void)
 							   PGC_SIGHUP,
 							   GUC_SUPERUSER_ONLY,
 							   check_secret_key, assign_secret_key, NULL);
+	if (configured && secret_key == NULL)
+		refuse_overridden(SECRET_KEY_SETTING);
 }
 
 static void
 define_transport_settings(void)
 {
-	DefineCustomStringVariable("clerk_invite.api_url",
-							   "Sets the address of Clerk's Backend API.",
-							   "It may end in \"/v1\" or not.",
-							   &clerk_api_url,
-							   "https://api.clerk.com/v1",
-							   PGC_SUSET,
-							   0,
-							   NULL, NULL, NULL);
+	define_superusers_string("clerk_invite.api_url",
+							 "Sets the address of Clerk's Backend API.",
+							 "It may end in \"/v1\" or not.",
+							 &clerk_api_url, "https://api.clerk.com/v1", 0);
 
 	/* The version whose documents clerk_api.c was written from. */
 	DefineCustomStringVariable("clerk_invite.api_version",
@@ -122,24 +163,16 @@ define_transport_settings(void)
 							   0,
 							   check_api_version, NULL, NULL);
 
-	DefineCustomStringVariable("clerk_invite.ca_file",
-							   "Sets the file of the certificate authorities that are trusted.",
-							   "Empty means those of the system.",
-							   &clerk_ca_file,
-							   "",
-							   PGC_SUSET,
-							   0,
-							   NULL, NULL, NULL);
+	define_superusers_string("clerk_invite.ca_file",
+							 "Sets the file of the certificate authorities that are trusted.",
+							 "Empty means those of the system.",
+							 &clerk_ca_file, "", 0);
 
 	/* A proxy's URL may contain its password. */
-	DefineCustomStringVariable("clerk_invite.proxy",
-							   "Sets the proxy through which Clerk is reached.",
-							   "Empty means none. The environment is not looked at.",
-							   &clerk_proxy,
-							   "",
-							   PGC_SUSET,
-							   GUC_SUPERUSER_ONLY,
-							   NULL, NULL, NULL);
+	define_superusers_string("clerk_invite.proxy",
+							 "Sets the proxy through which Clerk is reached.",
+							 "Empty means none. The environment is not looked at.",
+							 &clerk_proxy, "", GUC_SUPERUSER_ONLY);
 
 	/* Name, connection and TLS take well under a second anywhere. */
 	DefineCustomIntVariable("clerk_invite.connect_timeout",

@@ -33,6 +33,7 @@
 #include <curl/curl.h>
 #include <signal.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #include "compat.h"
 #include "http.h"
@@ -77,6 +78,7 @@ struct ClerkHttpRequest
 	MemoryContext context;		/* its reset frees the request */
 	ClerkHttpOutcome outcome;
 	CURL	   *easy;			/* while running */
+	uint32		generation;		/* of the handle; see take_easy() */
 	struct curl_slist *headers; /* the first one is AUTHORIZATION's */
 	char	   *body;
 	size_t		body_length;
@@ -96,7 +98,7 @@ struct ClerkHttpRequest
 static struct
 {
 	bool		ready;
-	int			sockets;		/* descriptor of the socket set */
+	ClerkSocketSet sockets;
 	WaitEventSet *wait_set;
 	uint32		wait_event;
 	CURLM	   *multi;			/* NULL until needed, and after an abort */
@@ -105,7 +107,8 @@ static struct
 	int64		timer_due;		/* by now_microseconds() */
 	CURL	   *idle[MAX_IDLE_HANDLES];
 	int			idle_count;
-	char		idle_ca_file[MAXPGPATH];	/* set in all of them */
+	char		ca_file[MAXPGPATH]; /* set in all of them */
+	uint32		generation;		/* how often it has changed */
 	dlist_head	running;
 }			engine;
 
@@ -114,11 +117,11 @@ static bool prepare_multi(void);
 static ClerkHttpRequest *new_request(void);
 static void on_context_reset(void *arg);
 static bool copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
-static bool configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
-static bool configure_transport(ClerkHttpRequest *request,
+static bool take_easy(ClerkHttpRequest *request, const char *ca_file);
+static bool set_lasting_options(CURL *easy, const char *ca_file);
+static bool set_request_options(ClerkHttpRequest *request,
 								const ClerkHttpSpec *spec);
-static bool configure_body(ClerkHttpRequest *request);
-static bool configure_callbacks(ClerkHttpRequest *request);
+static bool set_body_options(ClerkHttpRequest *request);
 static void drive_libcurl(const ClerkReadySocket *ready, int count);
 static void settle_finished(void);
 static void settle(ClerkHttpRequest *request, CURLcode result);
@@ -136,6 +139,7 @@ static size_t on_answer_header(char *data, size_t size, size_t count, void *arg)
 static size_t on_answer_body(char *data, size_t size, size_t count, void *arg);
 static curl_socket_t on_socket_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
+static int	on_socket_close(void *arg, curl_socket_t socket);
 static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
 							   void *arg, void *known);
 static int	on_timer(CURLM *multi, long milliseconds, void *arg);
@@ -192,7 +196,8 @@ clerk_http_start(const ClerkHttpSpec *spec)
 	{
 		started = copy_spec(request, spec) &&
 			prepare_multi() &&
-			configure(request, spec) &&
+			take_easy(request, spec->ca_file) &&
+			set_request_options(request, spec) &&
 			curl_multi_add_handle(engine.multi, request->easy) == CURLM_OK;
 		if (started)
 		{
@@ -239,7 +244,7 @@ clerk_http_wait(long timeout)
 			ResetLatch(MyLatch);
 			return true;
 		}
-		count = clerk_socket_set_ready(engine.sockets, ready, lengthof(ready));
+		count = clerk_socket_set_ready(&engine.sockets, ready, lengthof(ready));
 	}
 
 	enter_libcurl(&saved);
@@ -362,8 +367,7 @@ prepare_engine(void)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not create a set of sockets: %m")));
-	engine.sockets = clerk_socket_set_create();
-	if (engine.sockets < 0)
+	if (!clerk_socket_set_create(&engine.sockets))
 	{
 		ReleaseExternalFD();
 		ereport(ERROR,
@@ -375,8 +379,8 @@ prepare_engine(void)
 					  MyLatch, NULL);
 	AddWaitEventToSet(engine.wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
 					  NULL, NULL);
-	AddWaitEventToSet(engine.wait_set, WL_SOCKET_READABLE, engine.sockets,
-					  NULL, NULL);
+	AddWaitEventToSet(engine.wait_set, WL_SOCKET_READABLE,
+					  engine.sockets.descriptor, NULL, NULL);
 	engine.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 	dlist_init(&engine.running);
 	engine.ready = true;
@@ -483,91 +487,98 @@ copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 }
 
 /*
- * A handle with every option that the request needs.  Idle handles keep theirs,
- * so each option is set for each request; the one that cannot be set back to
- * libcurl's own value is the CA file, and handles go when it changes.
+ * A handle for the request: an idle one, or a new one with the options that
+ * never change.  The CA file is one of those, since libcurl's own choice
+ * cannot be had back once it is set; handles go when it changes.
  */
 static bool
-configure(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+take_easy(ClerkHttpRequest *request, const char *ca_file)
 {
-	if (strcmp(engine.idle_ca_file, spec->ca_file) != 0)
+	if (strcmp(engine.ca_file, ca_file) != 0)
 	{
 		while (engine.idle_count > 0)
 			curl_easy_cleanup(engine.idle[--engine.idle_count]);
-		strlcpy(engine.idle_ca_file, spec->ca_file,
-				sizeof(engine.idle_ca_file));
+		strlcpy(engine.ca_file, ca_file, sizeof(engine.ca_file));
+		engine.generation++;
 	}
+	request->generation = engine.generation;
 	if (engine.idle_count > 0)
+	{
 		request->easy = engine.idle[--engine.idle_count];
-	else
-		request->easy = curl_easy_init();
-	return request->easy != NULL &&
-		configure_transport(request, spec) &&
-		configure_body(request) &&
-		configure_callbacks(request);
+		return true;
+	}
+	request->easy = curl_easy_init();
+	return request->easy != NULL && set_lasting_options(request->easy, ca_file);
 }
 
-/* Options take a long; the shorthand keeps the lists below readable. */
+/* Options are long or a pointer; the shorthand keeps the lists readable. */
 #define SET(option, value) \
-	(curl_easy_setopt(request->easy, (option), (value)) == CURLE_OK)
+	(curl_easy_setopt(easy, (option), (value)) == CURLE_OK)
 
+/*
+ * Some are the defaults, but everything hangs on them: the certificate and its
+ * name are checked, and no redirect is followed.  A CA file replaces the
+ * system's folder of authorities, too.  That no host is reached past the proxy
+ * is set to keep libcurl from asking the environment.
+ */
 static bool
-configure_transport(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+set_lasting_options(CURL *easy, const char *ca_file)
 {
-	/* Plain http is for this machine, where no proxy belongs in between. */
-	const char *proxy = request->loopback_only ? "" : spec->proxy;
-
-	/*
-	 * Set although it is the default, because everything hangs on it: the
-	 * certificate and its name are checked, and no redirect is followed.
-	 * Setting the proxies, even to nothing, keeps libcurl from taking them
-	 * from the environment.
-	 */
 	return SET(CURLOPT_SSL_VERIFYPEER, 1L) &&
 		SET(CURLOPT_SSL_VERIFYHOST, 2L) &&
 		SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2) &&
-		(spec->ca_file[0] == '\0' || SET(CURLOPT_CAINFO, spec->ca_file)) &&
+		(ca_file[0] == '\0' ||
+		 (SET(CURLOPT_CAINFO, ca_file) && SET(CURLOPT_CAPATH, NULL))) &&
 		SET(CURLOPT_FOLLOWLOCATION, 0L) &&
-		clerk_set_protocols(request->easy) == CURLE_OK &&
-		SET(CURLOPT_PROXY, proxy) &&
+		clerk_set_protocols(easy) == CURLE_OK &&
 		SET(CURLOPT_NOPROXY, "") &&
 		SET(CURLOPT_NOSIGNAL, 1L) &&
-		clerk_set_quick_exit(request->easy) == CURLE_OK &&
+		clerk_set_quick_exit(easy) == CURLE_OK &&
+		SET(CURLOPT_READFUNCTION, on_body_wanted) &&
+		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
+		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
+		SET(CURLOPT_WRITEFUNCTION, on_answer_body) &&
+		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
+		SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close);
+}
+
+/*
+ * The options of this request.  The proxy is set even if there is none, which
+ * keeps libcurl from asking the environment; plain http is for this machine,
+ * where no proxy belongs in between.
+ */
+static bool
+set_request_options(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	CURL	   *easy = request->easy;
+
+	return SET(CURLOPT_URL, spec->url) &&
+		SET(CURLOPT_HTTPHEADER, request->headers) &&
+		set_body_options(request) &&
+		SET(CURLOPT_PROXY, request->loopback_only ? "" : spec->proxy) &&
 		SET(CURLOPT_CONNECTTIMEOUT_MS, (long) spec->connect_timeout) &&
 		SET(CURLOPT_TIMEOUT_MS, (long) spec->request_timeout) &&
-		SET(CURLOPT_URL, spec->url) &&
-		SET(CURLOPT_HTTPHEADER, request->headers);
+		SET(CURLOPT_PRIVATE, request) &&
+		SET(CURLOPT_ERRORBUFFER, request->fault) &&
+		SET(CURLOPT_READDATA, request) &&
+		SET(CURLOPT_SEEKDATA, request) &&
+		SET(CURLOPT_HEADERDATA, request) &&
+		SET(CURLOPT_WRITEDATA, request) &&
+		SET(CURLOPT_OPENSOCKETDATA, request);
 }
 
 /* The body, in the way that keeps it from being sent twice: rule 4. */
 static bool
-configure_body(ClerkHttpRequest *request)
+set_body_options(ClerkHttpRequest *request)
 {
-	bool		asks = clerk_ask_before_attempt(request->easy, on_attempt,
-												request);
+	CURL	   *easy = request->easy;
+	bool		asks = clerk_ask_before_attempt(easy, on_attempt, request);
 
 	if (request->body == NULL)
 		return SET(CURLOPT_HTTPGET, 1L);
 	return SET(CURLOPT_POST, 1L) &&
 		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) request->body_length) &&
-		(asks ? SET(CURLOPT_POSTFIELDS, request->body) :
-		 SET(CURLOPT_READFUNCTION, on_body_wanted) &&
-		 SET(CURLOPT_READDATA, request) &&
-		 SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
-		 SET(CURLOPT_SEEKDATA, request));
-}
-
-static bool
-configure_callbacks(ClerkHttpRequest *request)
-{
-	return SET(CURLOPT_PRIVATE, request) &&
-		SET(CURLOPT_ERRORBUFFER, request->fault) &&
-		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
-		SET(CURLOPT_HEADERDATA, request) &&
-		SET(CURLOPT_WRITEFUNCTION, on_answer_body) &&
-		SET(CURLOPT_WRITEDATA, request) &&
-		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
-		SET(CURLOPT_OPENSOCKETDATA, request);
+		SET(CURLOPT_POSTFIELDS, asks ? request->body : NULL);
 }
 
 #undef SET
@@ -655,7 +666,8 @@ drop_easy(ClerkHttpRequest *request, bool reuse)
 		return;
 	if (engine.multi != NULL)
 		curl_multi_remove_handle(engine.multi, request->easy);
-	if (reuse && engine.idle_count < MAX_IDLE_HANDLES)
+	if (reuse && request->generation == engine.generation &&
+		engine.idle_count < MAX_IDLE_HANDLES)
 	{
 		/* The handle outlives the buffer. */
 		curl_easy_setopt(request->easy, CURLOPT_ERRORBUFFER, NULL);
@@ -799,11 +811,22 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 			   struct curl_sockaddr *address)
 {
 	ClerkHttpRequest *request = arg;
+	curl_socket_t opened;
 
 	if (request->loopback_only && !clerk_is_loopback_address(&address->addr))
 		return CURL_SOCKET_BAD;
-	return socket(address->family, address->socktype | SOCK_CLOEXEC,
-				  address->protocol);
+	opened = socket(address->family, address->socktype | SOCK_CLOEXEC,
+					address->protocol);
+	clerk_socket_set_opened(&engine.sockets, opened);
+	return opened;
+}
+
+/* A connection may outlive the request that opened it: no argument. */
+static int
+on_socket_close(void *arg pg_attribute_unused(), curl_socket_t socket)
+{
+	clerk_socket_set_closed(&engine.sockets, socket);
+	return close(socket);
 }
 
 /*
@@ -816,10 +839,10 @@ on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
 {
 	if (what == CURL_POLL_REMOVE)
 	{
-		clerk_socket_set_forget(engine.sockets, socket);
+		clerk_socket_set_rest(&engine.sockets, socket);
 		return 0;
 	}
-	if (!clerk_socket_set_watch(engine.sockets, socket,
+	if (!clerk_socket_set_watch(&engine.sockets, socket,
 								(what & CURL_POLL_IN) != 0,
 								(what & CURL_POLL_OUT) != 0,
 								known != NULL))

@@ -154,6 +154,12 @@ convert(const char *source, size_t length, bool to_wire, char **converted)
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool done = false;
 
+	/* The caller has verified what comes from the wire. */
+	if (GetDatabaseEncoding() == PG_UTF8)
+	{
+		*converted = unconstify(char *, source);
+		return true;
+	}
 	PG_TRY();
 	{
 		*converted = to_wire ?

@@ -116,17 +116,18 @@ CREATE TABLE members (
 
 CREATE FUNCTION invite_member() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-	SELECT id INTO NEW.invitation_id
-	FROM clerk_create_organization_invitation('org_acme', 'user_ines',
-		NEW.email, 'org:member',
-		metadata => jsonb_build_object('team', NEW.team));
-	RETURN NEW;
+	UPDATE members
+	SET invitation_id = (clerk_create_organization_invitation('org_acme',
+		'user_ines', NEW.email, 'org:member',
+		metadata => jsonb_build_object('team', NEW.team))).id
+	WHERE email = NEW.email;
+	RETURN NULL;
 EXCEPTION WHEN unique_violation THEN
-	RETURN NEW;	-- Clerk has invited this person already
+	RETURN NULL;	-- Clerk has invited this person already
 END
 $$;
 
-CREATE TRIGGER invite_member BEFORE INSERT ON members
+CREATE TRIGGER invite_member AFTER INSERT ON members
 FOR EACH ROW EXECUTE FUNCTION invite_member();
 
 INSERT INTO members (email, team)
@@ -143,12 +144,22 @@ CREATE EXTENSION pg_cron;
 CREATE TABLE waiting_list (email text PRIMARY KEY, invitation_id text);
 INSERT INTO waiting_list VALUES ('cleo@example.com'), ('dan@example.com');
 
-SELECT cron.schedule('invite', '* * * * *', $$
-	UPDATE waiting_list
-	SET invitation_id = (clerk_create_organization_invitation(
-		'org_acme', NULL, email, 'org:member')).id
-	WHERE invitation_id IS NULL
-$$);
+-- Each invitation is committed before the next one is sent.
+CREATE PROCEDURE invite_waiting() LANGUAGE plpgsql AS $$
+DECLARE
+	person waiting_list;
+BEGIN
+	FOR person IN SELECT * FROM waiting_list WHERE invitation_id IS NULL LOOP
+		UPDATE waiting_list
+		SET invitation_id = (clerk_create_organization_invitation(
+			'org_acme', NULL, email, 'org:member')).id
+		WHERE email = person.email;
+		COMMIT;
+	END LOOP;
+END
+$$;
+
+SELECT cron.schedule('invite', '* * * * *', 'CALL invite_waiting()');
 SQL
 echo 'Waiting for the next full minute ...'
 wait_for_cron

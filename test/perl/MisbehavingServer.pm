@@ -133,7 +133,8 @@ sub closing_idle_connections
 		});
 }
 
-# A proxy for https that behaves well.  Records each line that it is asked.
+# A proxy for https that behaves well, but leads nowhere outside loopback: a
+# client that asks for another host is told so.  Records each line it is asked.
 sub proxy
 {
 	my ($class) = @_;
@@ -144,10 +145,16 @@ sub proxy
 
 			my $head = _read_head($connection) // return;
 			$record->($_) for split(/\r\n/, $head);
-			my ($host, $port) = $head =~ /^CONNECT (\S+):(\d+) / or return;
-			my $server = IO::Socket::INET->new(
-				PeerAddr => $host,
-				PeerPort => $port) or return;
+			my ($port) = $head =~ /^CONNECT (?:localhost|127\.0\.0\.1):(\d+) /;
+			my $server = $port && IO::Socket::INET->new(
+				PeerAddr => '127.0.0.1',
+				PeerPort => $port);
+
+			if (!$server)
+			{
+				syswrite($connection, "HTTP/1.1 502 Bad Gateway\r\n\r\n");
+				return;
+			}
 			syswrite($connection, "HTTP/1.1 200 OK\r\n\r\n");
 			_relay($connection, $server);
 		});
@@ -197,8 +204,9 @@ sub _start
 	$self->{pid} = fork() // croak "could not fork: $!";
 	if ($self->{pid} == 0)
 	{
+		# Other servers end when nobody holds their pipe's end any more.
+		_let_go_of_all_but($self->{listener}, $test_lives);
 		# Leave without the test's own cleanup, whatever happens.
-		close $life;
 		eval { $self->_accept_while($test_lives, $serve); };
 		kill 'KILL', -$$;
 		POSIX::_exit(1);
@@ -218,8 +226,12 @@ sub _accept_while
 	setpgrp(0, 0);
 	local @SIG{qw(TERM INT PIPE CHLD)} =
 	  ('DEFAULT', 'DEFAULT', 'IGNORE', 'IGNORE');
-	while (!grep { $_ == $test_lives } $select->can_read)
+	while (1)
 	{
+		my @ready = $select->can_read;
+
+		return if grep { $_ == $test_lives } @ready;
+		next unless @ready;
 		my $connection = $self->{listener}->accept or next;
 		my $pid = fork() // die "could not fork: $!";
 		if ($pid == 0)
@@ -227,6 +239,22 @@ sub _accept_while
 			eval { $serve->($connection, $record); };
 			POSIX::_exit(0);
 		}
+	}
+}
+
+# Lets go of the files that a process has inherited; a test has far fewer than
+# it looks for.  Replaced rather than closed: perl counts who uses each number.
+sub _let_go_of_all_but
+{
+	my %keep = map { fileno($_) => 1 } @_;
+	my $nothing = POSIX::open('/dev/null', POSIX::O_RDWR());
+
+	foreach my $file (grep { !$keep{$_} } 3 .. 1023)
+	{
+		my $copy = POSIX::dup($file) // next;
+
+		POSIX::close($copy);
+		POSIX::dup2($nothing, $file);
 	}
 	return;
 }
