@@ -9,7 +9,7 @@ cd "$folder/source" || exit 1
 passed=0
 failed=0
 skipped=0
-pgxs=$(dirname "$("$PG_CONFIG" --pgxs)")/..
+pgxs_src=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 trap stop_cluster EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
@@ -103,8 +103,8 @@ tap()
 {
 	bin=$("$PG_CONFIG" --bindir)
 	CLERK_DESTDIR="$folder/root" PATH="$bin:$PATH" TESTDIR="$folder" \
-		PG_REGRESS="$pgxs/src/test/regress/pg_regress" \
-		prove --verbose --jobs 2 --merge -I "$pgxs/src/test/perl" -I test/perl \
+		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
+		prove --verbose --jobs 2 --merge -I "$pgxs_src/test/perl" -I test/perl \
 		test/t/*.pl >"$folder/tap.log" 2>&1
 	status=$?
 	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')
