@@ -109,26 +109,41 @@ ratio()
 	awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f", a / b}'
 }
 
+# What the server's own parser takes for the answer, which is part of ours.
+time_jsonb()
+{
+	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
+CREATE TEMP TABLE answer AS SELECT pg_read_file('$folder/answer.json') AS text;
+CREATE TEMP TABLE begun AS SELECT clock_timestamp() AS at;
+SELECT count((text || left(n::text, 0))::jsonb)
+FROM answer, generate_series(1, $CALLS) AS n;
+SELECT round(extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS, 2)
+FROM begun;
+SQL
+}
+
 # compare NAME URL CA_FILE: the rounds, in turn, then medians and the median of
 # the ratios of each round, since the machine's speed drifts
 compare()
 {
-	: >"$folder/ours"; : >"$folder/bare"; : >"$folder/theirs"; : >"$folder/ratios"
+	for figures in ours bare jsonb theirs ratios; do
+		: >"$folder/$figures"
+	done
 	for round in $(seq "$ROUNDS"); do
 		ours=$(time_function "$2")
 		bare=$(time_libcurl "$2" "$3")
 		echo "$ours" >>"$folder/ours"
 		echo "$bare" >>"$folder/bare"
+		time_jsonb >>"$folder/jsonb"
 		ratio "$ours" "$bare" >>"$folder/ratios"
 		echo >>"$folder/ratios"
 		if [ -n "$pgsql_http" ]; then
 			time_pgsql_http "$2" >>"$folder/theirs"
 		fi
 	done
-	[ -z "${VERBOSE:-}" ] || paste "$folder/ours" "$folder/bare" >&2
 	overhead=$(grep . "$folder/ratios" | median)
-	printf '%-20s %10s %10s %10s' "$1" "$(median <"$folder/ours")" \
-		"$(median <"$folder/bare")" "$overhead"
+	printf '%-20s %12s %10s %10s %10s' "$1" "$(median <"$folder/ours")" \
+		"$(median <"$folder/jsonb")" "$(median <"$folder/bare")" "$overhead"
 	if [ -n "$pgsql_http" ]; then
 		printf ' %12s %10s' "$(median <"$folder/theirs")" \
 			"$(ratio "$(median <"$folder/theirs")" "$(median <"$folder/bare")")"
@@ -178,7 +193,7 @@ pgsql_http=$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name =
 start_nginx
 
 echo "microseconds a call: medians of $ROUNDS rounds of $CALLS calls"
-printf '%-20s %10s %10s %10s' '' clerk_invite libcurl ratio
+printf '%-20s %12s %10s %10s %10s' '' clerk_invite 'its jsonb' libcurl ratio
 [ -z "$pgsql_http" ] || printf ' %12s %10s' pgsql-http ratio
 echo
 compare 'HTTP/1.1' "http://127.0.0.1:$plain_port" ''
