@@ -23,6 +23,9 @@
 #define USER_AGENT \
 	"clerk_invite/" CLERK_INVITE_VERSION " PostgreSQL/" PG_VERSION
 
+/* Clerk's have 34 characters at most; this only keeps messages short. */
+#define MAX_IDENTIFIER_LENGTH 255
+
 /* Our header lines of a request, and the terminator. */
 #define MAX_HEADERS 5
 
@@ -60,8 +63,8 @@ static const char *read_invitation(JsonbContainer *object,
 								   ClerkInvitation *invitation);
 static bool read_field(JsonbValue *value, Oid type, Datum *datum);
 static bool read_milliseconds(Numeric milliseconds, Datum *datum);
-static const char *id_for_error(Jsonb *answer, const char *body,
-								size_t length);
+static bool is_quotable(const ClerkHttpRequest *request, const char *id);
+static const char *id_for_error(const ClerkHttpRequest *request, Jsonb *answer);
 
 /*
  * Whether a text can be one of Clerk's identifiers, which become segments of
@@ -72,9 +75,24 @@ static const char *id_for_error(Jsonb *answer, const char *body,
 bool
 clerk_is_identifier(const char *text)
 {
-	return text[0] != '\0' &&
+	size_t		length = strlen(text);
+
+	return length > 0 && length <= MAX_IDENTIFIER_LENGTH &&
 		text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 					"abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
+}
+
+/* Whether a row of this type can hold an invitation's fields as they are. */
+bool
+clerk_fits_invitation(TupleDesc descriptor)
+{
+	if (descriptor->natts != CLERK_INVITATION_FIELDS)
+		return false;
+	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
+		if (TupleDescAttr(descriptor, i)->attisdropped ||
+			TupleDescAttr(descriptor, i)->atttypid != invitation_fields[i].type)
+			return false;
+	return true;
 }
 
 /*
@@ -120,11 +138,15 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 		fault = "it is not a JSON object";
 	else
 		fault = read_invitation(&answer->root, created);
+	if (fault == NULL &&
+		!is_quotable(request,
+					 TextDatumGetCString(created->values[CLERK_INVITATION_ID])))
+		fault = "\"id\" is not an identifier";
 	if (fault == NULL)
 		return true;
 
 	*error = clerk_error_unreadable(request, true, fault,
-									id_for_error(answer, body, length));
+									id_for_error(request, answer));
 	if (json_fault == CLERK_JSON_UNTRANSLATABLE)
 		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
 	return false;
@@ -295,13 +317,28 @@ read_milliseconds(Numeric milliseconds, Datum *datum)
 
 /*
  * The id in an answer that is of no use otherwise, or NULL.  "answer" is NULL
- * if it could not be parsed, which may be for its encoding alone.
+ * if it could not be parsed, which may be for its encoding alone.  What is not
+ * of an identifier's form could be anything, even a secret.
  */
 static const char *
-id_for_error(Jsonb *answer, const char *body, size_t length)
+id_for_error(const ClerkHttpRequest *request, Jsonb *answer)
 {
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	const char *id;
+
 	if (answer == NULL)
 		answer = clerk_json_from_wire_lossy(body, length);
-	return answer != NULL && JB_ROOT_IS_OBJECT(answer) ?
-		clerk_json_text_field(&answer->root, "id") : NULL;
+	if (answer == NULL || !JB_ROOT_IS_OBJECT(answer))
+		return NULL;
+	id = clerk_json_text_field(&answer->root, "id");
+	return id != NULL && is_quotable(request, id) ? id : NULL;
+}
+
+/* Whether an invitation's id may appear in messages: see rollback_warning.c. */
+static bool
+is_quotable(const ClerkHttpRequest *request, const char *id)
+{
+	return clerk_is_identifier(id) &&
+		strstr(id, clerk_http_bearer_token(request)) == NULL;
 }

@@ -9,6 +9,7 @@
 #ifndef CLERK_API_H
 #define CLERK_API_H
 
+#include "access/tupdesc.h"
 #include "clerk_error.h"
 #include "utils/jsonb.h"
 
@@ -59,6 +60,7 @@ typedef struct ClerkNewInvitation
 } ClerkNewInvitation;
 
 extern bool clerk_is_identifier(const char *text);
+extern bool clerk_fits_invitation(TupleDesc descriptor);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 													   ClerkError **error);
 extern bool clerk_finish_create_invitation(const ClerkHttpRequest *request,

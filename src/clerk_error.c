@@ -310,7 +310,11 @@ header_trace_id(const ClerkHttpRequest *request)
 {
 	char	   *trace_id = clerk_http_header(request, "x-clerk-trace-id");
 
-	return trace_id != NULL ? trace_id : clerk_http_header(request, "cf-ray");
+	if (trace_id == NULL)
+		trace_id = clerk_http_header(request, "cf-ray");
+	if (trace_id != NULL)
+		conceal_key(trace_id, clerk_http_bearer_token(request));
+	return trace_id;
 }
 
 /* Several errors are quoted, but the first decides what they mean. */
@@ -427,8 +431,7 @@ describe(const ClerkHttpRequest *request, const ClerkError *error)
 	{
 		(void) clerk_http_body(request, &length);
 		appendStringInfo(&detail,
-						 "The answer is not of Clerk's form (%zu bytes). ",
-						 length);
+						 "The answer does not say why (%zu bytes). ", length);
 	}
 	appendStringInfo(&detail, "HTTP status %d", error->http_status);
 	if (error->trace_id != NULL)

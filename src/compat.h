@@ -68,6 +68,13 @@
 #define clerk_new_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* 17 brought transaction_timeout. */
+#if PG_VERSION_NUM >= 170000
+#define clerk_transaction_timeout_pending() TransactionTimeoutPending
+#else
+#define clerk_transaction_timeout_pending() false
+#endif
+
 /* macOS has these under other names. */
 #ifdef __APPLE__
 #define st_mtim st_mtimespec

@@ -225,12 +225,9 @@ wait_for_answer(ClerkHttpRequest *request)
 {
 	while (clerk_http_outcome(request) == CLERK_HTTP_RUNNING)
 	{
+		warn_if_about_to_leave(request);
 		CHECK_FOR_INTERRUPTS();
-		if (clerk_http_wait(-1))
-		{
-			warn_if_about_to_leave(request);
-			CHECK_FOR_INTERRUPTS();
-		}
+		clerk_http_wait(-1);
 	}
 }
 
@@ -241,7 +238,7 @@ wait_for_answer(ClerkHttpRequest *request)
 static void
 warn_if_about_to_leave(const ClerkHttpRequest *request)
 {
-	if ((QueryCancelPending || ProcDiePending) &&
+	if ((QueryCancelPending || ProcDiePending || clerk_transaction_timeout_pending()) &&
 		INTERRUPTS_CAN_BE_PROCESSED() &&
 		clerk_http_was_sent(request))
 		ereport(WARNING,
@@ -267,11 +264,11 @@ invitation_descriptor(FunctionCallInfo fcinfo)
 
 	caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE ||
-		descriptor->natts != CLERK_INVITATION_FIELDS)
+		!clerk_fits_invitation(descriptor))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the library of clerk_invite does not fit the extension's SQL objects"),
-				 errhint("Run ALTER EXTENSION clerk_invite UPDATE.")));
+				 errhint("Run ALTER EXTENSION clerk_invite UPDATE, and do not alter the type clerk_organization_invitation.")));
 	descriptor = BlessTupleDesc(CreateTupleDescCopy(descriptor));
 	MemoryContextSwitchTo(caller);
 	fcinfo->flinfo->fn_extra = descriptor;

@@ -41,6 +41,7 @@ static void define_superusers_string(const char *name,
 									 const char *description,
 									 const char *more, char **variable,
 									 const char *boot_value, int flags);
+static char *configured_value(const char *name);
 pg_noreturn static void refuse_overridden(const char *name);
 static void define_secret_key_settings(void);
 static void define_transport_settings(void);
@@ -93,21 +94,31 @@ define_superusers_string(const char *name, const char *description,
 						 const char *more, char **variable,
 						 const char *boot_value, int flags)
 {
-	const char *current = GetConfigOption(name, true, false);
-	const char *configured = current != NULL ?
-	GetConfigOptionResetString(name) : NULL;
+	char	   *configured = configured_value(name);
+	char	   *current = NULL;
 
-	/* Defining the setting frees these. */
 	if (configured != NULL)
-	{
-		current = pstrdup(current);
-		configured = pstrdup(configured);
-	}
+		current = pstrdup(GetConfigOption(name, false, false));
 	DefineCustomStringVariable(name, description, more, variable, boot_value,
 							   PGC_SUSET, flags, NULL, NULL, NULL);
 	if (configured != NULL &&
 		strcmp(*variable, current) != 0 && strcmp(*variable, configured) != 0)
 		refuse_overridden(name);
+}
+
+/*
+ * What a setting that is not defined yet would be without this session's own
+ * SET: a copy; NULL if it is not configured at all.
+ */
+static char *
+configured_value(const char *name)
+{
+	const char *value;
+
+	if (GetConfigOption(name, true, false) == NULL)
+		return NULL;
+	value = GetConfigOptionResetString(name);
+	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
 
 static void
@@ -121,8 +132,7 @@ refuse_overridden(const char *name)
 static void
 define_secret_key_settings(void)
 {
-	const char *placeholder = GetConfigOption(SECRET_KEY_SETTING, true, false);
-	bool		configured = (placeholder != NULL && placeholder[0] != '\0');
+	bool		configured = (configured_value(SECRET_KEY_SETTING) != NULL);
 
 	define_superusers_string("clerk_invite.secret_key_file",
 							 "Sets the file that holds Clerk's secret key.",

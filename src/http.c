@@ -58,8 +58,8 @@
 
 #define AUTHORIZATION "Authorization: Bearer "
 
-/* Longest token; see CLERK_SECRET_KEY_MAX. */
-#define MAX_TOKEN_LENGTH 1023
+/* Longest token; no key that the settings let through is longer. */
+#define MAX_TOKEN_LENGTH 255
 
 /* Easy handles kept for reuse: one serves a session's calls one by one. */
 #define MAX_IDLE_HANDLES 4
@@ -113,6 +113,7 @@ static struct
 }			engine;
 
 static void prepare_engine(void);
+static void prepare_wait_set(void);
 static bool prepare_multi(void);
 static ClerkHttpRequest *new_request(void);
 static void on_context_reset(void *arg);
@@ -123,8 +124,10 @@ static bool set_request_options(ClerkHttpRequest *request,
 								const ClerkHttpSpec *spec);
 static bool set_body_options(ClerkHttpRequest *request);
 static void drive_libcurl(const ClerkReadySocket *ready, int count);
+static void fail_all(CURLMcode result);
 static void settle_finished(void);
 static void settle(ClerkHttpRequest *request, CURLcode result);
+static void explain(ClerkHttpRequest *request, CURLcode result);
 static void drop_easy(ClerkHttpRequest *request, bool reuse);
 static void drop_multi_if_unused(void);
 static bool append(ByteBuffer *buffer, const char *data, size_t length,
@@ -171,8 +174,8 @@ now_microseconds(void)
 /*
  * Starts a request and returns it, running or finished already.
  *
- * Raises an error only if memory or file descriptors have run out, and then
- * nothing was sent.
+ * Raises an error only if memory or file descriptors have run out, or if this
+ * libcurl cannot do what is needed; nothing was sent then.
  */
 ClerkHttpRequest *
 clerk_http_start(const ClerkHttpSpec *spec)
@@ -212,9 +215,9 @@ clerk_http_start(const ClerkHttpSpec *spec)
 	{
 		clerk_http_release(request);
 		ereport(ERROR,
-				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("out of memory"),
-				 errdetail("Could not prepare an HTTP request.")));
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("could not prepare an HTTP request"),
+				 errdetail("Memory has run out, or libcurl lacks an option.")));
 	}
 	return request;
 }
@@ -224,10 +227,10 @@ clerk_http_start(const ClerkHttpSpec *spec)
  * something happen to it, or the process's latch is set, or "timeout"
  * milliseconds have passed (-1 means no limit).
  *
- * Returns true if the latch was set; it is reset then, and the caller must
- * look at what it may have been set for.
+ * The latch is reset if it was set: the caller must look, before it waits
+ * again, at what it may have been set for.
  */
-bool
+void
 clerk_http_wait(long timeout)
 {
 	WaitEvent	event;
@@ -242,7 +245,7 @@ clerk_http_wait(long timeout)
 		if (event.events & WL_LATCH_SET)
 		{
 			ResetLatch(MyLatch);
-			return true;
+			return;
 		}
 		count = clerk_socket_set_ready(&engine.sockets, ready, lengthof(ready));
 	}
@@ -250,7 +253,6 @@ clerk_http_wait(long timeout)
 	enter_libcurl(&saved);
 	drive_libcurl(ready, count);
 	leave_libcurl(&saved);
-	return false;
 }
 
 /* How the request stands. */
@@ -338,7 +340,7 @@ clerk_http_header(const ClerkHttpRequest *request, const char *name)
 int
 clerk_http_retry_after(const ClerkHttpRequest *request)
 {
-	return (int) Min(request->retry_after, INT_MAX);
+	return (int) Max(Min(request->retry_after, INT_MAX), 0);
 }
 
 /* Gives a request up if it is running, and frees it and its answer. */
@@ -355,14 +357,20 @@ clerk_http_release(ClerkHttpRequest *request)
 static void
 prepare_engine(void)
 {
+	CURLcode	result;
+	sigset_t	saved;
+
 	if (engine.ready)
 		return;
 
-	if (curl_global_init(CURL_GLOBAL_DEFAULT) != CURLE_OK)
+	enter_libcurl(&saved);
+	result = curl_global_init(CURL_GLOBAL_DEFAULT);
+	leave_libcurl(&saved);
+	if (result != CURLE_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
-				 errmsg("could not initialize libcurl")));
-
+				 errmsg("could not initialize libcurl: %s",
+						curl_easy_strerror(result))));
 	if (!AcquireExternalFD())
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
@@ -374,16 +382,34 @@ prepare_engine(void)
 				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
 				 errmsg("could not create a set of sockets: %m")));
 	}
-	engine.wait_set = clerk_create_wait_event_set(3);
-	AddWaitEventToSet(engine.wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
-					  MyLatch, NULL);
-	AddWaitEventToSet(engine.wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
-					  NULL, NULL);
-	AddWaitEventToSet(engine.wait_set, WL_SOCKET_READABLE,
-					  engine.sockets.descriptor, NULL, NULL);
+	PG_TRY();
+	{
+		prepare_wait_set();
+	}
+	PG_CATCH();
+	{
+		close(engine.sockets.descriptor);
+		ReleaseExternalFD();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
 	engine.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 	dlist_init(&engine.running);
 	engine.ready = true;
+}
+
+/* A standalone backend has no postmaster that could die. */
+static void
+prepare_wait_set(void)
+{
+	engine.wait_set = clerk_create_wait_event_set(3);
+	AddWaitEventToSet(engine.wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
+					  MyLatch, NULL);
+	AddWaitEventToSet(engine.wait_set, WL_SOCKET_READABLE,
+					  engine.sockets.descriptor, NULL, NULL);
+	if (IsUnderPostmaster)
+		AddWaitEventToSet(engine.wait_set, WL_EXIT_ON_PM_DEATH,
+						  PGINVALID_SOCKET, NULL, NULL);
 }
 
 /* The multi handle, if there is none. */
@@ -518,7 +544,7 @@ take_easy(ClerkHttpRequest *request, const char *ca_file)
 /*
  * Some are the defaults, but everything hangs on them: the certificate and its
  * name are checked, and no redirect is followed.  A CA file replaces the
- * system's folder of authorities, too.  That no host is reached past the proxy
+ * system's folder of authorities, too; not every TLS library has one.  That no host is reached past the proxy
  * is set to keep libcurl from asking the environment.
  */
 static bool
@@ -528,7 +554,7 @@ set_lasting_options(CURL *easy, const char *ca_file)
 		SET(CURLOPT_SSL_VERIFYHOST, 2L) &&
 		SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2) &&
 		(ca_file[0] == '\0' ||
-		 (SET(CURLOPT_CAINFO, ca_file) && SET(CURLOPT_CAPATH, NULL))) &&
+		 (SET(CURLOPT_CAINFO, ca_file) && (SET(CURLOPT_CAPATH, NULL) || true))) &&
 		SET(CURLOPT_FOLLOWLOCATION, 0L) &&
 		clerk_set_protocols(easy) == CURLE_OK &&
 		SET(CURLOPT_NOPROXY, "") &&
@@ -587,20 +613,47 @@ set_body_options(ClerkHttpRequest *request)
 static void
 drive_libcurl(const ClerkReadySocket *ready, int count)
 {
+	CURLMcode	result = CURLM_OK;
 	int			running;
 
-	for (int i = 0; i < count; i++)
-		curl_multi_socket_action(engine.multi, ready[i].socket,
-								 (ready[i].readable ? CURL_CSELECT_IN : 0) |
-								 (ready[i].writable ? CURL_CSELECT_OUT : 0) |
-								 (ready[i].failed ? CURL_CSELECT_ERR : 0),
-								 &running);
-	if (engine.timer_set && engine.timer_due <= now_microseconds())
+	for (int i = 0; i < count && result == CURLM_OK; i++)
+		result = curl_multi_socket_action(engine.multi, ready[i].socket,
+										  (ready[i].readable ? CURL_CSELECT_IN : 0) |
+										  (ready[i].writable ? CURL_CSELECT_OUT : 0) |
+										  (ready[i].failed ? CURL_CSELECT_ERR : 0),
+										  &running);
+	if (result == CURLM_OK &&
+		engine.timer_set && engine.timer_due <= now_microseconds())
 	{
 		engine.timer_set = false;
-		curl_multi_socket_action(engine.multi, CURL_SOCKET_TIMEOUT, 0, &running);
+		result = curl_multi_socket_action(engine.multi, CURL_SOCKET_TIMEOUT,
+										  0, &running);
 	}
 	settle_finished();
+	if (result != CURLM_OK)
+		fail_all(result);
+	drop_multi_if_unused();
+}
+
+/*
+ * The multi handle itself has failed, and would never time out: gives up all
+ * requests that run on it.  The kernel having no room for a socket in the set
+ * is one such case.
+ */
+static void
+fail_all(CURLMcode result)
+{
+	while (!dlist_is_empty(&engine.running))
+	{
+		ClerkHttpRequest *request = dlist_container(ClerkHttpRequest, node,
+													dlist_pop_head_node(&engine.running));
+
+		request->outcome = request->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
+		strlcpy(request->fault, curl_multi_strerror(result),
+				sizeof(request->fault));
+		drop_easy(request, false);
+		engine.discard_multi = true;
+	}
 }
 
 /* Takes note of the requests that libcurl is done with. */
@@ -623,7 +676,6 @@ settle_finished(void)
 		settle(request, result);
 		drop_easy(request, true);
 	}
-	drop_multi_if_unused();
 }
 
 static void
@@ -647,15 +699,33 @@ settle(ClerkHttpRequest *request, CURLcode result)
 						  &header_bytes) == CURLE_OK && header_bytes > 0)
 		request->sent = true;
 	request->outcome = request->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
+	explain(request, result);
+}
+
+/*
+ * Says in request->fault what has failed.  libcurl's own text may quote the
+ * proxy's URL with its password, or what a server's certificate says.
+ */
+static void
+explain(ClerkHttpRequest *request, CURLcode result)
+{
+	const char *text = NULL;
+
 	if (request->too_large)
-		strlcpy(request->fault, "the answer is too large",
-				sizeof(request->fault));
+		text = "the answer is too large";
 	else if (request->repetition_refused)
-		strlcpy(request->fault, "the server closed the connection without an answer",
-				sizeof(request->fault));
-	else if (request->fault[0] == '\0')
-		strlcpy(request->fault, curl_easy_strerror(result),
-				sizeof(request->fault));
+		text = "the server closed the connection without an answer";
+	else if (request->fault[0] == '\0' ||
+			 strstr(request->fault, "://") != NULL ||
+			 result == CURLE_COULDNT_RESOLVE_PROXY ||
+			 result == CURLE_UNSUPPORTED_PROTOCOL ||
+			 result == CURLE_URL_MALFORMAT)
+		text = curl_easy_strerror(result);
+	if (text != NULL)
+		strlcpy(request->fault, text, sizeof(request->fault));
+	for (char *c = request->fault; *c != '\0'; c++)
+		if (*c < ' ' || *c > '~')
+			*c = '?';
 }
 
 /* Takes the handle from a request; one that ran to its end can be reused. */

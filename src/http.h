@@ -7,8 +7,10 @@
  *
  *		request = clerk_http_start(&spec);
  *		while (clerk_http_outcome(request) == CLERK_HTTP_RUNNING)
- *			if (clerk_http_wait(-1))
- *				CHECK_FOR_INTERRUPTS();
+ *		{
+ *			CHECK_FOR_INTERRUPTS();
+ *			clerk_http_wait(-1);
+ *		}
  *		... clerk_http_status(request), clerk_http_body(request, &length) ...
  *		clerk_http_release(request);
  *
@@ -45,7 +47,7 @@ typedef enum ClerkHttpOutcome
 } ClerkHttpOutcome;
 
 extern ClerkHttpRequest *clerk_http_start(const ClerkHttpSpec *spec);
-extern bool clerk_http_wait(long timeout);
+extern void clerk_http_wait(long timeout);
 extern ClerkHttpOutcome clerk_http_outcome(const ClerkHttpRequest *request);
 extern bool clerk_http_was_sent(const ClerkHttpRequest *request);
 extern const char *clerk_http_bearer_token(const ClerkHttpRequest *request);

@@ -18,9 +18,9 @@
 #include "utils/memutils.h"
 
 /*
- * Identifiers that a frame names; more are only counted.  At 36 bytes each
- * the list, and the message that it may become, stay under 40 kB however many
- * invitations a transaction creates.
+ * Identifiers that a frame names; more are only counted.  At Clerk's 34
+ * characters each the list, and the message that it may become, stay under
+ * 40 kB however many invitations a transaction creates.
  */
 #define MAX_NAMED 1000
 
@@ -41,6 +41,7 @@ static void on_subtransaction_event(SubXactEvent event,
 									SubTransactionId subtransaction,
 									SubTransactionId parent, void *arg);
 static void push_frame(SubTransactionId subtransaction);
+static Frame *pop_frame(void);
 static void name(Frame *frame, const char *identifiers, int count);
 static void merge_into_outer(void);
 static void warn(const Frame *frame);
@@ -71,9 +72,8 @@ on_transaction_event(XactEvent event, void *arg pg_attribute_unused())
 	{
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PARALLEL_ABORT:
-			for (Frame *frame = innermost; frame != NULL; frame = frame->outer)
-				warn(frame);
-			innermost = NULL;
+			while (innermost != NULL)
+				warn(pop_frame());
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
@@ -94,10 +94,7 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subtransaction,
 		return;
 
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-	{
-		warn(innermost);
-		innermost = innermost->outer;
-	}
+		warn(pop_frame());
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		if (innermost->outer != NULL &&
@@ -119,6 +116,16 @@ push_frame(SubTransactionId subtransaction)
 	frame->outer = innermost;
 	innermost = frame;
 	MemoryContextSwitchTo(caller);
+}
+
+/* Takes the frame off first: a warning that fails must not come again. */
+static Frame *
+pop_frame(void)
+{
+	Frame	   *frame = innermost;
+
+	innermost = frame->outer;
+	return frame;
 }
 
 /* Adds identifiers to those that a frame names, as far as there is room. */

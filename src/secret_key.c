@@ -67,7 +67,7 @@ clerk_secret_key_fault(const char *key)
 const char *
 clerk_secret_key_from_file(const char *path, const char **fault)
 {
-	static char system_fault[MAXPGPATH + 128];
+	static char system_fault[256];
 	TimestampTz statement = GetCurrentStatementStartTimestamp();
 	struct stat status;
 	int			file;
@@ -86,8 +86,9 @@ clerk_secret_key_from_file(const char *path, const char **fault)
 	file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
 	if (file < 0 || fstat(file, &status) < 0)
 	{
+		/* Who may not see the setting need not learn the file's name. */
 		snprintf(system_fault, sizeof(system_fault),
-				 "Could not open file \"%s\": %s.", path, strerror(errno));
+				 "Could not open the key file: %s.", strerror(errno));
 		*fault = system_fault;
 	}
 	else

@@ -136,8 +136,16 @@ kernel_watch(int descriptor, int socket, bool read, bool write, bool known)
 		.data.fd = socket
 	};
 
-	return epoll_ctl(descriptor, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-					 socket, &event) == 0;
+	if (epoll_ctl(descriptor, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
+				  socket, &event) == 0)
+		return true;
+
+	/* A number that was closed and given out again may be known or not. */
+	if (errno == ENOENT)
+		return epoll_ctl(descriptor, EPOLL_CTL_ADD, socket, &event) == 0;
+	if (errno == EEXIST)
+		return epoll_ctl(descriptor, EPOLL_CTL_MOD, socket, &event) == 0;
+	return false;
 }
 
 static void

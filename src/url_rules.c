@@ -17,6 +17,8 @@
 /* Longest host name that the DNS has, RFC 1035. */
 #define MAX_HOST_LENGTH 255
 
+#define MAX_PORT_LENGTH 5		/* digits of 65535 */
+
 static const char *host_fault(const char *url, char *host);
 static bool is_loopback_host(const char *host);
 
@@ -85,8 +87,13 @@ host_fault(const char *url, char *host)
 		return "the URL is malformed";
 	port = url + host_length;
 	if (host_length < length &&
-		(port[0] != ':' || host_length + 1 + strspn(port + 1, "0123456789") != length))
+		(port[0] != ':' ||
+		 host_length + 1 + strspn(port + 1, "0123456789") != length ||
+		 length - host_length > MAX_PORT_LENGTH + 1 || atoi(port + 1) > 65535))
 		return "the URL is malformed";
+	for (const char *c = url; *c != '\0'; c++)
+		if (*c <= ' ' || *c > '~')
+			return "the URL is malformed";
 
 	memcpy(host, url, host_length);
 	host[host_length] = '\0';

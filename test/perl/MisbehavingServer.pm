@@ -133,6 +133,43 @@ sub closing_idle_connections
 		});
 }
 
+# Answers every request with this status line, these header lines and this body.
+sub answering
+{
+	my ($class, $status, $headers, $body) = @_;
+
+	return $class->_start(
+		sub {
+			my ($connection) = @_;
+
+			while (_read_request($connection))
+			{
+				syswrite($connection,
+						"HTTP/1.1 $status\r\n"
+					  . join('', map { "$_\r\n" } @$headers)
+					  . 'Content-Length: '
+					  . length($body)
+					  . "\r\n\r\n$body");
+			}
+		});
+}
+
+# Begins an answer and goes on with it byte by byte, without a pause.
+sub babbling
+{
+	my ($class) = @_;
+
+	return $class->_start(
+		sub {
+			my ($connection) = @_;
+
+			_read_request($connection) or return;
+			syswrite($connection,
+				"HTTP/1.1 200 OK\r\nContent-Length: 4000000\r\n\r\n");
+			1 while syswrite($connection, ' ');
+		});
+}
+
 # A proxy for https that behaves well, but leads nowhere outside loopback: a
 # client that asks for another host is told so.  Records each line it is asked.
 sub proxy

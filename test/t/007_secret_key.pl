@@ -171,7 +171,7 @@ is( attempt(
 
 my $not_private = qr/The key file must be accessible to its owner only/;
 my $not_regular = qr/The key file is not a regular file\./;
-my $no_file = qr/Could not open file ".*": No such file or directory\./;
+my $no_file = qr/Could not open the key file: No such file or directory\./;
 foreach my $case (
 	[ 'that its group may read', file_of($key{file}, 0640), $not_private ],
 	[ 'that its group may write', file_of($key{file}, 0620), $not_private ],
@@ -184,7 +184,7 @@ foreach my $case (
 	[
 		'that its owner may not read',
 		file_of($key{file}, 0200),
-		qr/Could not open file ".*": Permission denied\./
+		qr/Could not open the key file: Permission denied\./
 	],
 	[ 'that is empty', file_of(''), qr/The key is empty\./ ],
 	[ 'with white space only', file_of(" \n"), qr/The key is empty\./ ],
