@@ -102,7 +102,7 @@ static struct
 	WaitEventSet *wait_set;
 	uint32		wait_event;
 	CURLM	   *multi;			/* NULL until needed, and after an abort */
-	bool		discard_multi;	/* a transfer was aborted: drop it when idle */
+	bool		discard_multi;	/* a transfer has failed: drop it when idle */
 	bool		timer_set;
 	int64		timer_due;		/* by now_microseconds() */
 	CURL	   *idle[MAX_IDLE_HANDLES];
@@ -693,6 +693,12 @@ settle(ClerkHttpRequest *request, CURLcode result)
 		return;
 	}
 
+	/*
+	 * Over HTTP/2 libcurl gives up the stream only, and would send the next
+	 * request on the same connection, which may be the reason of the failure.
+	 */
+	engine.discard_multi = true;
+
 	/* An old libcurl does not tell otherwise that it has sent a GET. */
 	if (request->body == NULL &&
 		curl_easy_getinfo(request->easy, CURLINFO_REQUEST_SIZE,
@@ -749,8 +755,8 @@ drop_easy(ClerkHttpRequest *request, bool reuse)
 }
 
 /*
- * An aborted transfer leaves its connection in the middle of something; the
- * multi handle goes with all its connections once nothing else runs on it.
+ * After a transfer that was aborted or failed, the multi handle goes with all
+ * its connections once nothing else runs on it.
  */
 static void
 drop_multi_if_unused(void)

@@ -11,7 +11,7 @@ set -eu
 
 cd "$(dirname "$0")/.."
 . test/machine.sh
-prepare_machine libipc-run-perl perl cppcheck
+prepare_machine libipc-run-perl perl cppcheck nginx-light
 install_where_available pg-bsd-indent
 make_workspace
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
