@@ -7,13 +7,17 @@ OBJS = \
 	src/clerk_api.o \
 	src/clerk_error.o \
 	src/clerk_invite.o \
+	src/delivery.o \
 	src/functions.o \
 	src/guc.o \
 	src/http.o \
 	src/json_wire.o \
+	src/outbox.o \
 	src/rollback_warning.o \
 	src/secret_key.o \
+	src/send_invitations.o \
 	src/socket_set.o \
+	src/trigger.o \
 	src/url_rules.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \

@@ -75,3 +75,244 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation(
 COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
 'invites an e-mail address to a Clerk organization, now (Clerk''s CreateOrganizationInvitation); in: organization ID, inviting user''s ID or NULL, address, role key, URL to go to after acceptance, public and private metadata (objects), days until it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail (default true); out: the invitation; raises 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05 (created, but the answer is not of the database''s encoding), 23505 (pending or a member already), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit or quota), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
+
+CREATE TABLE @extschema@.clerk_invitation_outbox (
+    id bigserial PRIMARY KEY,
+    organization_id text NOT NULL
+        CONSTRAINT organization_id_is_an_identifier
+        CHECK (organization_id ~ '^[A-Za-z0-9_-]+$'),
+    inviter_user_id text
+        CONSTRAINT inviter_user_id_is_clean
+        CHECK (inviter_user_id <> '' AND inviter_user_id !~ '[\x01-\x1f\x7f]'),
+    email_address text NOT NULL
+        CONSTRAINT email_address_is_an_address
+        CHECK (strpos(email_address, '@') > 0 AND
+               email_address !~ '[\x01-\x1f\x7f]'),
+    role text NOT NULL
+        CONSTRAINT role_is_clean
+        CHECK (role <> '' AND role !~ '[\x01-\x1f\x7f]'),
+    redirect_url text
+        CONSTRAINT redirect_url_is_clean
+        CHECK (redirect_url <> '' AND redirect_url !~ '[\x01-\x1f\x7f]'),
+    public_metadata jsonb
+        CONSTRAINT public_metadata_is_a_small_object
+        CHECK (jsonb_typeof(public_metadata) = 'object' AND
+               octet_length(public_metadata::text) <= 8192),
+    private_metadata jsonb
+        CONSTRAINT private_metadata_is_a_small_object
+        CHECK (jsonb_typeof(private_metadata) = 'object' AND
+               octet_length(private_metadata::text) <= 8192),
+    expires_in_days integer
+        CONSTRAINT expires_in_days_is_from_1_to_365
+        CHECK (expires_in_days BETWEEN 1 AND 365),
+    notify boolean,
+    send_after timestamptz NOT NULL DEFAULT now(),
+    state text NOT NULL DEFAULT 'queued'
+        CONSTRAINT state_is_known
+        CHECK (state IN ('queued', 'sending', 'verifying', 'sent', 'skipped',
+                         'failed', 'canceled')),
+    attempts integer NOT NULL DEFAULT 0,
+    next_attempt_at timestamptz,
+    enqueued_at timestamptz NOT NULL DEFAULT now(),
+    first_claimed_at timestamptz,
+    claimed_at timestamptz,
+    settled_at timestamptz,
+    invitation_id text,
+    status text,
+    url text,
+    expires_at timestamptz,
+    http_status integer,
+    error_code text,
+    error_message text,
+    trace_id text
+);
+
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox_id_seq', '');
+
+-- What is due, oldest first.
+CREATE INDEX clerk_invitation_outbox_due
+ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
+WHERE state IN ('queued', 'verifying');
+
+-- What a sender left behind.
+CREATE INDEX clerk_invitation_outbox_sending
+ON @extschema@.clerk_invitation_outbox (id)
+WHERE state = 'sending';
+
+-- Which row an invitation belongs to.
+CREATE INDEX clerk_invitation_outbox_invitation_id
+ON @extschema@.clerk_invitation_outbox (invitation_id)
+WHERE invitation_id IS NOT NULL;
+
+REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
+REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
+
+COMMENT ON TABLE @extschema@.clerk_invitation_outbox IS
+'invitations that are sent to Clerk after commit, and the record of what became of them; an INSERT needs organization_id, email_address and role';
+COMMENT ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq IS
+'numbers the rows of clerk_invitation_outbox';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_due IS
+'finds the rows that are due';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_sending IS
+'finds the rows that a sender left behind';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
+'finds the row that an invitation belongs to';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
+'number of the row';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS
+'Clerk''s identifier of the organization: org_...';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.inviter_user_id IS
+'Clerk''s identifier of the inviting user, user_..., or NULL';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.email_address IS
+'address to invite';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.role IS
+'key of the role that the invited person will have, such as org:member';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.redirect_url IS
+'URL to go to after acceptance, or NULL';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.public_metadata IS
+'metadata that the frontend can read, too; an object of at most 8 kB';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.private_metadata IS
+'metadata that only the backend can read; an object of at most 8 kB';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_in_days IS
+'days until the invitation expires, 1 to 365; NULL: Clerk''s default, 30';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.notify IS
+'whether Clerk sends the e-mail; NULL: Clerk''s default, true';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_after IS
+'time before which it is not sent';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.state IS
+'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it already), failed, canceled';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.attempts IS
+'how often it was sent, or is about to be';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.next_attempt_at IS
+'time before which nothing more is done for it; NULL: send_after counts';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.enqueued_at IS
+'start of the transaction that inserted it';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_at IS
+'time when a sender first took it on';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_at IS
+'time when a sender last took it on';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
+'time when it reached a final state';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS
+'Clerk''s identifier of the invitation: orginv_...';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.status IS
+'status of the invitation at Clerk, as last seen';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
+'link that accepts the invitation; a secret: it lets its bearer join the organization';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
+'time from which the invitation can no longer be accepted';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
+'HTTP status of Clerk''s last answer; NULL: there was none';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_code IS
+'Clerk''s code of the last failure';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_message IS
+'what the last failure was';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.trace_id IS
+'Clerk''s name for the request that failed last; Clerk''s support asks for it';
+
+CREATE FUNCTION @extschema@.clerk_invitation_outbox_guard()
+RETURNS trigger
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_guard() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_guard() IS
+'keeps clerk_invitation_outbox consistent: a state may be changed by hand from queued to canceled and from failed to queued only, and a row that is sending or verifying not at all; raises 55000';
+
+CREATE TRIGGER guard
+BEFORE UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
+FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
+
+COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
+'refuses changes by hand that would lose an invitation or send it twice';
+
+CREATE FUNCTION @extschema@.clerk_enqueue_organization_invitation(
+    org_id text,
+    inviter text,
+    email text,
+    role text,
+    redirect text DEFAULT NULL,
+    metadata jsonb DEFAULT NULL,
+    private_metadata jsonb DEFAULT NULL,
+    expires_in_days integer DEFAULT NULL,
+    notify boolean DEFAULT NULL,
+    send_after timestamptz DEFAULT now()
+)
+RETURNS bigint
+LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    INSERT INTO @extschema@.clerk_invitation_outbox
+        (organization_id, inviter_user_id, email_address, role, redirect_url,
+         public_metadata, private_metadata, expires_in_days, notify, send_after)
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    RETURNING id
+$$;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
+    text, text, text, text, text, jsonb, jsonb, integer, boolean, timestamptz) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
+    text, text, text, text, text, jsonb, jsonb, integer, boolean, timestamptz) IS
+'puts an invitation into clerk_invitation_outbox, from where it is sent after commit; in: as clerk_create_organization_invitation, and the time before which it is not sent; out: the number of the row; raises 23502, 23514 (arguments that Clerk would refuse for certain)';
+
+CREATE FUNCTION @extschema@.clerk_cancel_invitation(id bigint)
+RETURNS boolean
+LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH canceled AS (
+        UPDATE @extschema@.clerk_invitation_outbox AS o
+        SET state = 'canceled', settled_at = clock_timestamp()
+        WHERE o.id = $1 AND o.state = 'queued'
+        RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM canceled)
+$$;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) IS
+'cancels an invitation of clerk_invitation_outbox that is still queued; in: the number of the row; out: whether it was canceled, which is false if it is not queued any more';
+
+CREATE FUNCTION @extschema@.clerk_retry_invitation(id bigint)
+RETURNS boolean
+LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH requeued AS (
+        UPDATE @extschema@.clerk_invitation_outbox AS o
+        SET state = 'queued', attempts = 0, next_attempt_at = NULL, settled_at = NULL
+        WHERE o.id = $1 AND o.state = 'failed'
+        RETURNING 1
+    )
+    SELECT EXISTS (SELECT FROM requeued)
+$$;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_retry_invitation(bigint) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_retry_invitation(bigint) IS
+'queues an invitation of clerk_invitation_outbox again that has failed; in: the number of the row; out: whether it was queued, which is false if it has not failed';
+
+
+CREATE FUNCTION @extschema@.clerk_invitation_trigger()
+RETURNS trigger
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+-- Needed to create a trigger with it, not to fire that.
+REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_trigger() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_invitation_trigger() IS
+'trigger for a table of members: puts an invitation into clerk_invitation_outbox for each new row, AFTER INSERT [OR UPDATE], FOR EACH ROW or FOR EACH STATEMENT with REFERENCING NEW TABLE; arguments, in the order of clerk_create_organization_invitation: org_id, inviter, email, role [, redirect [, metadata]], each the name of a column, or = and a literal, or '''' for none; a row whose address is NULL is left out; raises 39P01 (not fired as said), 42703 (no such column), 22023 (arguments)';
+
+CREATE PROCEDURE @extschema@.clerk_send_invitations(max_invitations integer DEFAULT NULL)
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON PROCEDURE @extschema@.clerk_send_invitations(integer) FROM PUBLIC;
+
+COMMENT ON PROCEDURE @extschema@.clerk_send_invitations(integer) IS
+'sends what is due in clerk_invitation_outbox, here and now, and commits as it goes; in: how many invitations to send at most, NULL for all; raises 2D000 (inside a transaction block), 55000 and 28000 (no key, or not accepted); does nothing if another session is sending';

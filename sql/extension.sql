@@ -27,7 +27,8 @@ WITH members AS (
     WHERE attnum > 0
       AND NOT attisdropped
       AND attrelid IN (
-          SELECT objid FROM members WHERE classid = 'pg_class'::regclass
+          SELECT objid FROM members JOIN pg_class ON pg_class.oid = objid
+          WHERE classid = 'pg_class'::regclass AND relkind <> 'S'
           UNION
           SELECT typrelid FROM members JOIN pg_type ON pg_type.oid = objid
           WHERE classid = 'pg_type'::regclass)

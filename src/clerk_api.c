@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
 #include <math.h>
 
 #include "catalog/pg_type_d.h"
@@ -56,6 +57,8 @@ static const FieldDescription invitation_fields[CLERK_INVITATION_FIELDS] = {
 static ClerkHttpRequest *start_request(const char *path, char *body,
 									   ClerkError **error);
 static char *endpoint_url(const char *path);
+static char *query_value(const char *text);
+static const char *read_list(JsonbContainer *object, ClerkInvitationList *list);
 static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
 static char *new_invitation_json(const ClerkNewInvitation *wanted);
@@ -105,7 +108,11 @@ ClerkHttpRequest *
 clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 							  ClerkError **error)
 {
-	Assert(clerk_is_identifier(wanted->organization_id));
+	if (!clerk_is_identifier(wanted->organization_id))
+	{
+		*error = clerk_error_unsendable("the organization ID is not a Clerk identifier");
+		return NULL;
+	}
 	return start_request(psprintf("/organizations/%s/invitations",
 								  wanted->organization_id),
 						 new_invitation_json(wanted), error);
@@ -152,7 +159,65 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 	return false;
 }
 
-/* Sends a body to a path below the API's address. */
+/*
+ * ListOrganizationInvitations: GET /organizations/{org}/invitations, for one
+ * address.  A page of Clerk's largest size holds all that an address can have.
+ *
+ * Returns as clerk_start_create_invitation().
+ */
+ClerkHttpRequest *
+clerk_start_list_invitations(const char *organization_id,
+							 const char *email_address, ClerkError **error)
+{
+	char	   *address = query_value(email_address);
+
+	if (address == NULL || !clerk_is_identifier(organization_id))
+	{
+		*error = clerk_error_unsendable("the request cannot be expressed in a URL");
+		return NULL;
+	}
+	return start_request(psprintf("/organizations/%s/invitations?limit=500&email_address=%s",
+								  organization_id, address),
+						 NULL, error);
+}
+
+/* The answer to it: true and the invitations, or false and the reason. */
+bool
+clerk_finish_list_invitations(const ClerkHttpRequest *request,
+							  ClerkInvitationList *list, ClerkError **error)
+{
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	const char *fault;
+	Jsonb	   *answer;
+	ClerkJsonFault json_fault;
+
+	if (clerk_http_status(request) < 200 || clerk_http_status(request) > 299)
+	{
+		*error = clerk_error_from_request(request, false);
+		return false;
+	}
+
+	/* What the encoding lacks is in texts that nobody looks for here. */
+	answer = clerk_json_from_wire(body, length, &json_fault);
+	if (answer == NULL && json_fault == CLERK_JSON_UNTRANSLATABLE)
+		answer = clerk_json_from_wire_lossy(body, length);
+	if (answer == NULL)
+		fault = clerk_json_fault_text(json_fault);
+	else if (!JB_ROOT_IS_OBJECT(answer))
+		fault = "it is not a JSON object";
+	else
+		fault = read_list(&answer->root, list);
+	if (fault == NULL)
+		return true;
+	*error = clerk_error_unreadable(request, false, fault, NULL);
+	return false;
+}
+
+/*
+ * Sends a body to a path below the API's address, or asks for what is there if
+ * the body is NULL.
+ */
 static ClerkHttpRequest *
 start_request(const char *path, char *body, ClerkError **error)
 {
@@ -171,8 +236,9 @@ start_request(const char *path, char *body, ClerkError **error)
 		*error = clerk_error_unusable_address("the URL contains a query or fragment");
 		return NULL;
 	}
-	spec.body = clerk_json_to_wire(body, &spec.body_length);
-	if (spec.body == NULL)
+	spec.body = body == NULL ? NULL :
+		clerk_json_to_wire(body, &spec.body_length);
+	if (spec.body == NULL && body != NULL)
 	{
 		*error = clerk_error_unsendable("the request cannot be expressed in UTF-8");
 		return NULL;
@@ -203,6 +269,27 @@ endpoint_url(const char *path)
 	if (length >= 3 && memcmp(clerk_api_url + length - 3, "/v1", 3) == 0)
 		length -= 3;
 	return psprintf("%.*s/v1%s", (int) length, clerk_api_url, path);
+}
+
+/* A text as the value of a URL's query; NULL if it has no form in UTF-8. */
+static char *
+query_value(const char *text)
+{
+	size_t		length;
+	const char *utf8 = clerk_json_to_wire(pstrdup(text), &length);
+	StringInfoData value;
+
+	if (utf8 == NULL)
+		return NULL;
+	initStringInfo(&value);
+	for (size_t i = 0; i < length; i++)
+	{
+		if (isalnum((unsigned char) utf8[i]) && !IS_HIGHBIT_SET(utf8[i]))
+			appendStringInfoChar(&value, utf8[i]);
+		else
+			appendStringInfo(&value, "%%%02X", (unsigned char) utf8[i]);
+	}
+	return value.data;
 }
 
 /* The body of a request for one invitation, in the database's encoding. */
@@ -246,6 +333,33 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
 		return;
 	appendStringInfo(json, ",\"%s\":", name);
 	JsonbToCString(json, &value->root, VARSIZE(value));
+}
+
+/* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */
+static const char *
+read_list(JsonbContainer *object, ClerkInvitationList *list)
+{
+	JsonbValue	data;
+
+	if (!clerk_json_field(object, "data", &data) || data.type != jbvBinary ||
+		!JsonContainerIsArray(data.val.binary.data))
+		return "\"data\" is not an array";
+
+	list->count = JsonContainerSize(data.val.binary.data);
+	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));
+	for (int i = 0; i < list->count; i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(data.val.binary.data, i);
+		const char *fault = "an element of \"data\" is not an object";
+
+		if (element->type == jbvBinary &&
+			JsonContainerIsObject(element->val.binary.data))
+			fault = read_invitation(element->val.binary.data,
+									&list->invitations[i]);
+		if (fault != NULL)
+			return fault;
+	}
+	return NULL;
 }
 
 /* Reads an invitation; returns what is wrong with it, NULL if nothing. */

@@ -59,6 +59,13 @@ typedef struct ClerkNewInvitation
 	bool	   *notify;			/* NULL: Clerk's default */
 } ClerkNewInvitation;
 
+/* Invitations found by a list operation. */
+typedef struct ClerkInvitationList
+{
+	int			count;
+	ClerkInvitation *invitations;
+} ClerkInvitationList;
+
 extern bool clerk_is_identifier(const char *text);
 extern bool clerk_fits_invitation(TupleDesc descriptor);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
@@ -66,5 +73,12 @@ extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation 
 extern bool clerk_finish_create_invitation(const ClerkHttpRequest *request,
 										   ClerkInvitation *created,
 										   ClerkError **error);
+
+extern ClerkHttpRequest *clerk_start_list_invitations(const char *organization_id,
+													  const char *email_address,
+													  ClerkError **error);
+extern bool clerk_finish_list_invitations(const ClerkHttpRequest *request,
+										  ClerkInvitationList *list,
+										  ClerkError **error);
 
 #endif							/* CLERK_API_H */

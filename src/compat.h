@@ -68,6 +68,21 @@
 #define clerk_new_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/* Since 15 SPI_commit() begins the next transaction by itself. */
+#if PG_VERSION_NUM >= 150000
+#define clerk_spi_commit_and_begin() SPI_commit()
+#else
+#define clerk_spi_commit_and_begin() (SPI_commit(), SPI_start_transaction())
+#endif
+
+/* A random number from 0 to 1; 15 brought a generator of its own. */
+#if PG_VERSION_NUM >= 150000
+#include "common/pg_prng.h"
+#define clerk_random_fraction() pg_prng_double(&pg_global_prng_state)
+#else
+#define clerk_random_fraction() ((double) random() / MAX_RANDOM_VALUE)
+#endif
+
 /* 17 brought transaction_timeout. */
 #if PG_VERSION_NUM >= 170000
 #define clerk_transaction_timeout_pending() TransactionTimeoutPending

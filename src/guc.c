@@ -31,6 +31,11 @@ char	   *clerk_ca_file;
 char	   *clerk_proxy;
 int			clerk_connect_timeout;
 int			clerk_request_timeout;
+int			clerk_max_concurrent_requests;
+int			clerk_max_attempts;
+int			clerk_retry_delay;
+int			clerk_retry_delay_max;
+int			clerk_verify_delay;
 
 static char *secret_key_file;
 static char *secret_key_mask;	/* what guc.c believes the key to be */
@@ -45,6 +50,7 @@ static char *configured_value(const char *name);
 pg_noreturn static void refuse_overridden(const char *name);
 static void define_secret_key_settings(void);
 static void define_transport_settings(void);
+static void define_delivery_settings(void);
 static bool check_secret_key(char **newval, void **extra, GucSource source);
 static void assign_secret_key(const char *newval, void *extra);
 static bool check_api_version(char **newval, void **extra, GucSource source);
@@ -56,6 +62,7 @@ clerk_define_settings(void)
 	warn_of_readable_secret_key();
 	define_secret_key_settings();
 	define_transport_settings();
+	define_delivery_settings();
 	MarkGUCPrefixReserved("clerk_invite");
 }
 
@@ -205,6 +212,61 @@ define_transport_settings(void)
 							&clerk_request_timeout,
 							30000, 1, INT_MAX,
 							PGC_USERSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+static void
+define_delivery_settings(void)
+{
+	/* Clerk's general limit is 1000 requests in 10 seconds. */
+	DefineCustomIntVariable("clerk_invite.max_concurrent_requests",
+							"Sets how many requests a sender has under way at a time.",
+							NULL,
+							&clerk_max_concurrent_requests,
+							10, 1, 100,
+							PGC_SUSET,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("clerk_invite.max_attempts",
+							"Sets how often an invitation is sent before it fails.",
+							NULL,
+							&clerk_max_attempts,
+							10, 1, 1000,
+							PGC_SUSET,
+							0,
+							NULL, NULL, NULL);
+
+	/* With 10 attempts, doubling up to an hour, it goes on for some 4 hours. */
+	DefineCustomIntVariable("clerk_invite.retry_delay",
+							"Sets the time before the second attempt; it doubles with each further one.",
+							NULL,
+							&clerk_retry_delay,
+							10000, 1, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("clerk_invite.retry_delay_max",
+							"Sets the longest time between two attempts.",
+							NULL,
+							&clerk_retry_delay_max,
+							3600000, 1, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+
+	/*
+	 * A request given up here may still be on its way at Clerk's edge; none
+	 * is known to take longer than this.
+	 */
+	DefineCustomIntVariable("clerk_invite.verify_delay",
+							"Sets how long after a request a look that finds no invitation is believed.",
+							NULL,
+							&clerk_verify_delay,
+							30000, 0, INT_MAX,
+							PGC_SUSET,
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }

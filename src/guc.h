@@ -12,6 +12,12 @@ extern char *clerk_proxy;
 extern int	clerk_connect_timeout;	/* milliseconds */
 extern int	clerk_request_timeout;	/* milliseconds */
 
+extern int	clerk_max_concurrent_requests;
+extern int	clerk_max_attempts;
+extern int	clerk_retry_delay;	/* milliseconds */
+extern int	clerk_retry_delay_max;	/* milliseconds */
+extern int	clerk_verify_delay; /* milliseconds */
+
 extern void clerk_define_settings(void);
 extern const char *clerk_secret_key(const char **fault);
 

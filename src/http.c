@@ -343,6 +343,18 @@ clerk_http_retry_after(const ClerkHttpRequest *request)
 	return (int) Max(Min(request->retry_after, INT_MAX), 0);
 }
 
+/*
+ * The time by the server's clock, in whole seconds since 1970, cut off, when it
+ * answered: the Date header.  0 if it has none.
+ */
+pg_time_t
+clerk_http_date(const ClerkHttpRequest *request)
+{
+	char	   *date = clerk_http_header(request, "date");
+
+	return date == NULL ? 0 : Max(curl_getdate(date, NULL), 0);
+}
+
 /* Gives a request up if it is running, and frees it and its answer. */
 void
 clerk_http_release(ClerkHttpRequest *request)

@@ -21,6 +21,8 @@
 #ifndef CLERK_HTTP_H
 #define CLERK_HTTP_H
 
+#include "pgtime.h"
+
 typedef struct ClerkHttpRequest ClerkHttpRequest;
 
 /* What to send.  All strings are UTF-8 and copied. */
@@ -58,6 +60,7 @@ extern const char *clerk_http_body(const ClerkHttpRequest *request,
 extern char *clerk_http_header(const ClerkHttpRequest *request,
 							   const char *name);
 extern int	clerk_http_retry_after(const ClerkHttpRequest *request);
+extern pg_time_t clerk_http_date(const ClerkHttpRequest *request);
 extern void clerk_http_release(ClerkHttpRequest *request);
 
 #endif							/* CLERK_HTTP_H */

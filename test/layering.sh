@@ -14,11 +14,12 @@ floor_of()
 		compat) echo 0 ;;
 		secret_key | socket_set | url_rules) echo 1 ;;
 		guc) echo 2 ;;
-		http | json_wire | rollback_warning) echo 3 ;;
+		http | json_wire | outbox | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;
-		functions) echo 6 ;;
-		clerk_invite) echo 7 ;;
+		delivery) echo 6 ;;
+		functions | send_invitations | trigger) echo 7 ;;
+		clerk_invite) echo 8 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
 }

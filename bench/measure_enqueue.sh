@@ -1,0 +1,129 @@
+# measure_enqueue.sh FOLDER - the measuring part of enqueue.sh, as an ordinary
+# user in a folder of its own with the source in FOLDER/source
+set -eu
+
+folder=$1
+cd "$folder/source"
+. test/throwaway_cluster.sh
+trap stop_cluster EXIT
+trap 'exit 130' INT TERM
+
+# Members as an application has them: a key, and what an invitation needs.  Who
+# they are is made up beforehand; that is nobody's cost.
+prepare()
+{
+	psql -Xq -v ON_ERROR_STOP=1 <<SQL
+CREATE EXTENSION clerk_invite;
+CREATE TABLE people AS
+SELECT 'org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN' AS org_id,
+       'user_2gYl1bMrC4dE5fG6hI7jK8lM9nO' AS invited_by,
+       'person-' || n || '@example.com' AS email
+FROM generate_series(1, $MEMBERS) AS n;
+CREATE TABLE members (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    org_id text NOT NULL,
+    invited_by text,
+    email text NOT NULL,
+    joined_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TRIGGER by_statement AFTER INSERT ON members
+REFERENCING NEW TABLE AS new_members
+FOR EACH STATEMENT EXECUTE FUNCTION
+clerk_invitation_trigger('org_id', 'invited_by', 'email', '=org:member');
+CREATE TRIGGER by_row AFTER INSERT ON members
+FOR EACH ROW EXECUTE FUNCTION
+clerk_invitation_trigger('org_id', 'invited_by', 'email', '=org:member');
+VACUUM ANALYZE people;
+SQL
+}
+
+add_members='INSERT INTO members (org_id, invited_by, email)
+SELECT org_id, invited_by, email FROM people;'
+add_invitations="INSERT INTO clerk_invitation_outbox
+	(organization_id, inviter_user_id, email_address, role)
+SELECT org_id, invited_by, email, 'org:member' FROM people;"
+
+# time_transaction TRIGGER STATEMENTS: milliseconds of the third transaction of
+# a session, each with empty tables, with no trigger but this.  Truncation
+# makes new files, and a checkpoint before makes them the only ones to write.
+time_transaction()
+{
+	{
+		cat <<SQL
+SET client_min_messages = error;
+ALTER TABLE members DISABLE TRIGGER USER;
+$([ -z "$1" ] || echo "ALTER TABLE members ENABLE TRIGGER $1;")
+CHECKPOINT;
+SQL
+		for _ in 1 2 3; do
+			cat <<SQL
+TRUNCATE members, clerk_invitation_outbox;
+SELECT clock_timestamp() AS begun \\gset
+BEGIN;
+$2
+COMMIT;
+SELECT clock_timestamp() AS ended \\gset
+SQL
+		done
+		cat <<SQL
+SELECT 1 / (count(*) = $MEMBERS)::integer FROM clerk_invitation_outbox
+WHERE organization_id LIKE 'org%' AND inviter_user_id LIKE 'user%'
+AND role = 'org:member' \\g /dev/null
+SELECT round(extract(epoch FROM :'ended'::timestamptz - :'begun')::numeric * 1000, 2);
+SQL
+	} | psql -XAtq -v ON_ERROR_STOP=1
+}
+
+median()
+{
+	sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'
+}
+
+ratio()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f\n", a / b}'
+}
+
+# report NAME FIGURES RATIOS LIMIT
+report()
+{
+	overhead=$(median <"$folder/$3")
+	printf '%-36s %10s %8s %8s\n' "$1" "$(median <"$folder/$2")" "$overhead" "$4"
+	awk -v ratio="$overhead" -v limit="$4" 'BEGIN {exit !(ratio > limit)}' && failed=1
+	return 0
+}
+
+failed=
+make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
+	{ cat "$folder/build.log"; exit 1; }
+start_cluster "$folder" "$folder/root" 'autovacuum = off' 'max_wal_size = 8GB' \
+
+prepare
+
+# The ratios are taken round by round, since the machine's speed drifts, and
+# every other round goes backwards.
+for round in $(seq "$ROUNDS"); do
+	if [ $((round % 2)) -eq 1 ]; then
+		ways='plain statement row'
+	else
+		ways='row statement plain'
+	fi
+	for way in $ways; do
+		case $way in
+			plain) time_transaction '' "$add_members $add_invitations" ;;
+			*) time_transaction "by_$way" "$add_members" ;;
+		esac >"$folder/last_$way"
+		cat "$folder/last_$way" >>"$folder/$way"
+	done
+	for way in statement row; do
+		ratio "$(cat "$folder/last_$way")" "$(cat "$folder/last_plain")" \
+			>>"$folder/${way}_ratios"
+	done
+done
+
+echo "milliseconds a transaction of $MEMBERS members: medians of $ROUNDS rounds"
+printf '%-36s %10s %8s %8s\n' '' time ratio limit
+printf '%-36s %10s\n' 'two plain statements' "$(median <"$folder/plain")"
+report 'statement trigger' statement statement_ratios 1.5
+report 'row trigger' row row_ratios 2.5
+[ -z "$failed" ]

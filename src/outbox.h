@@ -1,0 +1,70 @@
+/*
+ * outbox.h
+ *		The table clerk_invitation_outbox: all SQL that a sender needs.
+ */
+#ifndef CLERK_OUTBOX_H
+#define CLERK_OUTBOX_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+/* States, as the column has them. */
+#define CLERK_OUTBOX_QUEUED "queued"
+#define CLERK_OUTBOX_SENDING "sending"
+#define CLERK_OUTBOX_VERIFYING "verifying"
+#define CLERK_OUTBOX_SENT "sent"
+#define CLERK_OUTBOX_SKIPPED "skipped"
+#define CLERK_OUTBOX_FAILED "failed"
+#define CLERK_OUTBOX_CANCELED "canceled"
+
+/* A row as its sender sees it; pointers are NULL for null columns. */
+typedef struct ClerkOutboxRow
+{
+	int64		id;
+	int			attempts;		/* with the one that was claimed */
+	const char *state;			/* sending or verifying */
+	char	   *organization_id;
+	char	   *inviter_user_id;
+	char	   *email_address;
+	char	   *role;
+	char	   *redirect_url;
+	Jsonb	   *public_metadata;
+	Jsonb	   *private_metadata;
+	int			expires_in_days;	/* 0: null */
+	bool	   *notify;
+	TimestampTz first_claimed_at;
+	TimestampTz claimed_at;
+	int			http_status;	/* of the last answer; 0: null */
+	char	   *error_code;
+	char	   *error_message;
+	char	   *trace_id;
+} ClerkOutboxRow;
+
+/* What becomes of a row. */
+typedef struct ClerkOutboxChange
+{
+	const char *state;
+	int			attempts;
+	TimestampTz next_attempt_at;	/* 0: none */
+	const char *invitation_id;	/* these and the following: NULL is null */
+	const char *status;
+	const char *url;
+	TimestampTz expires_at;		/* 0: null */
+	int			http_status;	/* 0: null */
+	const char *error_code;
+	const char *error_message;
+	const char *trace_id;
+} ClerkOutboxChange;
+
+extern void clerk_outbox_find(Oid schema);
+extern bool clerk_outbox_lock(void);
+extern void clerk_outbox_unlock(void);
+extern void clerk_outbox_take_over(void);
+extern List *clerk_outbox_claim(int limit);
+extern List *clerk_outbox_unverified(int limit);
+extern bool clerk_outbox_has_invitation(const char *invitation_id);
+extern bool clerk_outbox_settle(const ClerkOutboxRow *row,
+								const ClerkOutboxChange *change);
+
+#endif							/* CLERK_OUTBOX_H */

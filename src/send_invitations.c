@@ -1,0 +1,102 @@
+/*
+ * send_invitations.c
+ *		The SQL procedure that sends what is due in the outbox, here and now.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "compat.h"
+#include "delivery.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+static void begin_nothing(void);
+static void commit_and_begin(void);
+static void report(const ClerkDeliveryReport *report);
+
+PG_FUNCTION_INFO_V1(clerk_send_invitations);
+
+/*
+ * clerk_send_invitations(max_invitations integer)
+ *
+ * Raises 2D000 where it cannot commit, 25006 in a read-only transaction, and
+ * what keeps the whole queue from being sent.
+ */
+Datum
+clerk_send_invitations(PG_FUNCTION_ARGS)
+{
+	static const ClerkTransactions transactions = {
+		begin_nothing, commit_and_begin
+	};
+	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
+	int64		max_invitations = PG_ARGISNULL(0) ?
+	PG_INT64_MAX : PG_GETARG_INT32(0);
+	ClerkDeliveryReport delivered;
+	MemoryContext caller;
+
+	PreventCommandIfReadOnly("clerk_send_invitations()");
+	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
+		castNode(CallContext, fcinfo->context)->atomic)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
+				 errmsg("clerk_send_invitations() cannot run inside a transaction block or a function"),
+				 errhint("Call it as a statement of its own.")));
+	if (max_invitations < 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be negative",
+						"max_invitations")));
+
+	/* Transactions come and go; the portal stays. */
+	SPI_connect_ext(SPI_OPT_NONATOMIC);
+	caller = MemoryContextSwitchTo(PortalContext);
+	clerk_deliver(schema, max_invitations, &transactions, &delivered);
+	report(&delivered);
+	MemoryContextSwitchTo(caller);
+	SPI_finish();
+	PG_RETURN_VOID();
+}
+
+/* A procedure always is in a transaction. */
+static void
+begin_nothing(void)
+{
+}
+
+static void
+commit_and_begin(void)
+{
+	MemoryContext caller = CurrentMemoryContext;
+
+	clerk_spi_commit_and_begin();
+	MemoryContextSwitchTo(caller);
+}
+
+static void
+report(const ClerkDeliveryReport *report)
+{
+	const ClerkError *error = report->stopped_by;
+
+	if (report->busy)
+	{
+		ereport(NOTICE,
+				(errmsg("another session is sending invitations")));
+		return;
+	}
+	if (report->sent + report->skipped + report->failed + report->postponed > 0)
+		ereport(NOTICE,
+				(errmsg("invitations: %lld sent, %lld skipped, %lld failed, %lld postponed",
+						(long long) report->sent, (long long) report->skipped,
+						(long long) report->failed,
+						(long long) report->postponed)));
+	if (error != NULL)
+		ereport(error->class == CLERK_ERROR_CONFIGURATION ? ERROR : WARNING,
+				(errcode(error->sqlstate),
+				 errmsg("stopped sending invitations: %s", error->summary),
+				 error->detail != NULL ? errdetail("%s", error->detail) : 0,
+				 error->hint != NULL ? errhint("%s", error->hint) : 0));
+}
