@@ -27,6 +27,7 @@ our @EXPORT = qw(
   output_of_psql
   invite
   attempt
+  send_until_settled
   wait_until
 );
 
@@ -196,6 +197,32 @@ sub output_of_psql
 	return map { s/$end//r } @{$psql}{qw(stdout stderr)};
 }
 
+# Sends what is in the outbox, again and again, until nothing in it is open;
+# dies if that takes longer than a minute.  $settings is SQL to run before.
+sub send_until_settled
+{
+	my ($node, $settings, %params) = @_;
+	my $open = "FROM clerk_invitation_outbox"
+	  . " WHERE state IN ('queued', 'sending', 'verifying')";
+	my $deadline = time + 60;
+	my $left;
+
+	$settings //= '';
+	while (time < $deadline)
+	{
+		$left = $node->safe_psql(
+			'postgres', qq(
+			SET client_min_messages = error;
+			$settings
+			CALL clerk_send_invitations();
+			SELECT count(*) $open;), %params);
+		return if $left eq '0';
+	}
+	my $rows = $node->safe_psql('postgres',
+		"SELECT id, email_address, state, attempts, error_message $open");
+	croak "the outbox still has $left open rows:\n$rows";
+}
+
 # Waits until the code returns true; dies with the sentence if it never does.
 sub wait_until
 {
@@ -293,6 +320,19 @@ sub control
 	croak "fake Clerk refused $operation: $answer->{content}"
 	  unless $answer->{success};
 	return;
+}
+
+# Every invitation that was ever created for this address, oldest first,
+# without its url; plain http only.
+sub invitations_for
+{
+	my ($self, $email) = @_;
+	my $answer = HTTP::Tiny->new->get($self->url . '/_fake/invitations');
+
+	croak "fake Clerk refused invitations: $answer->{content}"
+	  unless $answer->{success};
+	return grep { $_->{email_address} eq $email }
+	  @{ decode_json($answer->{content})->{data} };
 }
 
 sub stop

@@ -8,9 +8,7 @@ use MisbehavingServer;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-# What is refused depends on what the encoding has.
-my $node = clerk_cluster('main', undef,
-	extra => [ '--encoding=UTF8', '--locale=C' ]);
+my $node = clerk_cluster('main', undef);
 my $key = $ClerkTest::KEY;
 my $ticket = 'TICKETthatNobodyMaySee';
 

@@ -1,0 +1,1158 @@
+# CALL clerk_send_invitations() sends what is due in the outbox, and the row
+# tells what became of it: sent, skipped, failed, or again later.  Whatever
+# happens to an answer, an address gets one invitation: none is lost, none is
+# sent twice.
+use strict;
+use warnings;
+use utf8;
+
+use ClerkTest;
+use Encode qw(encode_utf8);
+use JSON::PP qw(decode_json);
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time);
+
+# Short delays, so that what is to be tried again is due at once.
+my $DELAYS = q(
+clerk_invite.verify_delay = '50ms'
+clerk_invite.retry_delay = '20ms'
+clerk_invite.retry_delay_max = '100ms'
+);
+
+my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
+my $ahead = ClerkTest::Fake->start('--clock-offset', '3600');
+my $behind = ClerkTest::Fake->start('--clock-offset', '-3600');
+my $node = clerk_cluster('main', $clerk, conf => $DELAYS);
+
+# What psql has said, to be searched for secrets.
+my $said = '';
+
+# Invitations that are there before the outbox has them.
+foreach my $fake ($clerk, $ahead, $behind)
+{
+	$node->safe_psql('postgres',
+		use_clerk($fake) . invite('pending@example.com'));
+}
+my $invited_before = time;
+
+check_sent();
+check_refusals();
+check_configuration_errors();
+check_rate_limit();
+check_outage();
+check_try_later();
+check_lost_answers();
+check_unknown_outcome_is_kept();
+check_settled_meanwhile();
+check_used_up_attempts();
+check_what_clerk_has_already();
+check_clocks();
+check_same_address_twice();
+check_send_after();
+check_max_invitations();
+check_cancel_and_retry();
+check_guard();
+check_where_it_cannot_run();
+check_privileges();
+check_search_path();
+check_nothing_is_held();
+check_lookup_query();
+check_other_schema();
+check_secrets();
+
+$node->stop;
+done_testing();
+
+# A row that is sent has the whole story.
+sub check_sent
+{
+	my $id = enqueue(
+		email_address => 'ann@example.com',
+		inviter_user_id => 'user_ines',
+		redirect_url => 'https://app.example.com/welcome',
+		public_metadata => '{"team": "red"}',
+		private_metadata => '{"plan": 7}',
+		expires_in_days => 14,
+		notify => 'false');
+	my $before = row($id);
+
+	is($before->{state}, 'queued', 'a new row is queued');
+	is($before->{attempts}, 0, '... and has not been tried');
+	is(scalar $clerk->requests_for('ann@example.com'),
+		0, '... and nothing is sent by the INSERT');
+
+	my $call = send_invitations();
+	is($call->{sqlstate}, '', 'sending succeeds');
+	like(
+		$call->{stderr},
+		qr/NOTICE:.*1 sent, 0 skipped, 0 failed, 0 postponed/,
+		'... and says what it has done');
+
+	my ($request) = $clerk->requests_for('ann@example.com');
+	is( $request->{path},
+		'/v1/organizations/org_test/invitations',
+		"the row's organization is in the path");
+	is_deeply(
+		$request->{body},
+		{
+			email_address => 'ann@example.com',
+			role => 'org:member',
+			inviter_user_id => 'user_ines',
+			redirect_url => 'https://app.example.com/welcome',
+			public_metadata => { team => 'red' },
+			private_metadata => { plan => 7 },
+			expires_in_days => 14,
+			notify => JSON::PP::false
+		},
+		"every column is sent under Clerk's name for it");
+
+	my ($invitation) = $clerk->invitations_for('ann@example.com');
+	my $row = row($id);
+	is($row->{state}, 'sent', 'the row is sent');
+	is($row->{attempts}, 1, '... at the first attempt');
+	is($row->{invitation_id}, $invitation->{id},
+		"... and has the invitation's id");
+	is($row->{status}, 'pending', "... and the invitation's status");
+	ok($row->{has_url}, "... and the invitation's url");
+	is_deeply(
+		[ @{$row}{qw(http_status error_code error_message trace_id)} ],
+		[ (undef) x 4 ],
+		'... and no error');
+	is(value($id, "next_attempt_at IS NULL"), 't', '... and no next attempt');
+	is( value(
+			$id,
+			'enqueued_at <= first_claimed_at AND '
+			  . 'first_claimed_at = claimed_at AND '
+			  . 'claimed_at <= settled_at AND settled_at <= clock_timestamp()'
+		),
+		't',
+		'... and its times are in order');
+	is( value($id, "expires_at BETWEEN now() + interval '13 days 23 hours'"
+			  . " AND now() + interval '14 days'"),
+		't',
+		'... and expires when Clerk says');
+
+	my $requests = () = $clerk->journal;
+	$call = send_invitations();
+	is($call->{stderr}, '', 'with nothing due sending says nothing');
+	is(scalar(() = $clerk->journal), $requests, '... and asks Clerk nothing');
+
+	# What a good answer may look like.
+	my @good = qw(minimal extra stale);
+	enqueue(email_address => "x-$_--good\@example.com") foreach @good;
+	send_invitations();
+	foreach my $name (@good)
+	{
+		my $row = row_of("x-$name--good\@example.com");
+		is("$row->{state} $row->{attempts}",
+			'sent 1', "an answer of the kind $name is one that succeeds");
+	}
+	return;
+}
+
+# Refused for good: the row says why.
+sub check_refusals
+{
+	my @refusals = (
+		{
+			title => 'an organization that does not exist',
+			row => { organization_id => 'org_missing' },
+			status => 404,
+			code => 'organization_not_found_or_unauthorized',
+			message => qr/does not exist/
+		},
+		{
+			title => 'a role that does not exist',
+			row => { role => 'org:missing' },
+			status => 404,
+			code => 'resource_not_found',
+			message => qr/role/
+		},
+		{
+			title => 'an inviter from elsewhere',
+			row => { inviter_user_id => 'user_stranger' },
+			status => 403,
+			code => 'not_a_member_in_organization',
+			message => qr/inviter is not a member/
+		},
+		(map { refusal(@$_) }
+			[ 402, 'insufficient_seats', qr/no seat left/ ],
+			[ 403, 'organization_membership_quota_exceeded', qr/limit/ ],
+			[ 400, 'dev_monthly_email_limit_exceeded', qr/e-mails/ ],
+			[ 413, 'request_body_too_large', qr/too large/ ],
+			[ 422, 'form_param_value_invalid', qr/Clerk/ ]),
+		{
+			title => 'a status that nobody knows',
+			row => { email_address => 'x-gone--1@example.com' },
+			status => 410,
+			code => 'gone',
+			message => qr/Clerk refused the request/
+		},
+		{
+			title => 'several errors at once',
+			row => { email_address => 'x-several-errors--1@example.com' },
+			status => 422,
+			code => 'form_param_format_invalid',
+			message =>
+			  qr/\[form_param_format_invalid\]; .*\[form_param_missing\]/
+		},
+		{
+			title => 'an error without its list',
+			row => { email_address => 'x-errors-not-array--1@example.com' },
+			status => 400,
+			code => undef,
+			message => qr/Clerk refused the request/
+		},
+		{
+			title => 'an error that names no request',
+			row => { email_address => 'x-no-ids--1@example.com' },
+			status => 400,
+			code => 'bad_request',
+			message => qr/Clerk refused the request/,
+			no_trace => 1
+		},
+		{
+			title => 'an error that repeats the key',
+			row => { email_address => 'x-echo-key--1@example.com' },
+			status => 400,
+			code => 'bad_request',
+			message => qr/The key \*+ is not liked/
+		});
+	my $number = 0;
+
+	foreach my $refusal (@refusals)
+	{
+		$refusal->{row}{email_address} //= 'refused' . ++$number . '@example.com';
+		$refusal->{id} = enqueue(%{ $refusal->{row} });
+	}
+	my $good = enqueue(email_address => 'among_refusals@example.com');
+	my $call = send_invitations();
+	my $count = @refusals;
+
+	is($call->{sqlstate}, '', 'refusals are no error of the CALL');
+	like($call->{stderr}, qr/1 sent, 0 skipped, $count failed, 0 postponed/,
+		'... which counts them');
+	is(row($good)->{state}, 'sent',
+		'a row among others that fail is sent');
+	foreach my $refusal (@refusals)
+	{
+		my $title = $refusal->{title};
+		my $row = row($refusal->{id});
+
+		is("$row->{state} after $row->{attempts}",
+			'failed after 1', "$title fails the row at once");
+		is($row->{http_status}, $refusal->{status},
+			"$title: the row has the HTTP status");
+		is($row->{error_code}, $refusal->{code},
+			"$title: the row has Clerk's code");
+		like($row->{error_message}, $refusal->{message},
+			"$title: the row says what was wrong");
+		is(defined $row->{trace_id} ? 'known' : 'unknown',
+			$refusal->{no_trace} ? 'unknown' : 'known',
+			"$title: the row has the trace id, if there is one");
+		is( value(
+				$refusal->{id},
+				'settled_at >= claimed_at AND next_attempt_at IS NULL AND '
+				  . 'invitation_id IS NULL AND url IS NULL'),
+			't',
+			"$title: the row is settled, without an invitation");
+	}
+	return;
+}
+
+sub refusal
+{
+	my ($status, $code, $message) = @_;
+
+	return {
+		title => $code,
+		row => { email_address => "x-error-$status-$code--1\@example.com" },
+		status => $status,
+		code => $code,
+		message => $message
+	};
+}
+
+# What is wrong with the settings costs no row an attempt.
+sub check_configuration_errors
+{
+	my @ids = map { enqueue(email_address => "key$_\@example.com") } 1 .. 3;
+	my $wrong = $ClerkTest::KEY =~ s/0000/1111/r;
+
+	ClerkTest::write_key($node->data_dir . '/wrong.key', $wrong);
+	foreach my $case (
+		[
+			'28000',
+			'a key that Clerk does not accept',
+			"SET clerk_invite.secret_key_file = 'wrong.key';"
+		],
+		[ '55000', 'no key', "SET clerk_invite.secret_key_file = '';" ],
+		[
+			'55000',
+			'an address that cannot be used',
+			"SET clerk_invite.api_url = 'http://clerk.example.com';"
+		])
+	{
+		my ($sqlstate, $title, $settings) = @$case;
+
+		make_due();
+		my $call = send_invitations($settings);
+		is($call->{sqlstate}, $sqlstate, "$title is an error of the CALL");
+		like($call->{stderr}, qr/stopped sending invitations/,
+			'... which says that it has stopped');
+		is_deeply(
+			[ map { state_of($_) } @ids ],
+			[ ('queued 0') x 3 ],
+			'... and leaves rows queued, without an attempt');
+		ok(index($call->{stderr}, $wrong) < 0, '... and shows no key');
+	}
+	send_until_settled($node);
+	is_deeply(
+		[ map { state_of($_) } @ids ],
+		[ ('sent 1') x 3 ],
+		'once the settings are right, everything is sent');
+	is_deeply(
+		[ map { created("key$_\@example.com") } 1 .. 3 ],
+		[ (1) x 3 ], '... once');
+	return;
+}
+
+sub check_rate_limit
+{
+	my $one_by_one = 'SET clerk_invite.max_concurrent_requests = 1;';
+	my $limited = enqueue(email_address => 'x-429-120--1@example.com');
+	my $next = enqueue(email_address => 'after429@example.com');
+	my $call = send_invitations($one_by_one);
+
+	is($call->{sqlstate}, '', 'a rate limit is no error of the CALL');
+	like($call->{stderr}, qr/WARNING:  53400: stopped sending/,
+		'... but a warning');
+	is(state_of($limited), 'queued 0',
+		'a rate limit leaves the row queued, without an attempt');
+	is( value(
+			$limited,
+			"next_attempt_at BETWEEN now() + interval '100 s'"
+			  . " AND now() + interval '121 s'"),
+		't',
+		'... until Retry-After has passed');
+	my $row = row($limited);
+	is("$row->{http_status} $row->{error_code}",
+		'429 too_many_requests', '... and the row says why');
+	is(state_of($next), 'queued 0', 'a rate limit stops the pass');
+	is(scalar $clerk->requests_for('after429@example.com'),
+		0, '... and nothing more is sent');
+
+	foreach my $name (qw(429-none 429-empty 429-date))
+	{
+		my $id = enqueue(email_address => "x-$name-once--1\@example.com");
+		send_until_settled_but($limited);
+		is(state_of($id), 'sent 1',
+			"a rate limit of the kind $name is waited for");
+	}
+	is(state_of($next), 'sent 1', 'the next pass sends what was left');
+	is(scalar(() = $clerk->requests_for('x-429-120--1@example.com')),
+		1, '... and not the row that has to wait');
+	$node->safe_psql('postgres', "SELECT clerk_cancel_invitation($limited)");
+	return;
+}
+
+# Clerk cannot be reached: the queue waits, no row's attempts are used up.
+sub check_outage
+{
+	my $fake = ClerkTest::Fake->start;
+	my $port = $fake->{port};
+	my $settings = use_clerk($fake);
+	my @ids = map { enqueue(email_address => "outage$_\@example.com") } 1 .. 15;
+
+	$fake->stop;
+	foreach my $round (1 .. 3)
+	{
+		make_due();
+		my $call = send_invitations($settings);
+		is($call->{sqlstate}, '', "outage, CALL $round: it is no error");
+		like(
+			$call->{stderr},
+			qr/WARNING:  08001: stopped sending invitations: could not connect/,
+			"outage, CALL $round: it is a warning");
+		is_deeply(
+			[ map { state_of($_) } @ids ],
+			[ ('queued 0') x 15 ],
+			"outage, CALL $round: all rows stay queued, without an attempt");
+	}
+	is( value($ids[0], "error_message LIKE '%could not connect%' OR error_message IS NULL"),
+		't', 'the row says what the matter is');
+
+	$fake = ClerkTest::Fake->start('--port', $port);
+	send_until_settled($node, $settings);
+	is_deeply(
+		[ map { state_of($_) } @ids ],
+		[ ('sent 1') x 15 ],
+		'after the outage everything is sent');
+	is_deeply(
+		[ map { created("outage$_\@example.com", $fake) } 1 .. 15 ],
+		[ (1) x 15 ], '... once');
+	return;
+}
+
+# Refused, but not for good: delays grow, then the attempts are used up.
+sub check_try_later
+{
+	my $settings = q(
+		SET clerk_invite.retry_delay = '10s';
+		SET clerk_invite.retry_delay_max = '30s';
+		SET clerk_invite.max_attempts = 5;);
+	my $id = enqueue(email_address => 'x-error-409-conflict--1@example.com');
+
+	foreach my $attempt ([ 1, 10 ], [ 2, 20 ], [ 3, 30 ], [ 4, 30 ])
+	{
+		my ($number, $delay) = @$attempt;
+		my $most = $delay * 1.25;
+
+		make_due();
+		send_invitations($settings);
+		is(state_of($id), "queued $number",
+			"a conflict is tried again after attempt $number");
+		is( value(
+				$id,
+				"next_attempt_at > claimed_at + interval '$delay s' AND "
+				  . "next_attempt_at < now() + interval '$most s'"),
+			't',
+			"... in $delay to $most seconds");
+		is(row($id)->{error_code}, 'conflict', '... and the row says why');
+	}
+	make_due();
+	send_invitations($settings);
+	is(state_of($id), 'failed 5', 'after max_attempts the row has failed');
+	is(row($id)->{http_status}, 409, '... for the same reason');
+	is( scalar(() =
+			  $clerk->requests_for('x-error-409-conflict--1@example.com')),
+		5,
+		'... and was sent as often');
+
+	$id = enqueue(email_address => 'x-error-409-resource_locked-once--1@example.com');
+	send_until_settled($node);
+	is(state_of($id), 'sent 2', 'a conflict that ends is sent');
+	is( value($id, 'error_code IS NULL AND http_status IS NULL AND '
+			  . 'error_message IS NULL AND trace_id IS NULL AND '
+			  . 'first_claimed_at < claimed_at'),
+		't',
+		'... and has no error left');
+	return;
+}
+
+# Whatever becomes of an answer, there is one invitation in the end.
+sub check_lost_answers
+{
+	# Created, and the answer says nothing of it.
+	my @done = qw(
+	  drop-after reset-after 500-after 502-after 503-after 504-after
+	  half-body truncated hang-after trickle-after huge-after huge-header
+	  html-502-after html-200-after empty-200-after empty-500-after
+	  nested-after not-object-after redirect-after
+	  nul escaped-nul echo-url odd-times
+	  wrong-type-id wrong-type-email_address wrong-type-created_at);
+	# Not created, and the answer does not say so.
+	my @undone = qw(
+	  drop-before-once reset-before-once 500-before-once 502-once 503-once
+	  504-once hang-once trickle-once html-502-once html-200-once
+	  empty-200-once empty-500-once nested-once not-object-once redirect-once
+	  huge-once);
+	my $settings = q(
+		SET clerk_invite.request_timeout = '1500ms';
+		SET clerk_invite.max_concurrent_requests = 50;);
+	my %id = map { $_ => enqueue(email_address => "x-$_--lost\@example.com") }
+	  @done, @undone;
+
+	send_until_settled($node, $settings);
+	foreach my $case ((map { [ $_, 1 ] } @done), (map { [ $_, 2 ] } @undone))
+	{
+		my ($name, $attempts) = @$case;
+		my $email = "x-$name--lost\@example.com";
+		my @invitations = $clerk->invitations_for($email);
+		my $row = row($id{$name});
+
+		is(state_of($id{$name}), "sent $attempts",
+			"after $name the row is sent at attempt $attempts");
+		is(scalar @invitations, 1, '... and there is one invitation');
+		is($row->{invitation_id}, $invitations[0]{id}, '... which is its own');
+		is(scalar(() = $clerk->requests_for($email)),
+			$attempts, '... and it was not sent more often');
+		is($row->{error_message}, undef, '... and no error is left');
+	}
+	return;
+}
+
+# As long as Clerk cannot be asked, an unknown outcome stays unknown.
+sub check_unknown_outcome_is_kept
+{
+	my $email = 'x-drop-after--kept@example.com';
+	my $settings = 'SET clerk_invite.max_attempts = 1;';
+	my $id = enqueue(email_address => $email);
+
+	foreach my $behaviour (
+		'503', 'drop', 'html-200',
+		'error-404-resource_not_found', 'error-401-clerk_key_invalid',
+		'429-1', 'error-409-conflict', 'truncated')
+	{
+		misbehave_in_lookups($behaviour);
+		make_due();
+		send_invitations($settings);
+		is(state_of($id), 'verifying 1',
+			"a look that ends with $behaviour leaves the outcome unknown");
+		is( $node->safe_psql('postgres', "SELECT clerk_cancel_invitation($id)"),
+			'f',
+			'... and it cannot be canceled');
+	}
+	make_due();
+	send_invitations($settings);
+	is(state_of($id), 'sent 1', 'a look that succeeds finds the invitation');
+	is(created($email), 1, '... the only one');
+	is(scalar(() = $clerk->requests_for($email)),
+		1, '... since it was sent once');
+	return;
+}
+
+# An invitation counts as the row's whatever became of it meanwhile.
+sub check_settled_meanwhile
+{
+	foreach my $case ([ 'accept', 'accepted' ], [ 'revoke_as_admin', 'revoked' ],
+		[ 'expire', 'expired' ])
+	{
+		my ($operation, $status) = @$case;
+		my $email = "x-500-after--$status\@example.com";
+		my $id = enqueue(email_address => $email);
+
+		misbehave_in_lookups('503');
+		send_invitations();
+		is(state_of($id), 'verifying 1', "$operation: the outcome is unknown");
+		my ($invitation) = $clerk->invitations_for($email);
+		$clerk->control($operation, { id => $invitation->{id} });
+		send_until_settled($node);
+		my $row = row($id);
+		is("$row->{state} $row->{status} $row->{invitation_id}",
+			"sent $status $invitation->{id}",
+			"an invitation that was $status meanwhile is the row's");
+		is(created($email), 1, '... and there is no other');
+	}
+	return;
+}
+
+# Failed for good only once it is known that there is no invitation.
+sub check_used_up_attempts
+{
+	my $email = 'x-500--used-up@example.com';
+	my $id = enqueue(email_address => $email);
+	my $settings = 'SET clerk_invite.max_attempts = 3;';
+
+	send_until_settled($node, $settings);
+	is(state_of($id), 'failed 3',
+		'a row whose every attempt was lost has failed in the end');
+	is(scalar(() = $clerk->requests_for($email)),
+		3, '... and was sent as often as it may be');
+	is(row($id)->{http_status}, 500, '... and says what was the matter');
+	is((lookups_for($email))[-1]{status}, 200,
+		'... after a look that found nothing');
+	is(created($email), 0, '... as there is nothing');
+	cmp_ok(
+		(lookups_for($email))[-1]{seq}, '>',
+		($clerk->requests_for($email))[-1]{seq},
+		'... after the last attempt');
+	return;
+}
+
+sub check_what_clerk_has_already
+{
+	age_of_pending();
+	my $pending = enqueue(email_address => 'pending@example.com');
+	my $case = enqueue(email_address => 'PENDING@Example.com');
+	my $member = enqueue(email_address => 'member1@example.com');
+	my $call = send_invitations();
+
+	send_until_settled($node);
+	is(state_of($pending), 'skipped 1',
+		'an address that was invited before is skipped');
+	is(state_of($case), 'skipped 1', '... whatever its case');
+	is(created('pending@example.com'), 1, '... and not invited again');
+	is(row($pending)->{invitation_id},
+		undef, "... and the invitation is not taken for the row's");
+	is(row($pending)->{error_code},
+		'organization_invitation_not_unique', '... which says why');
+	is(state_of($member), 'skipped 1', 'a member is skipped');
+	is(row($member)->{error_code},
+		'already_a_member_in_organization', '... and the row says why');
+	is( value($pending, 'settled_at IS NOT NULL AND next_attempt_at IS NULL'),
+		't', 'what is skipped is settled');
+	return;
+}
+
+# Clerk's clock may be wrong, or ours.
+sub check_clocks
+{
+	age_of_pending();
+	foreach my $case ([ $ahead, 'ahead' ], [ $behind, 'behind' ])
+	{
+		my ($fake, $name) = @$case;
+		my $settings = use_clerk($fake);
+		my $lost = "x-drop-after--$name\@example.com";
+		my $unsent = "x-drop-once--$name\@example.com";
+		my $pending = enqueue(email_address => 'pending@example.com');
+		my @ids = map { enqueue(email_address => $_) } $lost, $unsent;
+
+		send_until_settled($node, $settings);
+		is(state_of($ids[0]), 'sent 1',
+			"with a clock an hour $name a lost answer is found");
+		is(created($lost, $fake), 1, '... and nothing is sent twice');
+		is(state_of($ids[1]), 'sent 2',
+			"with a clock an hour $name a lost request is repeated");
+		is(created($unsent, $fake), 1, '... once');
+		is(state_of($pending), 'skipped 1',
+			"with a clock an hour $name an older invitation is told from ours");
+	}
+	return;
+}
+
+sub check_same_address_twice
+{
+	foreach my $email ('twice@example.com', 'x-drop-after--twice@example.com',
+		'x-drop-once--twice@example.com')
+	{
+		my @ids = map { enqueue(email_address => $email) } 1 .. 2;
+
+		send_until_settled($node);
+		is( join(' ', sort map { row($_)->{state} } @ids),
+			'sent skipped',
+			"of two rows for $email one is sent and one skipped");
+		is(created($email), 1, '... with one invitation');
+	}
+	return;
+}
+
+sub check_send_after
+{
+	my $id = $node->safe_psql(
+		'postgres', q(
+		INSERT INTO clerk_invitation_outbox
+			(organization_id, email_address, role, send_after)
+		VALUES ('org_test', 'later@example.com', 'org:member',
+			clock_timestamp() + interval '1 s')
+		RETURNING id));
+	my $never = enqueue(
+		email_address => 'infinity@example.com',
+		send_after => 'infinity');
+
+	send_invitations();
+	is(value($id, "state = 'queued' OR clock_timestamp() > send_after"),
+		't', 'a row is not sent before its time');
+	wait_until('the row is sent',
+		sub { send_invitations(); row($id)->{state} eq 'sent' });
+	is(value($id, 'claimed_at >= send_after'), 't', '... but at its time');
+	is(state_of($never), 'queued 0', 'a row for the end of time is not sent');
+	$node->safe_psql('postgres', "SELECT clerk_cancel_invitation($never)");
+	return;
+}
+
+sub check_max_invitations
+{
+	my @ids = map { enqueue(email_address => "most$_\@example.com") } 1 .. 5;
+	my $sent = sub {
+		return scalar grep { row($_)->{state} eq 'sent' } @ids;
+	};
+
+	is(attempt($node, 'postgres', 'CALL clerk_send_invitations(-1)')->{sqlstate},
+		'22023', 'a negative number of invitations is refused');
+	send_invitations('', 0);
+	is($sent->(), 0, 'no invitation at most sends none');
+	send_invitations('', 3);
+	is($sent->(), 3, 'three at most sends three of five');
+	is_deeply(
+		[ map { row($_)->{state} } @ids[ 0 .. 2 ] ],
+		[ ('sent') x 3 ],
+		'... the oldest ones');
+	send_invitations('', 'NULL');
+	is($sent->(), 5, 'NULL sends them all');
+	return;
+}
+
+sub check_cancel_and_retry
+{
+	my $canceled = enqueue(email_address => 'canceled@example.com');
+	my $function = sub {
+		my ($name, $id) = @_;
+		return $node->safe_psql('postgres', "SELECT clerk_${name}_invitation($id)");
+	};
+
+	is($function->('cancel', $canceled), 't', 'a queued row can be canceled');
+	is($function->('cancel', $canceled), 'f', '... once');
+	is($function->('retry', $canceled), 'f', '... and not be retried');
+	is($function->('cancel', '-1'), 'f', 'a row that is not there cannot');
+	send_invitations();
+	is(state_of($canceled), 'canceled 0', 'a canceled row stays canceled');
+	is(value($canceled, 'settled_at IS NOT NULL'), 't', '... and is settled');
+	is(scalar $clerk->requests_for('canceled@example.com'),
+		0, '... and is not sent');
+
+	my $retried = enqueue(
+		email_address => 'retried@example.com',
+		role => 'org:missing');
+	send_invitations();
+	is(state_of($retried), 'failed 1', 'a row has failed');
+	is($function->('cancel', $retried), 'f', 'a failed row cannot be canceled');
+	$node->safe_psql('postgres',
+		"UPDATE clerk_invitation_outbox SET role = 'org:member' WHERE id = $retried"
+	);
+	is($function->('retry', $retried), 't', '... but retried');
+	is(state_of($retried), 'queued 0', '... which queues it anew');
+	is(value($retried, 'settled_at IS NULL'), 't', '... unsettled');
+	send_invitations();
+	is(state_of($retried), 'sent 1', '... and sends it');
+	is($function->('retry', $retried), 'f', 'a sent row cannot be retried');
+	is($function->('cancel', $retried), 'f', '... nor canceled');
+	is(created('retried@example.com'), 1, 'there is one invitation');
+	return;
+}
+
+# Which changes by hand are allowed, in a database where nobody sends.
+sub check_guard
+{
+	my @states = qw(queued sending verifying sent skipped failed canceled);
+	my %allowed = map { $_ => 1 } 'queued canceled', 'failed queued';
+	my @wrong;
+
+	$node->safe_psql('postgres', 'CREATE DATABASE guarded');
+	$node->safe_psql('guarded', 'CREATE EXTENSION clerk_invite');
+	foreach my $from (@states)
+	{
+		my $in_flight = $from eq 'sending' || $from eq 'verifying';
+		my %changes = map { $_ => "UPDATE clerk_invitation_outbox SET state = '$_'" }
+		  @states;
+
+		$changes{$from} =
+		  'UPDATE clerk_invitation_outbox SET role = role';
+		$changes{deleted} = 'DELETE FROM clerk_invitation_outbox';
+		foreach my $to (sort keys %changes)
+		{
+			my $ok =
+				$in_flight ? 0
+			  : $to eq 'deleted' || $to eq $from ? 1
+			  :                                    $allowed{"$from $to"} // 0;
+			my $got = attempt(
+				$node, 'guarded', qq(
+				BEGIN;
+				INSERT INTO clerk_invitation_outbox
+					(organization_id, email_address, role, state)
+				VALUES ('org_test', 'guard\@example.com', 'org:member', '$from');
+				$changes{$to};
+				ROLLBACK;))->{sqlstate};
+
+			push @wrong, "$from to $to: $got" if $got ne ($ok ? '' : '55000');
+		}
+	}
+	is("@wrong", '',
+		'by hand a state changes from queued to canceled and from failed to '
+		  . 'queued only, and what is in flight not at all');
+	$node->safe_psql('postgres', 'DROP DATABASE guarded');
+	return;
+}
+
+sub check_where_it_cannot_run
+{
+	my $id = enqueue(email_address => 'block@example.com');
+
+	$node->safe_psql(
+		'postgres', q(
+		CREATE FUNCTION sending_function() RETURNS void LANGUAGE plpgsql
+		AS 'BEGIN CALL clerk_send_invitations(); END'));
+	foreach my $case (
+		[ '2D000', 'in a transaction block', 'BEGIN; CALL clerk_send_invitations(); COMMIT;' ],
+		[ '2D000', 'in a function', 'SELECT sending_function();' ],
+		[
+			'2D000',
+			'under an exception handler',
+			'DO $$BEGIN CALL clerk_send_invitations(); '
+			  . 'EXCEPTION WHEN division_by_zero THEN NULL; END$$;'
+		],
+		[
+			'25006', 'in a read-only transaction',
+			'SET default_transaction_read_only = on; CALL clerk_send_invitations();'
+		])
+	{
+		my ($sqlstate, $title, $sql) = @$case;
+
+		is(attempt($node, 'postgres', $sql)->{sqlstate},
+			$sqlstate, "$title sending is refused");
+		is(state_of($id), 'queued 0', '... and the row stays as it is');
+	}
+	my $call = attempt($node, 'postgres', '', extra_params =>
+		  [ '-v', 'VERBOSITY=verbose', '-c', 'SELECT 1; CALL clerk_send_invitations()' ]);
+	is($call->{sqlstate}, '2D000',
+		'with another statement in one message sending is refused');
+	is(scalar $clerk->requests_for('block@example.com'),
+		0, '... and nothing was sent');
+
+	foreach my $level ('serializable', 'repeatable read')
+	{
+		my $id = enqueue(email_address => ($level =~ s/ /_/r) . '@example.com');
+
+		is( send_invitations(
+				"SET default_transaction_isolation = '$level';")->{sqlstate},
+			'',
+			"with $level as the default sending succeeds");
+		is(state_of($id), 'sent 1', '... and sends');
+	}
+	is(state_of($id), 'sent 1', 'what was refused to be sent is sent then');
+	return;
+}
+
+# Who may send need not be able to read the outbox, whose urls are secret.
+sub check_privileges
+{
+	my $id = enqueue(email_address => 'role@example.com');
+
+	$node->safe_psql(
+		'postgres', q(
+		CREATE ROLE sender LOGIN;
+		CREATE ROLE stranger LOGIN;
+		GRANT EXECUTE ON PROCEDURE clerk_send_invitations TO sender;));
+	my @as_sender = (extra_params => [ '-U', 'sender' ]);
+	foreach my $sql (
+		'SELECT state FROM clerk_invitation_outbox',
+		'UPDATE clerk_invitation_outbox SET state = state',
+		'DELETE FROM clerk_invitation_outbox',
+		"SELECT nextval('clerk_invitation_outbox_id_seq')",
+		"SELECT clerk_cancel_invitation($id)",
+		"SELECT clerk_retry_invitation($id)",
+		"SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'a\@b', 'org:member')"
+	  )
+	{
+		is(attempt($node, 'postgres', $sql, @as_sender)->{sqlstate},
+			'42501', "who may only send is refused: $sql");
+	}
+	is( attempt(
+			$node, 'postgres',
+			'CALL clerk_send_invitations()',
+			extra_params => [ '-U', 'stranger' ])->{sqlstate},
+		'42501',
+		'who may not send cannot send');
+	is(state_of($id), 'queued 0', '... and nothing is sent');
+	is( attempt($node, 'postgres', 'CALL clerk_send_invitations()', @as_sender)
+		  ->{sqlstate},
+		'',
+		'a role with nothing but EXECUTE can send');
+	is(state_of($id), 'sent 1', '... and the row is sent');
+	is( attempt(
+			$node, 'postgres',
+			'CALL clerk_send_invitations(); SELECT current_user', @as_sender)
+		  ->{stdout},
+		'sender',
+		'after that the session is the role it was');
+	return;
+}
+
+# Whoever calls cannot have statements of theirs run as the outbox's owner.
+sub check_search_path
+{
+	my $id = enqueue(email_address => 'path@example.com');
+
+	$node->safe_psql(
+		'postgres', q(
+		CREATE SCHEMA hostile AUTHORIZATION sender;
+		GRANT TEMPORARY ON DATABASE postgres TO sender;));
+	my $call = attempt(
+		$node, 'postgres', q(
+		CREATE FUNCTION hostile.now() RETURNS timestamptz LANGUAGE plpgsql
+		AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
+		CREATE FUNCTION hostile.clock_timestamp() RETURNS timestamptz
+		LANGUAGE plpgsql AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
+		CREATE FUNCTION hostile.equal(text, text) RETURNS boolean
+		LANGUAGE plpgsql AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
+		CREATE OPERATOR hostile.= (FUNCTION = hostile.equal, LEFTARG = text, RIGHTARG = text);
+		CREATE TABLE hostile.clerk_invitation_outbox (state text);
+		CREATE TEMPORARY TABLE clerk_invitation_outbox (state text);
+		CREATE DOMAIN pg_temp.text AS int;
+		SET search_path = pg_temp, hostile, pg_catalog, public;
+		CALL public.clerk_send_invitations();
+		SHOW search_path;
+	), extra_params => [ '-U', 'sender' ]);
+
+	is($call->{sqlstate}, '', 'a hostile search_path does not disturb sending');
+	is(state_of($id), 'sent 1', '... and the row is sent');
+	is( $call->{stdout},
+		'pg_temp, hostile, pg_catalog, public',
+		'... and the search_path is as before');
+	return;
+}
+
+# A request may take long; meanwhile vacuum and schema changes go on.
+sub check_nothing_is_held
+{
+	foreach my $case (
+		[ 'invitation', 'x-slow-3000--held@example.com' ],
+		[ 'look', 'x-drop-after--held@example.com' ])
+	{
+		my ($request, $email) = @$case;
+		my $id = enqueue(email_address => $email);
+		my $psql = start_psql($node, '');
+
+		misbehave_in_lookups('slow-3000') if $request eq 'look';
+		my ($pid) = run_in_psql($psql, 'SELECT pg_backend_pid();');
+		chomp $pid;
+		send_to_psql($psql, 'CALL clerk_send_invitations();');
+		wait_until(
+			"the $request is on its way",
+			sub {
+				return $request eq 'look'
+				  ? lookups_for($email)
+				  : $clerk->requests_for($email);
+			});
+		is( $node->safe_psql(
+				'postgres', qq(
+				SELECT wait_event_type, backend_xmin, backend_xid,
+					(SELECT count(*) FROM pg_locks AS l WHERE l.pid = a.pid
+					 AND locktype NOT IN ('virtualxid', 'advisory'))
+				FROM pg_stat_activity AS a WHERE pid = $pid)),
+			'Extension|||0',
+			"while the $request is on its way neither snapshot nor transaction id nor lock on a table is held"
+		);
+		is( attempt(
+				$node, 'postgres', q(
+				SET lock_timeout = '1s';
+				BEGIN;
+				LOCK TABLE clerk_invitation_outbox IN ACCESS EXCLUSIVE MODE;
+				COMMIT;))->{sqlstate},
+			'',
+			'... and the outbox can be locked');
+		unlike(row($id)->{state}, qr/sent/, '... since it is still on its way');
+		output_of_psql($psql);
+		$psql->{harness}->finish;
+		is(row($id)->{state}, 'sent', '... and arrives');
+	}
+	return;
+}
+
+# Every character of an address is looked for as it is.
+sub check_lookup_query
+{
+	$node->safe_psql('postgres',
+		"CREATE DATABASE utf8 TEMPLATE template0 ENCODING 'UTF8'"
+		  . " LC_COLLATE 'C' LC_CTYPE 'C'");
+	$node->safe_psql('utf8', 'CREATE EXTENSION clerk_invite');
+	foreach my $tag (
+		'plus+tag', 'per%cent', '%2B', 'am&per=sand',
+		'ha#sh?query', 'sla/sh', "quo'te", 'back\\slash',
+		'umläut', 'Großbuchstabe', '日本')
+	{
+		my $email = "x-drop-after--$tag\@exämple.com";
+		my $quoted = encode_utf8($email =~ s/'/''/gr);
+
+		$node->safe_psql(
+			'utf8', qq(
+			SET client_encoding = 'UTF8';
+			SET client_min_messages = error;
+			SELECT clerk_enqueue_organization_invitation(
+				'org_test', NULL, '$quoted', 'org:member');
+			CALL clerk_send_invitations();));
+		my $shown = encode_utf8($tag);
+		is( $node->safe_psql('utf8',
+				'SELECT state FROM clerk_invitation_outbox ORDER BY id DESC LIMIT 1'),
+			'sent',
+			"an address with $shown is found");
+		is(scalar lookups_for($email),
+			1, '... by the one look that was needed');
+		is(created($email), 1, '... and invited once');
+	}
+	return;
+}
+
+# Everything is found through the procedure's own schema.
+sub check_other_schema
+{
+	$node->safe_psql('postgres', 'CREATE DATABASE other');
+	$node->safe_psql(
+		'other', q(
+		CREATE SCHEMA "Odd %s schema";
+		CREATE EXTENSION clerk_invite SCHEMA "Odd %s schema";));
+	my $psql = start_psql($node, '\\connect other');
+	my $send = sub {
+		my ($schema, $name) = @_;
+		my ($stdout, $stderr) = run_in_psql(
+			$psql, qq(
+			INSERT INTO "$schema".clerk_invitation_outbox
+				(organization_id, email_address, role)
+				VALUES ('org_test', '$name\@example.com', 'org:member');
+			CALL "$schema".clerk_send_invitations();
+			SELECT state FROM "$schema".clerk_invitation_outbox
+				WHERE email_address = '$name\@example.com';));
+		return $stdout;
+	};
+
+	is($send->('Odd %s schema', 'schema1'),
+		"sent\n", 'the extension works in another schema');
+	run_in_psql($psql, 'ALTER SCHEMA "Odd %s schema" RENAME TO renamed;');
+	is($send->('renamed', 'schema2'),
+		"sent\n", '... and after that was renamed, in the same session');
+	run_in_psql($psql,
+		'DROP EXTENSION clerk_invite; CREATE EXTENSION clerk_invite SCHEMA renamed;');
+	is($send->('renamed', 'schema3'),
+		"sent\n", '... and after it was dropped and created again');
+	$psql->{harness}->finish;
+	return;
+}
+
+sub check_secrets
+{
+	my $text = $said
+	  . slurp_file($node->logfile)
+	  . $node->safe_psql(
+		'postgres', q(
+		SELECT string_agg(concat_ws(' ', error_code, error_message, trace_id), E'\n')
+		FROM clerk_invitation_outbox));
+
+	like($text, qr/invitations: \d+ sent/, 'there is something to look through');
+	ok(index($text, $ClerkTest::KEY) < 0,
+		'no key is in what rows, log and messages say');
+	ok(index($text, '?ticket=') < 0 || $text =~ /\?ticket=\z/,
+		'no url is in what rows, log and messages say');
+	return;
+}
+
+# Puts a row into the outbox, by plain SQL; returns its id.
+sub enqueue
+{
+	my %row = (organization_id => 'org_test', role => 'org:member', @_);
+	my @names = sort keys %row;
+	my $values = join(', ', map { "'" . ($row{$_} =~ s/'/''/gr) . "'" } @names);
+
+	return $node->safe_psql('postgres',
+		    'INSERT INTO clerk_invitation_outbox ('
+		  . join(', ', @names)
+		  . ") VALUES ($values) RETURNING id");
+}
+
+# Sends what is due in a session with these settings; as attempt().
+sub send_invitations
+{
+	my ($settings, $most) = @_;
+	my $call = attempt($node, 'postgres',
+		($settings // '') . 'CALL clerk_send_invitations(' . ($most // '') . ');');
+
+	$said .= $call->{stderr};
+	return $call;
+}
+
+# Sends until nothing but this row is open.
+sub send_until_settled_but
+{
+	my ($id) = @_;
+
+	wait_until(
+		'nothing else is open',
+		sub {
+			send_invitations();
+			return $node->safe_psql('postgres',
+				    'SELECT count(*) FROM clerk_invitation_outbox '
+				  . "WHERE state IN ('queued', 'sending', 'verifying') AND id <> $id"
+			) eq '0';
+		});
+	return;
+}
+
+# Makes everything that is open due, and forgets that it was delayed.
+sub make_due
+{
+	$node->safe_psql(
+		'postgres', q(
+		BEGIN;
+		ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER guard;
+		UPDATE clerk_invitation_outbox SET next_attempt_at = now()
+			WHERE state IN ('queued', 'verifying') AND next_attempt_at IS NOT NULL;
+		ALTER TABLE clerk_invitation_outbox ENABLE TRIGGER guard;
+		COMMIT;));
+	return;
+}
+
+# A row as a hash; its url only as whether it is there.
+sub row
+{
+	my ($id) = @_;
+
+	return decode_json(
+		$node->safe_psql(
+			'postgres', qq(
+			SELECT to_jsonb(o) - 'url' || jsonb_build_object('has_url', url IS NOT NULL)
+			FROM clerk_invitation_outbox AS o WHERE id = $id)));
+}
+
+sub row_of
+{
+	my ($email) = @_;
+
+	return row(
+		$node->safe_psql('postgres',
+			"SELECT id FROM clerk_invitation_outbox WHERE email_address = '$email'"
+		));
+}
+
+# State and attempts of a row.
+sub state_of
+{
+	my ($id) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT state || ' ' || attempts FROM clerk_invitation_outbox WHERE id = $id"
+	);
+}
+
+# What an expression yields for a row.
+sub value
+{
+	my ($id, $expression) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT $expression FROM clerk_invitation_outbox WHERE id = $id");
+}
+
+# How many invitations were ever created for an address.
+sub created
+{
+	my ($email, $fake) = @_;
+
+	return scalar(() = ($fake // $clerk)->invitations_for($email));
+}
+
+sub lookups_for
+{
+	my ($email) = @_;
+
+	return grep { $_->{method} eq 'GET'
+		  && ($_->{query}{email_address}[0] // '') eq $email } $clerk->journal;
+}
+
+sub misbehave_in_lookups
+{
+	my ($behaviour) = @_;
+
+	$clerk->control(
+		'misbehave',
+		{
+			operation => 'ListOrganizationInvitations',
+			behaviour => $behaviour
+		});
+	return;
+}
+
+sub use_clerk
+{
+	my ($fake) = @_;
+
+	return "SET clerk_invite.api_url = '" . $fake->url . "'; ";
+}
+
+# Clerk tells its time in whole seconds: what is to be told from an invitation
+# of a row's own must be older by more than that.
+sub age_of_pending
+{
+	wait_until('the pending invitations are old enough',
+		sub { time > $invited_before + 3 });
+	return;
+}

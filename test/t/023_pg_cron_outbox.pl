@@ -1,0 +1,136 @@
+# pg_cron delivers the outbox: one job puts those on a waiting list into it,
+# another one calls clerk_send_invitations(), whether pg_cron runs them through
+# a connection or in a background worker.
+#
+# pg_cron looks at its jobs once a minute, which is what this test waits for;
+# both ways of running a job wait at the same time.
+use strict;
+use warnings;
+
+use ClerkTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my ($library_folder) = run_command([ 'pg_config', '--pkglibdir' ]);
+plan skip_all => 'pg_cron is not installed'
+  unless glob("$library_folder/pg_cron.*");
+
+# Both jobs start in the same minute: what one of them puts there the other one
+# may miss, and sends it a minute later.
+my $patience = 130;
+
+# A cluster whose jobs are run in one of the two ways.
+sub cron_cluster
+{
+	my ($name, $setting) = @_;
+	my $clerk = ClerkTest::Fake->start;
+	my $node = clerk_cluster(
+		$name, $clerk,
+		conf => qq(
+shared_preload_libraries = 'pg_cron'
+cron.database_name = 'postgres'
+max_worker_processes = 20
+));
+
+	$node->append_conf('postgresql.conf',
+		$setting // "cron.host = '" . $node->host . "'");
+	$node->restart;
+	$node->safe_psql('postgres', 'CREATE EXTENSION pg_cron');
+	return { name => $name, node => $node, clerk => $clerk };
+}
+
+my @clusters = (
+	cron_cluster('connection'),
+	cron_cluster('worker', 'cron.use_background_workers = on'));
+my @waiting = map { "waiting$_\@example.com" } 1 .. 12;
+my @queued = map { "queued$_\@example.com" } 1 .. 3;
+
+# The jobs are those of a role that may do just this.
+foreach my $cluster (@clusters)
+{
+	$cluster->{node}->safe_psql(
+		'postgres', q(
+		CREATE ROLE marketing LOGIN;
+		GRANT USAGE ON SCHEMA cron TO marketing;
+		GRANT EXECUTE ON FUNCTION clerk_enqueue_organization_invitation TO marketing;
+		GRANT EXECUTE ON PROCEDURE clerk_send_invitations TO marketing;
+		CREATE TABLE waiting_list (
+			email text PRIMARY KEY,
+			outbox_id bigint
+		);
+		GRANT SELECT, UPDATE ON waiting_list TO marketing;
+		INSERT INTO waiting_list (email)
+			SELECT 'waiting' || i || '@example.com' FROM generate_series(1, 12) AS i;
+		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+			SELECT 'org_test', 'queued' || i || '@example.com', 'org:member'
+			FROM generate_series(1, 3) AS i;));
+	$cluster->{node}->safe_psql(
+		'postgres', q(
+		SELECT cron.schedule('enqueue', '* * * * *', $$
+			UPDATE waiting_list
+			SET outbox_id = clerk_enqueue_organization_invitation(
+				'org_test', NULL, email, 'org:member')
+			WHERE outbox_id IS NULL
+		$$);
+		SELECT cron.schedule('send', '* * * * *', 'CALL clerk_send_invitations()');
+		), extra_params => [ '-U', 'marketing' ]);
+}
+
+my $deadline = time + $patience;
+
+foreach my $cluster (@clusters)
+{
+	my ($name, $node, $clerk) = @{$cluster}{qw(name node clerk)};
+	my $state = sub {
+		return $node->safe_psql('postgres', $_[0]);
+	};
+
+	until (
+		time > $deadline
+		|| $state->(
+			q(
+			SELECT (SELECT count(*) = 15 AND bool_and(state = 'sent')
+					FROM clerk_invitation_outbox)
+				AND (SELECT bool_and(status = 'succeeded')
+					FROM cron.job_run_details)
+				AND (SELECT count(DISTINCT jobid) = 2
+					FROM cron.job_run_details))) eq 't')
+	{
+		select(undef, undef, undef, 0.2);
+	}
+	is( $state->(
+			q(
+			SELECT DISTINCT jobname, d.status
+			FROM cron.job_run_details AS d JOIN cron.job USING (jobid)
+			ORDER BY jobname)),
+		"enqueue|succeeded\nsend|succeeded",
+		"$name: both jobs succeed");
+	is( $state->(
+			'SELECT state, count(*) FROM clerk_invitation_outbox GROUP BY state'),
+		'sent|15',
+		"$name: everyone who waited or was in the outbox is sent an invitation");
+	is_deeply(
+		[ map { scalar(() = $clerk->requests_for($_)) } @waiting, @queued ],
+		[ (1) x 15 ],
+		"$name: ... and is asked for once");
+	is_deeply(
+		[ map { scalar(() = $clerk->invitations_for($_)) } @waiting, @queued ],
+		[ (1) x 15 ],
+		"$name: ... and has one invitation");
+	is( $state->(
+			'SELECT count(*) FROM waiting_list JOIN clerk_invitation_outbox '
+			  . 'ON outbox_id = id AND email = email_address'),
+		'12',
+		"$name: the waiting list knows whose invitation is whose");
+
+	my $details = $state->('SELECT * FROM cron.job_run_details')
+	  . slurp_file($node->logfile);
+	ok(index($details, 'clerk_send_invitations') >= 0,
+		"$name: the jobs are in what they leave behind");
+	ok(index($details, $ClerkTest::KEY) < 0,
+		"$name: no key is in what the jobs leave behind");
+	ok(index($details, '?ticket=') < 0,
+		"$name: no url is in what the jobs leave behind");
+}
+
+done_testing();
