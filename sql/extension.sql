@@ -11,9 +11,10 @@ WITH members AS (
     WHERE refclassid = 'pg_extension'::regclass
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite')
       AND deptype = 'e'
-      -- Some versions count a type's array type as a member, too.
+      -- Some versions count array types and tables' row types as members, too.
       AND NOT (classid = 'pg_type'::regclass AND
-               objid IN (SELECT typarray FROM pg_type))
+               (objid IN (SELECT typarray FROM pg_type) OR
+                objid IN (SELECT reltype FROM pg_class WHERE relkind = 'r')))
 ), objects AS (
     SELECT 'pg_extension'::regclass AS classid, oid AS objid, 0 AS objsubid
     FROM pg_extension
