@@ -284,7 +284,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
     WITH requeued AS (
         UPDATE @extschema@.clerk_invitation_outbox AS o
-        SET state = 'queued', attempts = 0, next_attempt_at = NULL, settled_at = NULL
+        SET state = 'queued', attempts = 0, next_attempt_at = NULL,
+            first_claimed_at = NULL, settled_at = NULL
         WHERE o.id = $1 AND o.state = 'failed'
         RETURNING 1
     )

@@ -23,6 +23,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_collation.h"
 #include "clerk_api.h"
 #include "clerk_error.h"
 #include "compat.h"
@@ -31,6 +32,7 @@
 #include "miscadmin.h"
 #include "outbox.h"
 #include "utils/builtins.h"
+#include "utils/formatting.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -406,7 +408,7 @@ record(Pass *pass, const ClerkOutboxRow *row, ClerkOutboxChange *change)
 		change->next_attempt_at = 0;
 	if (!clerk_outbox_settle(row, change))
 		ereport(LOG,
-				(errmsg("invitation %lld of the outbox was changed while it was being sent",
+				(errmsg("invitation %lld of the outbox is locked, or was changed while it was being sent",
 						(long long) row->id)));
 }
 
@@ -485,7 +487,9 @@ is_for(const ClerkInvitation *invitation, const char *address)
 {
 	const char *found = text_of(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
 
-	return found != NULL && pg_strcasecmp(found, address) == 0;
+	return found != NULL &&
+		strcmp(str_tolower(found, strlen(found), DEFAULT_COLLATION_OID),
+			   str_tolower(address, strlen(address), DEFAULT_COLLATION_OID)) == 0;
 }
 
 /*
@@ -501,7 +505,7 @@ by_clerks_clock(const ClerkHttpRequest *request, TimestampTz ours)
 
 	if (date == 0)
 		return ours;
-	return ours + (time_t_to_timestamptz(date) - GetCurrentTimestamp());
+	return ours + (time_t_to_timestamptz(date) - clerk_http_answered_at(request));
 }
 
 static char *

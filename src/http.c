@@ -44,6 +44,7 @@
 #include "storage/fd.h"
 #include "url_rules.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /*
  * Largest answer body.  The largest that Clerk gives is a list page of 500
@@ -90,6 +91,7 @@ struct ClerkHttpRequest
 	bool		repetition_refused; /* rule 4 came into play */
 	bool		too_large;
 	long		status;
+	TimestampTz answered_at;
 	curl_off_t	retry_after;
 	char		fault[CURL_ERROR_SIZE];
 };
@@ -353,6 +355,13 @@ clerk_http_date(const ClerkHttpRequest *request)
 	char	   *date = clerk_http_header(request, "date");
 
 	return date == NULL ? 0 : Max(curl_getdate(date, NULL), 0);
+}
+
+/* The time by our clock when the whole answer was here. */
+TimestampTz
+clerk_http_answered_at(const ClerkHttpRequest *request)
+{
+	return request->answered_at;
 }
 
 /* Gives a request up if it is running, and frees it and its answer. */
@@ -698,6 +707,7 @@ settle(ClerkHttpRequest *request, CURLcode result)
 	if (result == CURLE_OK)
 	{
 		request->outcome = CLERK_HTTP_ANSWERED;
+		request->answered_at = GetCurrentTimestamp();
 		curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE,
 						  &request->status);
 		curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER,

@@ -21,6 +21,7 @@
 #ifndef CLERK_HTTP_H
 #define CLERK_HTTP_H
 
+#include "datatype/timestamp.h"
 #include "pgtime.h"
 
 typedef struct ClerkHttpRequest ClerkHttpRequest;
@@ -61,6 +62,7 @@ extern char *clerk_http_header(const ClerkHttpRequest *request,
 							   const char *name);
 extern int	clerk_http_retry_after(const ClerkHttpRequest *request);
 extern pg_time_t clerk_http_date(const ClerkHttpRequest *request);
+extern TimestampTz clerk_http_answered_at(const ClerkHttpRequest *request);
 extern void clerk_http_release(ClerkHttpRequest *request);
 
 #endif							/* CLERK_HTTP_H */

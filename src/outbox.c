@@ -78,16 +78,19 @@ typedef struct StatementText
 
 static const StatementText statement_texts[STATEMENTS] = {
 	[TAKE_OVER] = {
-		"UPDATE %1$s SET state = 'verifying', next_attempt_at = now() "
-		"WHERE state = 'sending'",
+		"UPDATE %1$s AS o SET state = 'verifying', next_attempt_at = now() "
+		"FROM (SELECT id FROM %1$s WHERE state = 'sending' "
+		"FOR UPDATE SKIP LOCKED) AS left_behind "
+		"WHERE o.id = left_behind.id",
 		0, {0}
 	},
 	[CLAIM] = {
 		"UPDATE %1$s AS o "
 		"SET state = 'sending', attempts = o.attempts + 1, "
-		"claimed_at = clock_timestamp(), "
-		"first_claimed_at = coalesce(o.first_claimed_at, clock_timestamp()) "
-		"FROM (SELECT id FROM %1$s WHERE state = 'queued' "
+		"claimed_at = due.at, "
+		"first_claimed_at = coalesce(o.first_claimed_at, due.at) "
+		"FROM (SELECT id, clock_timestamp() AS at FROM %1$s "
+		"WHERE state = 'queued' "
 		"AND coalesce(next_attempt_at, send_after) <= now() "
 		"ORDER BY coalesce(next_attempt_at, send_after), id "
 		"LIMIT $1 FOR UPDATE SKIP LOCKED) AS due "
@@ -106,13 +109,17 @@ static const StatementText statement_texts[STATEMENTS] = {
 		1, {TEXTOID}
 	},
 	[SETTLE] = {
-		"UPDATE %1$s SET state = $4, attempts = $5, next_attempt_at = $6, "
+		"UPDATE %1$s AS o SET state = $4, attempts = $5, next_attempt_at = $6, "
+		"first_claimed_at = CASE WHEN $5 > 0 THEN first_claimed_at END, "
 		"settled_at = CASE WHEN $4 IN ('sent', 'skipped', 'failed') "
 		"THEN clock_timestamp() END, "
 		"invitation_id = $7, status = $8, url = $9, expires_at = $10, "
 		"http_status = $11, error_code = $12, error_message = $13, "
 		"trace_id = $14 "
-		"WHERE id = $1 AND attempts = $2 AND state = $3",
+		"FROM (SELECT id FROM %1$s "
+		"WHERE id = $1 AND attempts = $2 AND state = $3 "
+		"FOR UPDATE SKIP LOCKED) AS seen "
+		"WHERE o.id = seen.id",
 		14, {INT8OID, INT4OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID,
 			TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, TEXTOID,
 		TEXTOID, TEXTOID}
@@ -238,7 +245,12 @@ clerk_outbox_has_invitation(const char *invitation_id)
 	return run(HAS_INVITATION, values, NULL, NULL, NULL) > 0;
 }
 
-/* Changes a row; false if it is no longer as its sender has seen it. */
+/*
+ * Changes a row; false if it is no longer as its sender has seen it, or if
+ * somebody holds a lock on it: nobody may keep a sender waiting, and the next
+ * one finds the row as it is.  A row that has no attempt left behind it has
+ * not been sent yet: what came before its next claim is not its own.
+ */
 bool
 clerk_outbox_settle(const ClerkOutboxRow *row, const ClerkOutboxChange *change)
 {

@@ -279,7 +279,7 @@ sub check_changed_in_flight
 		is(states($emails[1]), 'sent 1', '... and the one beside it is sent');
 		like(
 			slurp_file($node->logfile, $log),
-			qr/LOG:  invitation \d+ of the outbox was changed while it was being sent/,
+			qr/LOG:  invitation \d+ of the outbox is locked, or was changed while it was being sent/,
 			'... and the log says so');
 		$node->safe_psql('postgres',
 			"DELETE FROM $table WHERE email_address = '$emails[0]'");
