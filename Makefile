@@ -11,6 +11,7 @@ OBJS = \
 	src/functions.o \
 	src/guc.o \
 	src/http.o \
+	src/json_reader.o \
 	src/json_wire.o \
 	src/outbox.o \
 	src/rollback_warning.o \

@@ -14,11 +14,10 @@
 #include "catalog/pg_type_d.h"
 #include "clerk_api.h"
 #include "guc.h"
-#include "json_wire.h"
+#include "json_reader.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/json.h"
-#include "utils/numeric.h"
 #include "utils/timestamp.h"
 
 #define USER_AGENT \
@@ -30,44 +29,66 @@
 /* Our header lines of a request, and the terminator. */
 #define MAX_HEADERS 5
 
-typedef struct FieldDescription
-{
-	const char *name;			/* in Clerk's JSON and in the SQL type */
-	Oid			type;
-} FieldDescription;
+/* Names of an invitation's fields, in Clerk's JSON and in the SQL type. */
+static const char *const field_names[CLERK_INVITATION_FIELDS] = {
+	[CLERK_INVITATION_ID] = "id",
+	[CLERK_INVITATION_ORGANIZATION_ID] = "organization_id",
+	[CLERK_INVITATION_EMAIL_ADDRESS] = "email_address",
+	[CLERK_INVITATION_ROLE] = "role",
+	[CLERK_INVITATION_ROLE_NAME] = "role_name",
+	[CLERK_INVITATION_STATUS] = "status",
+	[CLERK_INVITATION_INVITER_ID] = "inviter_id",
+	[CLERK_INVITATION_URL] = "url",
+	[CLERK_INVITATION_PUBLIC_METADATA] = "public_metadata",
+	[CLERK_INVITATION_PRIVATE_METADATA] = "private_metadata",
+	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = "public_inviter_data",
+	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = "public_organization_data",
+	[CLERK_INVITATION_CREATED_AT] = "created_at",
+	[CLERK_INVITATION_UPDATED_AT] = "updated_at",
+	[CLERK_INVITATION_EXPIRES_AT] = "expires_at",
+};
 
-static const FieldDescription invitation_fields[CLERK_INVITATION_FIELDS] = {
-	[CLERK_INVITATION_ID] = {"id", TEXTOID},
-	[CLERK_INVITATION_ORGANIZATION_ID] = {"organization_id", TEXTOID},
-	[CLERK_INVITATION_EMAIL_ADDRESS] = {"email_address", TEXTOID},
-	[CLERK_INVITATION_ROLE] = {"role", TEXTOID},
-	[CLERK_INVITATION_ROLE_NAME] = {"role_name", TEXTOID},
-	[CLERK_INVITATION_STATUS] = {"status", TEXTOID},
-	[CLERK_INVITATION_INVITER_ID] = {"inviter_id", TEXTOID},
-	[CLERK_INVITATION_URL] = {"url", TEXTOID},
-	[CLERK_INVITATION_PUBLIC_METADATA] = {"public_metadata", JSONBOID},
-	[CLERK_INVITATION_PRIVATE_METADATA] = {"private_metadata", JSONBOID},
-	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = {"public_inviter_data", JSONBOID},
-	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = {"public_organization_data", JSONBOID},
-	[CLERK_INVITATION_CREATED_AT] = {"created_at", TIMESTAMPTZOID},
-	[CLERK_INVITATION_UPDATED_AT] = {"updated_at", TIMESTAMPTZOID},
-	[CLERK_INVITATION_EXPIRES_AT] = {"expires_at", TIMESTAMPTZOID},
+/* Their types in the SQL type. */
+static const Oid field_types[CLERK_INVITATION_FIELDS] = {
+	[CLERK_INVITATION_ID] = TEXTOID,
+	[CLERK_INVITATION_ORGANIZATION_ID] = TEXTOID,
+	[CLERK_INVITATION_EMAIL_ADDRESS] = TEXTOID,
+	[CLERK_INVITATION_ROLE] = TEXTOID,
+	[CLERK_INVITATION_ROLE_NAME] = TEXTOID,
+	[CLERK_INVITATION_STATUS] = TEXTOID,
+	[CLERK_INVITATION_INVITER_ID] = TEXTOID,
+	[CLERK_INVITATION_URL] = TEXTOID,
+	[CLERK_INVITATION_PUBLIC_METADATA] = JSONBOID,
+	[CLERK_INVITATION_PRIVATE_METADATA] = JSONBOID,
+	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = JSONBOID,
+	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = JSONBOID,
+	[CLERK_INVITATION_CREATED_AT] = TIMESTAMPTZOID,
+	[CLERK_INVITATION_UPDATED_AT] = TIMESTAMPTZOID,
+	[CLERK_INVITATION_EXPIRES_AT] = TIMESTAMPTZOID,
 };
 
 static ClerkHttpRequest *start_request(const char *path, char *body,
 									   ClerkError **error);
 static char *endpoint_url(const char *path);
 static char *query_value(const char *text);
-static const char *read_list(JsonbContainer *object, ClerkInvitationList *list);
+static bool was_accepted(const ClerkHttpRequest *request, bool writes,
+						 ClerkError **error);
+static const char *read_created(const ClerkHttpRequest *request,
+								ClerkInvitation *created,
+								ClerkJsonFault *fault);
+static const char *read_list(const char *text, ClerkInvitationList *list,
+							 ClerkJsonFault *fault);
 static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
 static char *new_invitation_json(const ClerkNewInvitation *wanted);
-static const char *read_invitation(JsonbContainer *object,
-								   ClerkInvitation *invitation);
-static bool read_field(JsonbValue *value, Oid type, Datum *datum);
-static bool read_milliseconds(Numeric milliseconds, Datum *datum);
+static const char *read_invitation(const char *text, int length,
+								   ClerkInvitation *invitation,
+								   ClerkJsonFault *fault);
+static const char *read_field(const ClerkJsonValue *value, Oid type,
+							  Datum *datum, ClerkJsonFault *fault);
+static bool read_milliseconds(const char *milliseconds, Datum *datum);
 static bool is_quotable(const ClerkHttpRequest *request, const char *id);
-static const char *id_for_error(const ClerkHttpRequest *request, Jsonb *answer);
+static const char *id_for_error(const ClerkHttpRequest *request);
 
 /*
  * Whether a text can be one of Clerk's identifiers, which become segments of
@@ -93,7 +114,7 @@ clerk_fits_invitation(TupleDesc descriptor)
 		return false;
 	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
 		if (TupleDescAttr(descriptor, i)->attisdropped ||
-			TupleDescAttr(descriptor, i)->atttypid != invitation_fields[i].type)
+			TupleDescAttr(descriptor, i)->atttypid != field_types[i])
 			return false;
 	return true;
 }
@@ -126,35 +147,17 @@ bool
 clerk_finish_create_invitation(const ClerkHttpRequest *request,
 							   ClerkInvitation *created, ClerkError **error)
 {
-	size_t		length;
-	const char *body = clerk_http_body(request, &length);
-	const char *fault;
-	Jsonb	   *answer;
-	ClerkJsonFault json_fault;
+	ClerkJsonFault fault;
+	const char *complaint;
 
-	if (clerk_http_status(request) < 200 || clerk_http_status(request) > 299)
-	{
-		*error = clerk_error_from_request(request, true);
+	if (!was_accepted(request, true, error))
 		return false;
-	}
-
-	answer = clerk_json_from_wire(body, length, &json_fault);
-	if (answer == NULL)
-		fault = clerk_json_fault_text(json_fault);
-	else if (!JB_ROOT_IS_OBJECT(answer))
-		fault = "it is not a JSON object";
-	else
-		fault = read_invitation(&answer->root, created);
-	if (fault == NULL &&
-		!is_quotable(request,
-					 TextDatumGetCString(created->values[CLERK_INVITATION_ID])))
-		fault = "\"id\" is not an identifier";
-	if (fault == NULL)
+	complaint = read_created(request, created, &fault);
+	if (complaint == NULL)
 		return true;
-
-	*error = clerk_error_unreadable(request, true, fault,
-									id_for_error(request, answer));
-	if (json_fault == CLERK_JSON_UNTRANSLATABLE)
+	*error = clerk_error_unreadable(request, true, complaint,
+									id_for_error(request));
+	if (fault == CLERK_JSON_UNTRANSLATABLE)
 		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
 	return false;
 }
@@ -188,29 +191,37 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 {
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
-	const char *fault;
-	Jsonb	   *answer;
-	ClerkJsonFault json_fault;
+	const char *text;
+	const char *complaint = NULL;
+	ClerkJsonFault fault;
 
-	if (clerk_http_status(request) < 200 || clerk_http_status(request) > 299)
-	{
-		*error = clerk_error_from_request(request, false);
+	if (!was_accepted(request, false, error))
 		return false;
-	}
+	text = clerk_json_from_wire(body, length, &fault);
+	if (text != NULL)
+		complaint = read_list(text, list, &fault);
 
 	/* What the encoding lacks is in texts that nobody looks for here. */
-	answer = clerk_json_from_wire(body, length, &json_fault);
-	if (answer == NULL && json_fault == CLERK_JSON_UNTRANSLATABLE)
-		answer = clerk_json_from_wire_lossy(body, length);
-	if (answer == NULL)
-		fault = clerk_json_fault_text(json_fault);
-	else if (!JB_ROOT_IS_OBJECT(answer))
-		fault = "it is not a JSON object";
-	else
-		fault = read_list(&answer->root, list);
-	if (fault == NULL)
+	if (fault == CLERK_JSON_UNTRANSLATABLE)
+	{
+		text = clerk_json_from_wire_lossy(body, length);
+		complaint = read_list(text, list, &fault);
+	}
+	if (text == NULL)
+		complaint = clerk_json_fault_text(fault);
+	if (complaint == NULL)
 		return true;
-	*error = clerk_error_unreadable(request, false, fault, NULL);
+	*error = clerk_error_unreadable(request, false, complaint, NULL);
+	return false;
+}
+
+/* Whether Clerk has done what it was asked for; if not, why, in *error. */
+static bool
+was_accepted(const ClerkHttpRequest *request, bool writes, ClerkError **error)
+{
+	if (clerk_http_status(request) >= 200 && clerk_http_status(request) <= 299)
+		return true;
+	*error = clerk_error_from_request(request, writes);
 	return false;
 }
 
@@ -335,90 +346,126 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
 	JsonbToCString(json, &value->root, VARSIZE(value));
 }
 
+/*
+ * Reads the invitation that an answer consists of.  Returns what is wrong with
+ * it, NULL if nothing.
+ */
+static const char *
+read_created(const ClerkHttpRequest *request, ClerkInvitation *created,
+			 ClerkJsonFault *fault)
+{
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	const char *json = clerk_json_from_wire(body, length, fault);
+	const char *complaint;
+
+	if (json == NULL)
+		return clerk_json_fault_text(*fault);
+	complaint = read_invitation(json, strlen(json), created, fault);
+	if (complaint == NULL &&
+		!is_quotable(request,
+					 TextDatumGetCString(created->values[CLERK_INVITATION_ID])))
+		complaint = "\"id\" is not an identifier";
+	return complaint;
+}
+
 /* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */
 static const char *
-read_list(JsonbContainer *object, ClerkInvitationList *list)
+read_list(const char *text, ClerkInvitationList *list, ClerkJsonFault *fault)
 {
-	JsonbValue	data;
+	static const char *const data_name[] = {"data"};
+	ClerkJsonValue data;
+	ClerkJsonValue *elements;
 
-	if (!clerk_json_field(object, "data", &data) || data.type != jbvBinary ||
-		!JsonContainerIsArray(data.val.binary.data))
+	if (!clerk_json_read_object(text, strlen(text), data_name, 1, &data, fault))
+		return clerk_json_fault_text(*fault);
+	if (data.kind != CLERK_JSON_OTHER ||
+		!clerk_json_read_array(data.source, data.length, &elements,
+							   &list->count, fault))
 		return "\"data\" is not an array";
 
-	list->count = JsonContainerSize(data.val.binary.data);
 	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));
 	for (int i = 0; i < list->count; i++)
 	{
-		JsonbValue *element = getIthJsonbValueFromContainer(data.val.binary.data, i);
-		const char *fault = "an element of \"data\" is not an object";
+		const char *complaint = read_invitation(elements[i].source,
+												elements[i].length,
+												&list->invitations[i], fault);
 
-		if (element->type == jbvBinary &&
-			JsonContainerIsObject(element->val.binary.data))
-			fault = read_invitation(element->val.binary.data,
-									&list->invitations[i]);
-		if (fault != NULL)
-			return fault;
+		if (*fault == CLERK_JSON_NOT_OBJECT)
+			return "an element of \"data\" is not an object";
+		if (complaint != NULL)
+			return complaint;
 	}
 	return NULL;
 }
 
 /* Reads an invitation; returns what is wrong with it, NULL if nothing. */
 static const char *
-read_invitation(JsonbContainer *object, ClerkInvitation *invitation)
+read_invitation(const char *text, int length, ClerkInvitation *invitation,
+				ClerkJsonFault *fault)
 {
+	ClerkJsonValue fields[CLERK_INVITATION_FIELDS];
+
+	if (!clerk_json_read_object(text, length, field_names,
+								CLERK_INVITATION_FIELDS, fields, fault))
+		return clerk_json_fault_text(*fault);
 	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
 	{
-		JsonbValue	value;
+		const char *complaint;
 
-		invitation->nulls[i] = !clerk_json_field(object,
-												 invitation_fields[i].name,
-												 &value);
+		invitation->nulls[i] = (fields[i].kind == CLERK_JSON_ABSENT);
 		invitation->values[i] = (Datum) 0;
-		if (!invitation->nulls[i] &&
-			!read_field(&value, invitation_fields[i].type,
-						&invitation->values[i]))
-			return psprintf("\"%s\" is not of the documented type, or out of range",
-							invitation_fields[i].name);
+		if (invitation->nulls[i])
+			continue;
+		complaint = read_field(&fields[i], field_types[i],
+							   &invitation->values[i], fault);
+		if (complaint != NULL)
+			return psprintf("\"%s\" %s", field_names[i], complaint);
 	}
 	if (invitation->nulls[CLERK_INVITATION_ID])
 		return "\"id\" is missing";
 	return NULL;
 }
 
-/* False if the value does not fit the type. */
-static bool
-read_field(JsonbValue *value, Oid type, Datum *datum)
+/* Reads a field; returns what is wrong with it, NULL if nothing. */
+static const char *
+read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
+		   ClerkJsonFault *fault)
 {
+	bool		good = false;
+
 	switch (type)
 	{
 		case TEXTOID:
-			if (value->type != jbvString)
-				return false;
-			*datum = PointerGetDatum(cstring_to_text_with_len(value->val.string.val,
-															  value->val.string.len));
-			return true;
+			good = (value->kind == CLERK_JSON_STRING);
+			if (good)
+				*datum = CStringGetTextDatum(value->scalar);
+			break;
 		case JSONBOID:
-			*datum = JsonbPGetDatum(JsonbValueToJsonb(value));
-			return true;
+			*datum = JsonbPGetDatum(clerk_json_parse(value->source,
+													 value->length, fault));
+			if (*fault != CLERK_JSON_GOOD)
+				return "is not JSON that jsonb can hold";
+			return NULL;
 		case TIMESTAMPTZOID:
-			return value->type == jbvNumeric &&
-				read_milliseconds(value->val.numeric, datum);
+			good = (value->kind == CLERK_JSON_NUMBER &&
+					read_milliseconds(value->scalar, datum));
+			break;
 		default:
 			elog(ERROR, "unexpected type %u of an invitation's field", type);
 	}
+	return good ? NULL : "is not of the documented type, or out of range";
 }
 
-/* From Clerk's milliseconds since 1970 to a timestamptz. */
+/* From Clerk's milliseconds since 1970, a JSON number, to a timestamptz. */
 static bool
-read_milliseconds(Numeric milliseconds, Datum *datum)
+read_milliseconds(const char *milliseconds, Datum *datum)
 {
 	const int	epoch_days = POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE;
 	const double epoch = epoch_days * (double) SECS_PER_DAY * 1000;
-	char	   *text = DatumGetCString(DirectFunctionCall1(numeric_out,
-														   NumericGetDatum(milliseconds)));
 
 	/* A double is exact up to 2^53 milliseconds, far past year 200,000. */
-	const double number = rint(strtod(text, NULL)) - epoch;
+	const double number = rint(strtod(milliseconds, NULL)) - epoch;
 	const double limit = (double) (PG_INT64_MAX / 2000);
 	Timestamp	timestamp;
 
@@ -430,19 +477,17 @@ read_milliseconds(Numeric milliseconds, Datum *datum)
 }
 
 /*
- * The id in an answer that is of no use otherwise, or NULL.  "answer" is NULL
- * if it could not be parsed, which may be for its encoding alone.  What is not
- * of an identifier's form could be anything, even a secret.
+ * The id in an answer that is of no use otherwise, or NULL.  What is not of an
+ * identifier's form could be anything, even a secret.
  */
 static const char *
-id_for_error(const ClerkHttpRequest *request, Jsonb *answer)
+id_for_error(const ClerkHttpRequest *request)
 {
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
+	Jsonb	   *answer = clerk_json_parse_what_is_legible(body, length);
 	const char *id;
 
-	if (answer == NULL)
-		answer = clerk_json_from_wire_lossy(body, length);
 	if (answer == NULL || !JB_ROOT_IS_OBJECT(answer))
 		return NULL;
 	id = clerk_json_text_field(&answer->root, "id");

@@ -10,7 +10,7 @@
 #include "postgres.h"
 
 #include "clerk_error.h"
-#include "json_wire.h"
+#include "json_reader.h"
 #include "lib/stringinfo.h"
 
 #define SQLSTATE_NOT_SENT ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION
@@ -283,14 +283,11 @@ read_answer(const ClerkHttpRequest *request, ClerkError *error)
 	const char *key = clerk_http_bearer_token(request);
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
-	ClerkJsonFault fault;
-	Jsonb	   *answer = clerk_json_from_wire(body, length, &fault);
+	Jsonb	   *answer = clerk_json_parse_what_is_legible(body, length);
 	JsonbValue	errors;
 
 	error->http_status = clerk_http_status(request);
 	error->retry_after = clerk_http_retry_after(request);
-	if (answer == NULL && fault == CLERK_JSON_UNTRANSLATABLE)
-		answer = clerk_json_from_wire_lossy(body, length);
 
 	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
 	{

@@ -3,8 +3,8 @@
  *		Every difference between PostgreSQL 13 to 18, and between libcurl 7.74
  *		and later, that the other files would otherwise test for themselves.
  *
- * The libcurl part takes effect only in a file that has included curl.h
- * before this header: no other file is to know libcurl.
+ * The parts for libcurl and for the JSON parser take effect only in a file that
+ * has included curl.h or jsonapi.h before this header.
  */
 #ifndef CLERK_COMPAT_H
 #define CLERK_COMPAT_H
@@ -95,6 +95,28 @@
 #define st_mtim st_mtimespec
 #define st_ctim st_ctimespec
 #endif
+
+#ifdef JSONAPI_H
+
+/* 17 takes the lexer's memory from the caller, or allocates it for NULL. */
+#if PG_VERSION_NUM >= 170000
+#define clerk_make_json_lexer(text, length, encoding) \
+	makeJsonLexContextCstringLen(NULL, text, length, encoding, true)
+#else
+#define clerk_make_json_lexer(text, length, encoding) \
+	makeJsonLexContextCstringLen(unconstify(char *, text), length, encoding, true)
+#endif
+
+/* The parser's callbacks can fail since 16. */
+#if PG_VERSION_NUM >= 160000
+typedef JsonParseErrorType ClerkJsonAction;
+#define CLERK_JSON_ACTION_DONE return JSON_SUCCESS
+#else
+typedef void ClerkJsonAction;
+#define CLERK_JSON_ACTION_DONE return
+#endif
+
+#endif							/* JSONAPI_H */
 
 #ifdef LIBCURL_VERSION_NUM
 

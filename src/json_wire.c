@@ -1,12 +1,11 @@
 /*
  * json_wire.c
- *		JSON between the database's encoding and the UTF-8 of the wire.
+ *		JSON's text between the database's encoding and the UTF-8 of the wire.
  *
- * The parser and the conversions are the server's own, which report what they
- * dislike by raising an error.  What comes from the network must not end the
- * caller's work, so those errors are caught here and become values.  Catching
- * without a subtransaction is sound because nothing but memory is acquired in
- * between.
+ * The conversions are the server's own, which report what they dislike by
+ * raising an error.  What comes from the network must not end the caller's
+ * work, so those errors are caught here and become values.  Catching without a
+ * subtransaction is sound because nothing but memory is acquired in between.
  */
 #include "postgres.h"
 
@@ -17,8 +16,6 @@
 static bool convert(const char *source, size_t length, bool to_wire,
 					char **converted);
 static size_t escape_length(const char *backslash, const char *end);
-static Jsonb *parse(char *text, ClerkJsonFault *fault);
-static int	swallow_data_error(MemoryContext caller);
 
 /* As in \u30e1, which may stand for a character beyond ASCII. */
 #define ESCAPED_CODE_LENGTH 6
@@ -40,10 +37,11 @@ clerk_json_to_wire(char *text, size_t *length)
 }
 
 /*
- * Parses an answer, which must be followed by a NUL byte that "length" does
- * not count.  Returns NULL and says why in *fault if it cannot.
+ * The text of an answer, which must be followed by a NUL byte that "length"
+ * does not count, in the database's encoding.  Returns NULL and says why in
+ * *fault if it has no such form.
  */
-Jsonb *
+const char *
 clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
 {
 	char	   *text;
@@ -59,21 +57,21 @@ clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonFault *fault)
 		*fault = CLERK_JSON_UNTRANSLATABLE;
 		return NULL;
 	}
-	return parse(text, fault);
+	*fault = CLERK_JSON_GOOD;
+	return text;
 }
 
 /*
- * Parses an answer that the database's encoding cannot hold, with every
+ * The text of an answer that the database's encoding cannot hold, with every
  * character beyond ASCII replaced with "?": enough to learn the identifiers
- * and codes in it.  NULL if that fails too.
+ * and codes in it.
  */
-Jsonb *
+const char *
 clerk_json_from_wire_lossy(const char *utf8, size_t length)
 {
 	char	   *ascii = palloc(length + 1);
 	char	   *to = ascii;
 	const char *end = utf8 + length;
-	ClerkJsonFault ignored;
 
 	while (utf8 < end)
 	{
@@ -93,7 +91,7 @@ clerk_json_from_wire_lossy(const char *utf8, size_t length)
 		utf8 += step;
 	}
 	*to = '\0';
-	return parse(ascii, &ignored);
+	return ascii;
 }
 
 /* Bytes of the escape sequence that begins here. */
@@ -118,33 +116,14 @@ clerk_json_fault_text(ClerkJsonFault fault)
 			return "it is not valid UTF-8, or contains a NUL byte";
 		case CLERK_JSON_MALFORMED:
 			return "it is not JSON that jsonb can hold";
+		case CLERK_JSON_NOT_OBJECT:
+			return "it is not a JSON object";
+		case CLERK_JSON_NOT_ARRAY:
+			return "it is not a JSON array";
 		case CLERK_JSON_UNTRANSLATABLE:
 			return "it contains characters that the encoding of the database lacks";
 	}
 	pg_unreachable();
-}
-
-/*
- * A field of an object, stored in *value; false if it is absent or a JSON
- * null.
- */
-bool
-clerk_json_field(JsonbContainer *object, const char *name, JsonbValue *value)
-{
-	return getKeyJsonValueFromContainer(object, name, strlen(name),
-										value) != NULL &&
-		value->type != jbvNull;
-}
-
-/* A field that is a string, palloc'd; NULL if it is anything else. */
-char *
-clerk_json_text_field(JsonbContainer *object, const char *name)
-{
-	JsonbValue	value;
-
-	return clerk_json_field(object, name, &value) &&
-		value.type == jbvString ?
-		pnstrdup(value.val.string.val, value.val.string.len) : NULL;
 }
 
 /* False if the conversion raised an error. */
@@ -169,37 +148,10 @@ convert(const char *source, size_t length, bool to_wire, char **converted)
 	}
 	PG_CATCH();
 	{
-		swallow_data_error(caller);
+		clerk_swallow_data_error(caller);
 	}
 	PG_END_TRY();
 	return done;
-}
-
-/* NULL and the reason in *fault if the parser raised an error. */
-static Jsonb *
-parse(char *text, ClerkJsonFault *fault)
-{
-	MemoryContext caller = CurrentMemoryContext;
-	Jsonb	   *volatile parsed = NULL;
-	int			sqlstate;
-
-	PG_TRY();
-	{
-		parsed = DatumGetJsonbP(DirectFunctionCall1(jsonb_in,
-													CStringGetDatum(text)));
-		*fault = CLERK_JSON_GOOD;
-	}
-	PG_CATCH();
-	{
-		sqlstate = swallow_data_error(caller);
-
-		/* Codes for an escape such as \u30e1 where the encoding lacks it. */
-		*fault = (sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
-				  sqlstate == ERRCODE_FEATURE_NOT_SUPPORTED) ?
-			CLERK_JSON_UNTRANSLATABLE : CLERK_JSON_MALFORMED;
-	}
-	PG_END_TRY();
-	return parsed;
 }
 
 /*
@@ -208,8 +160,8 @@ parse(char *text, ClerkJsonFault *fault)
  * a nesting (class 54), or escapes that it does not support in this encoding.
  * Anything else is raised again.
  */
-static int
-swallow_data_error(MemoryContext caller)
+int
+clerk_swallow_data_error(MemoryContext caller)
 {
 	ErrorData  *error;
 	int			sqlstate;

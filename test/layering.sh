@@ -13,8 +13,8 @@ floor_of()
 	case $1 in
 		compat) echo 0 ;;
 		secret_key | socket_set | url_rules) echo 1 ;;
-		guc) echo 2 ;;
-		http | json_wire | outbox | rollback_warning) echo 3 ;;
+		guc | json_wire) echo 2 ;;
+		http | json_reader | outbox | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;
 		delivery) echo 6 ;;
