@@ -78,6 +78,7 @@ static const char *read_created(const ClerkHttpRequest *request,
 								ClerkJsonFault *fault);
 static const char *read_list(const char *text, ClerkInvitationList *list,
 							 ClerkJsonFault *fault);
+static void append_name(StringInfo json, const char *name);
 static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
 static char *new_invitation_json(const ClerkNewInvitation *wanted);
@@ -329,11 +330,19 @@ new_invitation_json(const ClerkNewInvitation *wanted)
 }
 
 static void
+append_name(StringInfo json, const char *name)
+{
+	appendStringInfoString(json, ",\"");
+	appendStringInfoString(json, name);
+	appendStringInfoString(json, "\":");
+}
+
+static void
 append_string(StringInfo json, const char *name, const char *value)
 {
 	if (value == NULL)
 		return;
-	appendStringInfo(json, ",\"%s\":", name);
+	append_name(json, name);
 	escape_json(json, value);
 }
 
@@ -342,7 +351,7 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
 {
 	if (value == NULL)
 		return;
-	appendStringInfo(json, ",\"%s\":", name);
+	append_name(json, name);
 	JsonbToCString(json, &value->root, VARSIZE(value));
 }
 
