@@ -27,6 +27,11 @@
  * 5. "Not sent" means that no attempt was made to send the request, or that
  *	  libcurl had not begun to fetch its body: then its Content-Length is not
  *	  satisfied, and no server carries it out.
+ * 6. Some libcurls wait for the name server when a transfer that is looking up
+ *	  a name ends early.  There such a transfer is abandoned instead: it stays
+ *	  with libcurl, without a request and unable to connect, until the name
+ *	  server has answered or not.  So that libcurl's own limits do not end it
+ *	  before, the limits are kept here, and libcurl's are longer.
  */
 #include "postgres.h"
 
@@ -62,6 +67,12 @@
 /* Longest token; no key that the settings let through is longer. */
 #define MAX_TOKEN_LENGTH 255
 
+/* A time that does not come. */
+#define NEVER PG_INT64_MAX
+
+/* Milliseconds that libcurl's limits are longer than ours: rule 6. */
+#define SPARE_TIME 1000
+
 /* Easy handles kept for reuse: one serves a session's calls one by one. */
 #define MAX_IDLE_HANDLES 4
 
@@ -86,8 +97,11 @@ struct ClerkHttpRequest
 	size_t		body_handed_over;	/* bytes that libcurl has fetched */
 	bool		sent;			/* may have reached the server: rule 5 */
 	bool		loopback_only;
+	int64		connect_deadline;	/* by now_microseconds(): rule 6 */
+	int64		deadline;
 	ByteBuffer	answer_headers;
 	ByteBuffer	answer_body;
+	bool		connecting;		/* its name is known */
 	bool		repetition_refused; /* rule 4 came into play */
 	bool		too_large;
 	long		status;
@@ -105,8 +119,10 @@ static struct
 	uint32		wait_event;
 	CURLM	   *multi;			/* NULL until needed, and after an abort */
 	bool		discard_multi;	/* a transfer has failed: drop it when idle */
-	bool		timer_set;
-	int64		timer_due;		/* by now_microseconds() */
+	int64		timer_due;		/* by now_microseconds(), or NEVER */
+	bool		waits_for_names;	/* rule 6 is needed */
+	int64		next_deadline;	/* of rule 6's, or NEVER */
+	int			abandoned;		/* transfers that are */
 	CURL	   *idle[MAX_IDLE_HANDLES];
 	int			idle_count;
 	char		ca_file[MAXPGPATH]; /* set in all of them */
@@ -122,14 +138,22 @@ static void on_context_reset(void *arg);
 static bool copy_spec(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
 static bool take_easy(ClerkHttpRequest *request, const char *ca_file);
 static bool set_lasting_options(CURL *easy, const char *ca_file);
+static bool set_resolver_options(CURL *easy);
 static bool set_request_options(ClerkHttpRequest *request,
 								const ClerkHttpSpec *spec);
 static bool set_body_options(ClerkHttpRequest *request);
+static void set_deadlines(ClerkHttpRequest *request, const ClerkHttpSpec *spec);
 static void drive_libcurl(const ClerkReadySocket *ready, int count);
+static bool is_on_its_way(const ClerkHttpRequest *request);
+static int64 deadline(const ClerkHttpRequest *request);
+static void end_late_requests(void);
+static void note_next_deadline(void);
 static void fail_all(CURLMcode result);
 static void settle_finished(void);
 static void settle(ClerkHttpRequest *request, CURLcode result);
 static void explain(ClerkHttpRequest *request, CURLcode result);
+static void give_up(ClerkHttpRequest *request);
+static bool abandon(CURL *easy);
 static void drop_easy(ClerkHttpRequest *request, bool reuse);
 static void drop_multi_if_unused(void);
 static bool append(ByteBuffer *buffer, const char *data, size_t length,
@@ -144,6 +168,8 @@ static size_t on_answer_header(char *data, size_t size, size_t count, void *arg)
 static size_t on_answer_body(char *data, size_t size, size_t count, void *arg);
 static curl_socket_t on_socket_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
+static curl_socket_t on_abandoned_socket_open(void *arg, curlsocktype purpose,
+											  struct curl_sockaddr *address);
 static int	on_socket_close(void *arg, curl_socket_t socket);
 static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
 							   void *arg, void *known);
@@ -414,6 +440,8 @@ prepare_engine(void)
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
+	engine.timer_due = NEVER;
+	engine.next_deadline = NEVER;
 	engine.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 	dlist_init(&engine.running);
 	engine.ready = true;
@@ -442,7 +470,6 @@ prepare_multi(void)
 	engine.multi = curl_multi_init();
 	if (engine.multi == NULL)
 		return false;
-	engine.timer_set = false;
 	return curl_multi_setopt(engine.multi, CURLMOPT_SOCKETFUNCTION,
 							 on_socket_interest) == CURLM_OK &&
 		curl_multi_setopt(engine.multi, CURLMOPT_TIMERFUNCTION,
@@ -488,11 +515,9 @@ on_context_reset(void *arg)
 	{
 		enter_libcurl(&saved);
 		if (request->outcome == CLERK_HTTP_RUNNING)
-		{
-			dlist_delete(&request->node);
-			engine.discard_multi = true;
-		}
-		drop_easy(request, false);
+			give_up(request);
+		else
+			drop_easy(request, false);
 		drop_multi_if_unused();
 		leave_libcurl(&saved);
 	}
@@ -549,7 +574,7 @@ take_easy(ClerkHttpRequest *request, const char *ca_file)
 		engine.generation++;
 	}
 	request->generation = engine.generation;
-	if (engine.idle_count > 0)
+	if (engine.idle_count > 0 && engine.abandoned == 0)
 	{
 		request->easy = engine.idle[--engine.idle_count];
 		return true;
@@ -580,13 +605,28 @@ set_lasting_options(CURL *easy, const char *ca_file)
 		clerk_set_protocols(easy) == CURLE_OK &&
 		SET(CURLOPT_NOPROXY, "") &&
 		SET(CURLOPT_NOSIGNAL, 1L) &&
-		clerk_set_quick_exit(easy) == CURLE_OK &&
+		set_resolver_options(easy) &&
 		SET(CURLOPT_READFUNCTION, on_body_wanted) &&
 		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
 		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
 		SET(CURLOPT_WRITEFUNCTION, on_answer_body) &&
 		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
 		SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close);
+}
+
+/*
+ * Rule 6.  The name cache would let a transfer go on while its own look-up
+ * hangs, and libcurl would wait for that at the transfer's end.  An abandoned
+ * transfer keeps the connections from being closed that are not to be used
+ * any more.
+ */
+static bool
+set_resolver_options(CURL *easy)
+{
+	engine.waits_for_names = !clerk_set_quick_exit(easy);
+	return !engine.waits_for_names ||
+		(SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L) &&
+		 SET(CURLOPT_FRESH_CONNECT, engine.abandoned > 0 ? 1L : 0L));
 }
 
 /*
@@ -598,13 +638,15 @@ static bool
 set_request_options(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 {
 	CURL	   *easy = request->easy;
+	long		spare_time = engine.waits_for_names ? SPARE_TIME : 0;
 
+	set_deadlines(request, spec);
 	return SET(CURLOPT_URL, spec->url) &&
 		SET(CURLOPT_HTTPHEADER, request->headers) &&
 		set_body_options(request) &&
 		SET(CURLOPT_PROXY, request->loopback_only ? "" : spec->proxy) &&
-		SET(CURLOPT_CONNECTTIMEOUT_MS, (long) spec->connect_timeout) &&
-		SET(CURLOPT_TIMEOUT_MS, (long) spec->request_timeout) &&
+		SET(CURLOPT_CONNECTTIMEOUT_MS, spec->connect_timeout + spare_time) &&
+		SET(CURLOPT_TIMEOUT_MS, spec->request_timeout + spare_time) &&
 		SET(CURLOPT_PRIVATE, request) &&
 		SET(CURLOPT_ERRORBUFFER, request->fault) &&
 		SET(CURLOPT_READDATA, request) &&
@@ -628,6 +670,31 @@ set_body_options(ClerkHttpRequest *request)
 		SET(CURLOPT_POSTFIELDS, asks ? request->body : NULL);
 }
 
+static void
+set_deadlines(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	int64		now = now_microseconds();
+
+	request->connect_deadline = now + (int64) spec->connect_timeout * 1000;
+	request->deadline = now + (int64) spec->request_timeout * 1000;
+}
+
+/*
+ * Leaves a transfer to itself that is looking up a name: rule 6.  libcurl
+ * fails it when the name is known and no socket is opened for it.
+ */
+static bool
+abandon(CURL *easy)
+{
+	return SET(CURLOPT_OPENSOCKETFUNCTION, on_abandoned_socket_open) &&
+		SET(CURLOPT_CONNECTTIMEOUT_MS, (long) INT_MAX) &&
+		SET(CURLOPT_TIMEOUT_MS, 0L) &&
+		SET(CURLOPT_PRIVATE, NULL) &&
+		SET(CURLOPT_ERRORBUFFER, NULL) &&
+		SET(CURLOPT_HTTPHEADER, NULL) &&
+		SET(CURLOPT_POSTFIELDS, NULL);
+}
+
 #undef SET
 
 /* Lets libcurl work on what is ready and on what is due by its timer. */
@@ -637,16 +704,18 @@ drive_libcurl(const ClerkReadySocket *ready, int count)
 	CURLMcode	result = CURLM_OK;
 	int			running;
 
+	/* Before libcurl could notice. */
+	if (engine.waits_for_names)
+		end_late_requests();
 	for (int i = 0; i < count && result == CURLM_OK; i++)
 		result = curl_multi_socket_action(engine.multi, ready[i].socket,
 										  (ready[i].readable ? CURL_CSELECT_IN : 0) |
 										  (ready[i].writable ? CURL_CSELECT_OUT : 0) |
 										  (ready[i].failed ? CURL_CSELECT_ERR : 0),
 										  &running);
-	if (result == CURLM_OK &&
-		engine.timer_set && engine.timer_due <= now_microseconds())
+	if (result == CURLM_OK && engine.timer_due <= now_microseconds())
 	{
-		engine.timer_set = false;
+		engine.timer_due = NEVER;
 		result = curl_multi_socket_action(engine.multi, CURL_SOCKET_TIMEOUT,
 										  0, &running);
 	}
@@ -654,6 +723,58 @@ drive_libcurl(const ClerkReadySocket *ready, int count)
 	if (result != CURLM_OK)
 		fail_all(result);
 	drop_multi_if_unused();
+	if (engine.waits_for_names)
+		note_next_deadline();
+}
+
+/* Whether the request has a connection and has begun to be sent. */
+static bool
+is_on_its_way(const ClerkHttpRequest *request)
+{
+	curl_off_t	since = 0;
+
+	curl_easy_getinfo(request->easy, CURLINFO_PRETRANSFER_TIME_T, &since);
+	return since > 0;
+}
+
+/* When the request has to be finished, or on its way. */
+static int64
+deadline(const ClerkHttpRequest *request)
+{
+	return is_on_its_way(request) ? request->deadline :
+		Min(request->deadline, request->connect_deadline);
+}
+
+/* What libcurl's limits do if rule 6 is not needed. */
+static void
+end_late_requests(void)
+{
+	int64		now = now_microseconds();
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify(iter, &engine.running)
+	{
+		ClerkHttpRequest *request = dlist_container(ClerkHttpRequest, node,
+													iter.cur);
+
+		if (deadline(request) > now)
+			continue;
+		request->fault[0] = '\0';
+		settle(request, CURLE_OPERATION_TIMEDOUT);
+		give_up(request);
+	}
+}
+
+static void
+note_next_deadline(void)
+{
+	dlist_iter	iter;
+
+	engine.next_deadline = NEVER;
+	dlist_foreach(iter, &engine.running)
+		engine.next_deadline = Min(engine.next_deadline,
+								   deadline(dlist_container(ClerkHttpRequest,
+															node, iter.cur)));
 }
 
 /*
@@ -667,13 +788,12 @@ fail_all(CURLMcode result)
 	while (!dlist_is_empty(&engine.running))
 	{
 		ClerkHttpRequest *request = dlist_container(ClerkHttpRequest, node,
-													dlist_pop_head_node(&engine.running));
+													dlist_head_node(&engine.running));
 
 		request->outcome = request->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
 		strlcpy(request->fault, curl_multi_strerror(result),
 				sizeof(request->fault));
-		drop_easy(request, false);
-		engine.discard_multi = true;
+		give_up(request);
 	}
 }
 
@@ -693,9 +813,16 @@ settle_finished(void)
 			curl_easy_getinfo(message->easy_handle, CURLINFO_PRIVATE,
 							  (char **) &request) != CURLE_OK)
 			continue;
+		if (request == NULL)
+		{
+			curl_multi_remove_handle(engine.multi, message->easy_handle);
+			curl_easy_cleanup(message->easy_handle);
+			engine.abandoned--;
+			continue;
+		}
 		dlist_delete(&request->node);
 		settle(request, result);
-		drop_easy(request, true);
+		drop_easy(request, !engine.discard_multi);
 	}
 }
 
@@ -756,21 +883,37 @@ explain(ClerkHttpRequest *request, CURLcode result)
 			*c = '?';
 }
 
+/* Ends a running request before libcurl is done with it. */
+static void
+give_up(ClerkHttpRequest *request)
+{
+	dlist_delete(&request->node);
+	engine.discard_multi = true;
+	if (engine.waits_for_names &&
+		!request->connecting && !is_on_its_way(request) &&
+		abandon(request->easy))
+	{
+		engine.abandoned++;
+		request->easy = NULL;
+	}
+	else
+		drop_easy(request, false);
+}
+
 /* Takes the handle from a request; one that ran to its end can be reused. */
 static void
 drop_easy(ClerkHttpRequest *request, bool reuse)
 {
 	if (request->easy == NULL)
 		return;
+
+	/* What went wrong is known by now, and the handle may outlive the text. */
+	curl_easy_setopt(request->easy, CURLOPT_ERRORBUFFER, NULL);
 	if (engine.multi != NULL)
 		curl_multi_remove_handle(engine.multi, request->easy);
 	if (reuse && request->generation == engine.generation &&
 		engine.idle_count < MAX_IDLE_HANDLES)
-	{
-		/* The handle outlives the buffer. */
-		curl_easy_setopt(request->easy, CURLOPT_ERRORBUFFER, NULL);
 		engine.idle[engine.idle_count++] = request->easy;
-	}
 	else
 		curl_easy_cleanup(request->easy);
 	request->easy = NULL;
@@ -783,11 +926,12 @@ drop_easy(ClerkHttpRequest *request, bool reuse)
 static void
 drop_multi_if_unused(void)
 {
-	if (engine.discard_multi && dlist_is_empty(&engine.running))
+	if (engine.discard_multi && dlist_is_empty(&engine.running) &&
+		engine.abandoned == 0)
 	{
 		curl_multi_cleanup(engine.multi);
 		engine.multi = NULL;
-		engine.timer_set = false;
+		engine.timer_due = NEVER;
 		engine.discard_multi = false;
 	}
 }
@@ -817,18 +961,19 @@ append(ByteBuffer *buffer, const char *data, size_t length, size_t limit)
 	return true;
 }
 
-/* The shorter of a caller's limit and the time until libcurl's timer. */
+/* The shorter of a caller's limit and the time until something is due. */
 static long
 wait_milliseconds(long timeout, int64 started)
 {
-	int64		until_timer;
+	int64		due = Min(engine.timer_due, engine.next_deadline);
+	int64		left;
 
-	if (!engine.timer_set)
+	if (due == NEVER)
 		return timeout;
 	/* Rounded up, since waking early would only mean to wait again. */
-	until_timer = Max(engine.timer_due - started + 999, 0) / 1000;
-	until_timer = Min(until_timer, INT_MAX);
-	return timeout < 0 ? (long) until_timer : Min(timeout, (long) until_timer);
+	left = Max(due - started + 999, 0) / 1000;
+	left = Min(left, INT_MAX);
+	return timeout < 0 ? (long) left : Min(timeout, (long) left);
 }
 
 /* libcurl is connected and about to send the request: rule 4. */
@@ -911,12 +1056,21 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 	ClerkHttpRequest *request = arg;
 	curl_socket_t opened;
 
+	request->connecting = true;
 	if (request->loopback_only && !clerk_is_loopback_address(&address->addr))
 		return CURL_SOCKET_BAD;
 	opened = socket(address->family, address->socktype | SOCK_CLOEXEC,
 					address->protocol);
 	clerk_socket_set_opened(&engine.sockets, opened);
 	return opened;
+}
+
+static curl_socket_t
+on_abandoned_socket_open(void *arg pg_attribute_unused(),
+						 curlsocktype purpose pg_attribute_unused(),
+						 struct curl_sockaddr *address pg_attribute_unused())
+{
+	return CURL_SOCKET_BAD;
 }
 
 /* A connection may outlive the request that opened it: no argument. */
@@ -954,8 +1108,7 @@ static int
 on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
 		 void *arg pg_attribute_unused())
 {
-	engine.timer_set = (milliseconds >= 0);
-	if (engine.timer_set)
-		engine.timer_due = now_microseconds() + (int64) milliseconds * 1000;
+	engine.timer_due = milliseconds < 0 ? NEVER :
+		now_microseconds() + (int64) milliseconds * 1000;
 	return 0;
 }
