@@ -11,6 +11,8 @@ OBJS = \
 	src/functions.o \
 	src/guc.o \
 	src/http.o \
+	src/http_event_loop.o \
+	src/http_transfer.o \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/outbox.o \

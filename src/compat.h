@@ -121,14 +121,16 @@ typedef void ClerkJsonAction;
 #ifdef LIBCURL_VERSION_NUM
 
 /*
- * Without CURLOPT_QUICK_EXIT (7.87) libcurl joins its resolver thread whenever
- * it gives up a transfer, so a name server that hangs would hold the backend.
+ * With CURLOPT_QUICK_EXIT (7.87) libcurl leaves the thread behind that looks
+ * up the name of a transfer that ends early; before that it joins the thread.
+ * True if the option was set, which also needs a library of that age at run
+ * time.
  */
 #if LIBCURL_VERSION_NUM >= 0x075700
 #define clerk_set_quick_exit(easy) \
-	curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L)
+	(curl_easy_setopt(easy, CURLOPT_QUICK_EXIT, 1L) == CURLE_OK)
 #else
-#define clerk_set_quick_exit(easy) CURLE_OK
+#define clerk_set_quick_exit(easy) false
 #endif
 
 /*

@@ -3,8 +3,9 @@
 #
 # Each module of src/ stands on a floor (docs/internals.md has the table with
 # their purposes); a file may include the headers of floors below its own, and
-# its own header.  Also checked: only http.c knows libcurl, and every symbol that a module shows
-# to the others begins with clerk_.
+# its own header.  Also checked: only the files of http know libcurl, among them
+# calls go downwards, too, and every symbol that a module shows to the others
+# begins with clerk_.
 set -eu
 cd "$(dirname "$0")/../src"
 
@@ -24,6 +25,15 @@ floor_of()
 	esac
 }
 
+# The files of http are one module, with one header among them.
+module_of()
+{
+	case $1 in
+		http_event_loop | http_internal | http_transfer) echo http ;;
+		*) echo "$1" ;;
+	esac
+}
+
 failed=0
 complain()
 {
@@ -32,19 +42,24 @@ complain()
 }
 
 for file in *.c *.h; do
-	module=${file%.*}
+	module=$(module_of "${file%.*}")
 	floor=$(floor_of "$module") || failed=1
 	for header in *.h; do
-		included=${header%.h}
+		included=$(module_of "${header%.h}")
 		grep -q "^#include \"$header\"" "$file" || continue
 		[ "$included" != "$module" ] || continue
 		[ "$(floor_of "$included")" -lt "$floor" ] ||
 			complain "$file includes $header, which is not below it"
 	done
-	if [ "$file" != http.c ] && grep -q '^#include <curl/' "$file"; then
-		complain "$file includes libcurl's header"
+	if [ "$module" != http ] || [ "$file" = http.h ]; then
+		! grep -q -e '^#include <curl/' -e '^#include "http_internal.h"' "$file" ||
+			complain "$file includes libcurl's header"
 	fi
 done
+! grep -n 'clerk_http_[a-z_]*(' http_event_loop.c http_transfer.c ||
+	complain 'these call http.c, which is above them'
+! grep -n 'clerk_event_loop_[a-z_]*(' http_transfer.c ||
+	complain 'http_transfer.c calls http_event_loop.c, which is above it'
 
 if [ -f ../clerk_invite.so ]; then
 	for symbol in $(nm -D --defined-only ../clerk_invite.so | awk '{print $3}'); do

@@ -142,7 +142,7 @@ sub start_psql
 	  IPC::Run::timer($PostgreSQL::Test::Utils::timeout_default);
 	$psql->{harness} = IPC::Run::start(
 		[
-			$node->installed_command('psql'), '-XAtq',
+			'psql', '-XAtq',
 			@options, '-d',
 			$node->connstr('postgres'), '-f',
 			'-'

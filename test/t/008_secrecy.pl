@@ -51,7 +51,8 @@ sub configure
 sub has_library
 {
 	my ($name) = @_;
-	my @files = glob($node->config_data('--pkglibdir') . "/$name.*");
+	chomp(my $folder = qx(pg_config --pkglibdir));
+	my @files = glob("$folder/$name.*");
 
 	return @files > 0;
 }

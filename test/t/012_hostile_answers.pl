@@ -8,7 +8,8 @@ use MisbehavingServer;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $node = clerk_cluster('main', undef);
+my $node = clerk_cluster('main', undef,
+	extra => [ '--encoding=UTF8', '--locale=C' ]);
 my $key = $ClerkTest::KEY;
 my $ticket = 'TICKETthatNobodyMaySee';
 
@@ -134,8 +135,7 @@ my ($stdout, $stderr);
 my $sql = invite('single@example.com', 'status') . "\n";
 IPC::Run::run(
 	[
-		$node->installed_command('postgres'), '--single', '-D',
-		$node->data_dir, 'postgres'
+		'postgres', '--single', '-D', $node->data_dir, 'postgres'
 	],
 	'<', \$sql, '>', \$stdout, '2>', \$stderr);
 like($stdout, qr/status = "pending"/, 'a standalone backend can invite');

@@ -38,6 +38,13 @@ plan skip_all => 'nginx is not installed' unless $program;
 plan skip_all => 'this nginx does not speak HTTP/2'
   unless qx($program -V 2>&1) =~ /http_v2_module/;
 
+# nginx before 1.19.7 counts the requests of HTTP/2 by another name.
+my ($minor, $patch) = qx($program -v 2>&1) =~ m{nginx/1\.(\d+)\.(\d+)};
+my $request_limit =
+  defined $minor && ($minor <=> 19 || $patch <=> 7) < 0
+  ? 'http2_max_requests'
+  : 'keepalive_requests';
+
 # The process that kills nginx at the end of the pipe.
 my ($guardian, $life);
 END
@@ -462,7 +469,7 @@ http {
 	}
 	server {
 		listen 127.0.0.1:$port{brief} ssl http2;
-		keepalive_requests $REQUESTS;
+		$request_limit $REQUESTS;
 		location ~ ^/\\w+(/v1/.*)\$ {
 			proxy_pass http://127.0.0.1:$clerk->{port}\$1;
 		}

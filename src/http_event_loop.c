@@ -1,0 +1,433 @@
+/*
+ * http_event_loop.c
+ *		Moves all running requests on, and waits for them, the process's latch
+ *		and the postmaster's death together.
+ *
+ * One multi handle a process carries every request and keeps connections for
+ * reuse.  libcurl tells through a callback which sockets it waits for; they
+ * go into a socket set, and that one descriptor is waited on together with
+ * the process's latch and the postmaster's death.  So whatever PostgreSQL
+ * wants of the process reaches it at once, in every phase of a request.
+ *
+ * Rules that hold here and in http_transfer.c:
+ *
+ * 1. libcurl is entered only between enter_libcurl() and leave_libcurl().
+ *	  In between all signals are blocked, so that a thread which libcurl
+ *	  starts (its resolver) inherits that and never runs one of PostgreSQL's
+ *	  signal handlers.
+ * 2. In between nothing may raise an error, since longjmp() must not cross
+ *	  libcurl's frames: no palloc(), no elog(), only malloc().
+ */
+#include "postgres.h"
+
+#include <curl/curl.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "compat.h"
+#include "http_internal.h"
+#include "miscadmin.h"
+#include "storage/fd.h"
+#include "utils/memutils.h"
+
+/* Everything that lives as long as the process. */
+static struct
+{
+	bool		ready;
+	ClerkSocketSet sockets;
+	WaitEventSet *wait_set;
+	uint32		wait_event;
+	CURLM	   *multi;			/* NULL until needed, and after an abort */
+	bool		discard_multi;	/* a transfer has failed: drop it when idle */
+	int64		timer_due;		/* libcurl's, or NEVER */
+	int64		next_deadline;	/* the requests' own, or NEVER */
+	dlist_head	running;
+	int			abandoned;		/* transfers that have no request any more */
+}			loop;
+
+static void prepare_wait_set(void);
+static bool prepare_multi(void);
+static void drive_libcurl(const ClerkReadySocket *ready, int count);
+static void end_late_requests(void);
+static void note_next_deadline(void);
+static void fail_all(CURLMcode result);
+static void settle_finished(void);
+static void give_up(ClerkHttpRequest *request);
+static void remove_transfer(ClerkHttpRequest *request, bool reuse);
+static void drop_multi_if_unused(void);
+static long wait_milliseconds(long timeout, int64 started);
+
+static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
+							   void *arg, void *known);
+static int	on_timer(CURLM *multi, long milliseconds, void *arg);
+
+static inline void
+enter_libcurl(sigset_t *saved)
+{
+	sigset_t	all;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, saved);
+}
+
+static inline void
+leave_libcurl(const sigset_t *saved)
+{
+	pthread_sigmask(SIG_SETMASK, saved, NULL);
+}
+
+/*
+ * What waiting needs, once a process.  It stays: making it anew for each
+ * request would cost more than the request's other system calls together.
+ */
+void
+clerk_event_loop_prepare(void)
+{
+	CURLcode	result;
+	sigset_t	saved;
+
+	if (loop.ready)
+		return;
+
+	enter_libcurl(&saved);
+	result = curl_global_init(CURL_GLOBAL_DEFAULT);
+	leave_libcurl(&saved);
+	if (result != CURLE_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
+				 errmsg("could not initialize libcurl: %s",
+						curl_easy_strerror(result))));
+	if (!AcquireExternalFD())
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a set of sockets: %m")));
+	if (!clerk_socket_set_create(&loop.sockets))
+	{
+		ReleaseExternalFD();
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("could not create a set of sockets: %m")));
+	}
+	PG_TRY();
+	{
+		prepare_wait_set();
+	}
+	PG_CATCH();
+	{
+		close(loop.sockets.descriptor);
+		ReleaseExternalFD();
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+	loop.timer_due = NEVER;
+	loop.next_deadline = NEVER;
+	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
+	dlist_init(&loop.running);
+	loop.ready = true;
+}
+
+/*
+ * Begins to run a request.  False if memory has run out, or libcurl lacks an
+ * option; nothing was sent then.
+ */
+bool
+clerk_event_loop_start(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
+{
+	bool		started;
+	sigset_t	saved;
+
+	enter_libcurl(&saved);
+
+	/* Abandoned transfers keep connections open that are not to be used. */
+	started = prepare_multi() &&
+		clerk_transfer_prepare(request, spec, &loop.sockets,
+							   loop.abandoned > 0) &&
+		curl_multi_add_handle(loop.multi, request->easy) == CURLM_OK;
+	if (started)
+	{
+		request->outcome = CLERK_HTTP_RUNNING;
+		dlist_push_tail(&loop.running, &request->node);
+		drive_libcurl(NULL, 0);
+	}
+	leave_libcurl(&saved);
+	return started;
+}
+
+/* What http.h promises of waiting. */
+void
+clerk_event_loop_wait(long timeout)
+{
+	WaitEvent	event;
+	ClerkReadySocket ready[16];
+	int			count = 0;
+	sigset_t	saved;
+
+	if (WaitEventSetWait(loop.wait_set,
+						 wait_milliseconds(timeout, now_microseconds()),
+						 &event, 1, loop.wait_event) == 1)
+	{
+		if (event.events & WL_LATCH_SET)
+		{
+			ResetLatch(MyLatch);
+			return;
+		}
+		count = clerk_socket_set_ready(&loop.sockets, ready, lengthof(ready));
+	}
+
+	enter_libcurl(&saved);
+	drive_libcurl(ready, count);
+	leave_libcurl(&saved);
+}
+
+/* Takes a request out of the loop, giving it up if it is still running. */
+void
+clerk_event_loop_release(ClerkHttpRequest *request)
+{
+	sigset_t	saved;
+
+	if (request->easy == NULL)
+		return;
+	enter_libcurl(&saved);
+	if (request->outcome == CLERK_HTTP_RUNNING)
+		give_up(request);
+	else
+		remove_transfer(request, false);
+	drop_multi_if_unused();
+	leave_libcurl(&saved);
+}
+
+/* A standalone backend has no postmaster that could die. */
+static void
+prepare_wait_set(void)
+{
+	loop.wait_set = clerk_create_wait_event_set(3);
+	AddWaitEventToSet(loop.wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
+					  MyLatch, NULL);
+	AddWaitEventToSet(loop.wait_set, WL_SOCKET_READABLE,
+					  loop.sockets.descriptor, NULL, NULL);
+	if (IsUnderPostmaster)
+		AddWaitEventToSet(loop.wait_set, WL_EXIT_ON_PM_DEATH,
+						  PGINVALID_SOCKET, NULL, NULL);
+}
+
+/* The multi handle, if there is none. */
+static bool
+prepare_multi(void)
+{
+	if (loop.multi != NULL)
+		return true;
+	loop.multi = curl_multi_init();
+	if (loop.multi == NULL)
+		return false;
+	return curl_multi_setopt(loop.multi, CURLMOPT_SOCKETFUNCTION,
+							 on_socket_interest) == CURLM_OK &&
+		curl_multi_setopt(loop.multi, CURLMOPT_TIMERFUNCTION,
+						  on_timer) == CURLM_OK;
+}
+
+/* Lets libcurl work on what is ready and on what is due by its timer. */
+static void
+drive_libcurl(const ClerkReadySocket *ready, int count)
+{
+	CURLMcode	result = CURLM_OK;
+	int			running;
+
+	end_late_requests();
+	for (int i = 0; i < count && result == CURLM_OK; i++)
+		result = curl_multi_socket_action(loop.multi, ready[i].socket,
+										  (ready[i].readable ? CURL_CSELECT_IN : 0) |
+										  (ready[i].writable ? CURL_CSELECT_OUT : 0) |
+										  (ready[i].failed ? CURL_CSELECT_ERR : 0),
+										  &running);
+	if (result == CURLM_OK && loop.timer_due <= now_microseconds())
+	{
+		loop.timer_due = NEVER;
+		result = curl_multi_socket_action(loop.multi, CURL_SOCKET_TIMEOUT,
+										  0, &running);
+	}
+	settle_finished();
+	if (result != CURLM_OK)
+		fail_all(result);
+	drop_multi_if_unused();
+	note_next_deadline();
+}
+
+/* Ends the requests whose limits libcurl does not keep, if it is time. */
+static void
+end_late_requests(void)
+{
+	int64		now;
+	dlist_mutable_iter iter;
+
+	if (loop.next_deadline == NEVER)
+		return;
+	now = now_microseconds();
+	dlist_foreach_modify(iter, &loop.running)
+	{
+		ClerkHttpRequest *request = dlist_container(ClerkHttpRequest, node,
+													iter.cur);
+
+		if (clerk_transfer_deadline(request) > now)
+			continue;
+		clerk_transfer_fail(request,
+							curl_easy_strerror(CURLE_OPERATION_TIMEDOUT));
+		give_up(request);
+	}
+}
+
+static void
+note_next_deadline(void)
+{
+	dlist_iter	iter;
+
+	loop.next_deadline = NEVER;
+	dlist_foreach(iter, &loop.running)
+	{
+		ClerkHttpRequest *request = dlist_container(ClerkHttpRequest, node,
+													iter.cur);
+
+		loop.next_deadline = Min(loop.next_deadline,
+								 clerk_transfer_deadline(request));
+	}
+}
+
+/*
+ * The multi handle itself has failed, and would never time out: gives up all
+ * requests that run on it.  The kernel having no room for a socket in the set
+ * is one such case.
+ */
+static void
+fail_all(CURLMcode result)
+{
+	while (!dlist_is_empty(&loop.running))
+	{
+		ClerkHttpRequest *request = dlist_head_element(ClerkHttpRequest, node,
+													   &loop.running);
+
+		clerk_transfer_fail(request, curl_multi_strerror(result));
+		give_up(request);
+	}
+}
+
+/* Takes note of the transfers that libcurl is done with. */
+static void
+settle_finished(void)
+{
+	CURLMsg    *message;
+	int			left;
+
+	while ((message = curl_multi_info_read(loop.multi, &left)) != NULL)
+	{
+		CURL	   *easy = message->easy_handle;
+		CURLcode	result = message->data.result;
+		ClerkHttpRequest *request;
+
+		if (message->msg != CURLMSG_DONE ||
+			curl_easy_getinfo(easy, CURLINFO_PRIVATE,
+							  (char **) &request) != CURLE_OK)
+			continue;
+		if (request == NULL)
+		{
+			curl_multi_remove_handle(loop.multi, easy);
+			curl_easy_cleanup(easy);
+			loop.abandoned--;
+			continue;
+		}
+
+		/*
+		 * Over HTTP/2 libcurl gives up the stream only, and would send the
+		 * next request on the same connection, which may be the reason of the
+		 * failure.
+		 */
+		if (result != CURLE_OK)
+			loop.discard_multi = true;
+		dlist_delete(&request->node);
+		clerk_transfer_settle(request, result);
+		remove_transfer(request, !loop.discard_multi);
+	}
+}
+
+/* Ends a running request before libcurl is done with it. */
+static void
+give_up(ClerkHttpRequest *request)
+{
+	dlist_delete(&request->node);
+	loop.discard_multi = true;
+	if (clerk_transfer_abandon(request))
+		loop.abandoned++;
+	else
+		remove_transfer(request, false);
+}
+
+/* Takes the handle from a request; one that ran to its end can be reused. */
+static void
+remove_transfer(ClerkHttpRequest *request, bool reuse)
+{
+	if (loop.multi != NULL)
+		curl_multi_remove_handle(loop.multi, request->easy);
+	clerk_transfer_drop_handle(request, reuse);
+}
+
+/*
+ * After a transfer that was aborted or failed, the multi handle goes with all
+ * its connections once nothing else runs on it.
+ */
+static void
+drop_multi_if_unused(void)
+{
+	if (loop.discard_multi && dlist_is_empty(&loop.running) &&
+		loop.abandoned == 0)
+	{
+		curl_multi_cleanup(loop.multi);
+		loop.multi = NULL;
+		loop.timer_due = NEVER;
+		loop.discard_multi = false;
+	}
+}
+
+/* The shorter of a caller's limit and the time until something is due. */
+static long
+wait_milliseconds(long timeout, int64 started)
+{
+	int64		due = Min(loop.timer_due, loop.next_deadline);
+	int64		left;
+
+	if (due == NEVER)
+		return timeout;
+	/* Rounded up, since waking early would only mean to wait again. */
+	left = Max(due - started + 999, 0) / 1000;
+	left = Min(left, INT_MAX);
+	return timeout < 0 ? (long) left : Min(timeout, (long) left);
+}
+
+/*
+ * libcurl begins or ceases to care about a socket.  The pointer that it keeps
+ * with each socket for us tells whether the socket is in the set.
+ */
+static int
+on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
+				   int what, void *arg pg_attribute_unused(), void *known)
+{
+	if (what == CURL_POLL_REMOVE)
+	{
+		clerk_socket_set_rest(&loop.sockets, socket);
+		return 0;
+	}
+	if (!clerk_socket_set_watch(&loop.sockets, socket,
+								(what & CURL_POLL_IN) != 0,
+								(what & CURL_POLL_OUT) != 0,
+								known != NULL))
+		return -1;
+	curl_multi_assign(loop.multi, socket, &loop);
+	return 0;
+}
+
+/* libcurl wants to be called after so many milliseconds; -1 means not. */
+static int
+on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
+		 void *arg pg_attribute_unused())
+{
+	loop.timer_due = milliseconds < 0 ? NEVER :
+		now_microseconds() + (int64) milliseconds * 1000;
+	return 0;
+}
