@@ -6,8 +6,10 @@
 #	is($run->{status}, 0, ...); like($run->{stdout}, ...)
 #	is_deeply([ $checkout->left_behind ], [], ...)
 #
-# The scripts are what a newcomer runs, but for two things: they install no
-# packages, and the folders that they make for themselves are known.
+# The scripts are what a newcomer runs, but for three things: they install no
+# packages, it is known which folders they make for themselves, and those are
+# removed a little later.  A server whose folder is removed may end by itself,
+# which would hide that nobody has stopped it.
 
 package Checkout;
 
@@ -30,14 +32,15 @@ sub new
 	my $self = bless {
 		folder => "$folder/checkout",
 		temporary => "$folder/temporary",
-		workspaces => "$folder/workspaces"
+		workspaces => "$folder/workspaces",
+		removals => "$folder/removals"
 	}, $class;
 
 	foreach my $name (@{$self}{qw(folder temporary)})
 	{
 		mkdir $name or croak "could not make $name: $!";
 	}
-	append_to_file($self->{workspaces}, '');
+	append_to_file($_, '') foreach @{$self}{qw(workspaces removals)};
 	my $source = abs_path("$ClerkTest::TEST_FOLDER/..");
 	system_or_bail('sh', '-c',
 		    "tar -C '$source' -cf - Makefile clerk_invite.control"
@@ -56,6 +59,11 @@ install_where_available()
 mktemp()
 {
 	command mktemp "\$@" | tee -a '$self->{workspaces}'
+}
+
+rm()
+{
+	echo "\$*" >>'$self->{removals}'
 }
 EOF
 	return $self;
@@ -195,8 +203,8 @@ sub pg_config
 	return "$folder/pg_config";
 }
 
-# What is left of the scripts that have run: files and folders, and processes
-# that work in a folder of theirs, or name one in arguments or environment.
+# What is left of the scripts that have run: processes that work in a folder of
+# theirs, or name one in arguments or environment; then files and folders.
 sub left_behind
 {
 	my ($self) = @_;
@@ -210,8 +218,31 @@ sub left_behind
 		last if time > $deadline;
 		select(undef, undef, undef, 0.05);
 	}
-	return (grep { -e $_ } @folders), glob("$self->{temporary}/*"),
-	  @processes;
+	$self->_remove;
+	return @processes, (grep { -e $_ } @folders),
+	  glob("$self->{temporary}/*");
+}
+
+# What the scripts wanted to remove.
+sub _remove
+{
+	my ($self) = @_;
+
+	foreach my $arguments (split(/\n/, slurp_file($self->{removals})))
+	{
+		system('rm', split(/ /, $arguments));
+	}
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+
+	# Keep the test's own exit status.
+	local ($?, $!);
+	$self->_remove if -e $self->{removals};
+	return;
 }
 
 sub _processes_of

@@ -16,11 +16,13 @@ my ($library_folder) = run_command([ 'pg_config', '--pkglibdir' ]);
 plan skip_all => 'pg_cron is not installed'
   unless glob("$library_folder/pg_cron.*");
 
-# The caller's own server: whoever wants to stop it sends SIGQUIT to this test.
+# The caller's own server, as far as pg_ctl looks at it: who wants to stop it
+# sends SIGQUIT to this test.
 my $stopped = 0;
 my $data = PostgreSQL::Test::Utils::tempdir();
 local $SIG{QUIT} = sub { $stopped++ };
 append_to_file("$data/postmaster.pid", "$$\n$data\n");
+append_to_file("$data/PG_VERSION", "15\n");
 my %environment = (
 	PGDATA => $data,
 	PGHOST => '/nowhere',
