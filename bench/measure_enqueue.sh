@@ -6,7 +6,8 @@ folder=$1
 cd "$folder/source"
 . test/throwaway_cluster.sh
 trap stop_cluster EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 # Members as an application has them: a key, and what an invitation needs.  Who
 # they are is made up beforehand; that is nobody's cost.

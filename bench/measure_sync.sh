@@ -15,7 +15,8 @@ stop_everything()
 	fi
 }
 trap stop_everything EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 # As Clerk answers an invitation that a backend sends in nobody's name: a URL
 # with a signed ticket makes up half of it.

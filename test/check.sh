@@ -6,7 +6,8 @@
 # the machine's own PostgreSQL is left alone.  Ends with a line of counts, and
 # a status other than 0 if anything failed or nothing ran.
 #
-# CHECKS in the environment chooses some of them, such as "regress tap".
+# CHECKS in the environment chooses some of them, such as "regress tap".  The
+# source is built in any case, which counts if "build" is among them.
 set -eu
 
 cd "$(dirname "$0")/.."

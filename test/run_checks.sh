@@ -21,16 +21,26 @@ count()
 	skipped=$((skipped + ${3:-0}))
 }
 
+# verdict BAD TEXT: a line for a check with so many failures
+verdict()
+{
+	if [ "$1" -eq 0 ]; then
+		echo "ok      $2"
+	else
+		echo "FAILED  $2"
+	fi
+}
+
 # check NAME COMMAND...: one that either passes or fails
 check()
 {
 	name=$1
 	shift
 	if "$@" >"$folder/$name.log" 2>&1; then
-		echo "ok      $name"
+		verdict 0 "$name"
 		count 1 0
 	else
-		echo "FAILED  $name"
+		verdict 1 "$name"
 		tail -n 60 "$folder/$name.log"
 		count 0 1
 	fi
@@ -70,13 +80,15 @@ fake_clerk()
 	python3 test/fake_clerk_test.py >"$folder/fake_clerk.log" 2>&1
 	status=$?
 	ran=$(sed -n 's/^Ran \([0-9]*\) test.*/\1/p' "$folder/fake_clerk.log")
+	ran=${ran:-0}
 	bad=$(grep -cE '^(FAIL|ERROR): ' "$folder/fake_clerk.log")
-	if [ $status -ne 0 ] || [ -z "$ran" ] || [ "$ran" -eq 0 ]; then
+	if [ $status -ne 0 ] || [ "$ran" -eq 0 ]; then
 		[ "$bad" -gt 0 ] || bad=1
 		tail -n 60 "$folder/fake_clerk.log"
 	fi
-	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  fake_clerk (${ran:-0} tests)"
-	count $((${ran:-$bad} - bad)) "$bad"
+	verdict "$bad" "fake_clerk ($ran tests)"
+	# A failure to load them is none of those that ran.
+	count $((ran > bad ? ran - bad : 0)) "$bad"
 }
 
 # As a user would run them: "make installcheck" against a running server.  Up
@@ -93,7 +105,7 @@ regress()
 		cat "$folder/regress.log"
 		cat regression.diffs 2>/dev/null
 	fi
-	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  regress ($good tests)"
+	verdict "$bad" "regress ($good tests)"
 	count "$good" "$bad"
 	stop_cluster
 }
@@ -109,23 +121,38 @@ tap()
 	status=$?
 	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')
 	bad=$(grep -cE '^not ok [0-9]' "$folder/tap.log")
-	left_out=$(grep -ciE '# skip' "$folder/tap.log")
+	left_out=$(grep -ciE '# skip|^test/t.*skipped:' "$folder/tap.log")
 	if [ $status -ne 0 ] || [ "$good" -eq 0 ]; then
 		[ "$bad" -gt 0 ] || bad=1
 		grep -vE '^ok ' "$folder/tap.log" | tail -n 150
 	fi
 	grep -E '^test/t.*skipped:' "$folder/tap.log"
-	echo "$([ "$bad" -eq 0 ] && echo 'ok     ' || echo FAILED)  tap ($good assertions)"
+	verdict "$bad" "tap ($good assertions)"
 	count "$good" "$bad" "$left_out"
 }
 
+all="build layering style static_analysis fake_clerk regress tap"
+
 chosen()
 {
-	[ -z "${CHECKS:-}" ] || case " $CHECKS " in *" $1 "*) ;; *) return 1 ;; esac
+	case " ${CHECKS:-$all} " in *" $1 "*) ;; *) return 1 ;; esac
 }
 
-# Nothing else is worth trying without it.
-check build build
+# A name that is misspelt must not look like a check that has passed.
+for name in ${CHECKS:-}; do
+	case " $all " in
+		*" $name "*) ;;
+		*)
+			verdict 1 "$name: there is no such check"
+			count 0 1
+			;;
+	esac
+done
+
+# Nothing else is worth trying without it.  Done because others need it, it is
+# none of the checks that were asked for.
+[ "$failed" -ne 0 ] || check build build
+chosen build || passed=0
 [ "$failed" -eq 0 ] || CHECKS=none
 ! chosen layering || check layering sh test/layering.sh
 ! chosen style || check_with pg_bsd_indent style perl test/indent.pl --check

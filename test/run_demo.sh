@@ -9,11 +9,14 @@ cd "$folder/source"
 stop_everything()
 {
 	stop_cluster
-	# The fake Clerk ends with its standard input.
-	exec 9>&-
+	if [ -n "${fake_clerk:-}" ]; then
+		kill "$fake_clerk" 2>/dev/null || true
+		wait "$fake_clerk" || true
+	fi
 }
 trap stop_everything EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 build()
 {
@@ -21,7 +24,8 @@ build()
 		{ cat "$folder/build.log"; exit 1; }
 }
 
-# Sets clerk_url; its certificate is its own authority.
+# Sets clerk_url; its certificate is its own authority.  The fake Clerk ends with
+# its standard input, should nobody be left to stop it.
 start_fake_clerk()
 {
 	openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost \
@@ -31,6 +35,7 @@ start_fake_clerk()
 	python3 test/fake_clerk.py --exit-with-stdin --tls "$folder/tls.crt" \
 		"$folder/tls.key" --journal "$folder/journal" --secret-key "$1" \
 		<"$folder/life" >"$folder/port" &
+	fake_clerk=$!
 	exec 9>"$folder/life"
 	read -r port <"$folder/port"
 	clerk_url=https://localhost:$port

@@ -9,7 +9,8 @@ folder=$1
 cd "$folder/source"
 . test/throwaway_cluster.sh
 trap stop_cluster EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
 	{ cat "$folder/build.log"; exit 1; }

@@ -13,7 +13,8 @@ stop_everything()
 	fi
 }
 trap stop_everything EXIT
-trap 'exit 130' INT TERM
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
 
 make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
 	{ cat "$folder/build.log"; exit 1; }

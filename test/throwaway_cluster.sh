@@ -1,6 +1,11 @@
 # throwaway_cluster.sh - a PostgreSQL cluster in a folder, for scripts
 #
-# Sourced, not run, by an ordinary user, with PG_CONFIG set.
+# Sourced, not run, by an ordinary user, with PG_CONFIG set.  What the caller's
+# environment tells of another server is forgotten: that one must be neither
+# asked nor stopped.
+for variable in $(env | sed -n 's/^\(PG[A-Z]*\)=.*/\1/p'); do
+	unset "$variable"
+done
 
 # start_cluster FOLDER DESTDIR [LINE...]: makes and starts a cluster below
 # FOLDER that finds extensions below DESTDIR, as "make install DESTDIR=" leaves

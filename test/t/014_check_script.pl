@@ -1,0 +1,269 @@
+# check.sh tells whether all is well: its last line counts, and it fails if any
+# check has failed or none has run.  The checks that it is tried with are few,
+# and take no time.
+use strict;
+use warnings;
+
+use Checkout;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+check_success();
+check_failed_check();
+check_nothing_ran();
+check_build();
+check_regress();
+check_fake_clerk();
+check_tap();
+
+done_testing();
+
+sub check_success
+{
+	my $checkout = small_checkout();
+	my $run = $checkout->run('test/check.sh', CHECKS => 'layering');
+
+	ends_with($run, '1 passed, 0 failed, 0 skipped', 0,
+		'check.sh succeeds if a check passes');
+	like($run->{stdout}, qr/^ok      layering$/m, '... and names it');
+	is_deeply([ $checkout->left_behind ],
+		[], '... and leaves no file and no process behind');
+	$run = $checkout->run('test/check.sh', CHECKS => 'build layering');
+	ends_with($run, '2 passed, 0 failed, 0 skipped', 0,
+		'the build counts where it is asked for');
+	return;
+}
+
+sub check_failed_check
+{
+	my $checkout = small_checkout();
+
+	$checkout->change('test/layering.sh', qr/\bguc\) echo \d/, 'guc) echo 9');
+	my $run = $checkout->run('test/check.sh', CHECKS => 'layering tap');
+	ends_with($run, '2 passed, 1 failed, 0 skipped', 1,
+		'check.sh fails if one expectation is wrong');
+	like($run->{stdout}, qr/^FAILED  layering$/m, '... and names the check');
+	like(
+		$run->{stdout},
+		qr/includes guc\.h, which is not below it/,
+		'... and shows what it has to say');
+	like($run->{stdout}, qr/^ok      tap \(2 assertions\)$/m,
+		'... and goes on with the others');
+	is_deeply([ $checkout->left_behind ],
+		[], '... and leaves no file and no process behind');
+	return;
+}
+
+sub check_nothing_ran
+{
+	my $checkout = small_checkout();
+
+	ends_with($checkout->run('test/check.sh', CHECKS => ' '),
+		'0 passed, 0 failed, 0 skipped', 1,
+		'check.sh fails if nothing has run');
+	foreach my $names ('none', 'layering regres')
+	{
+		my $run = $checkout->run('test/check.sh', CHECKS => $names);
+		my ($wrong) = $names =~ /(\w+)$/;
+
+		ends_with($run, '0 passed, 1 failed, 0 skipped', 1,
+			"check.sh fails if it is asked for \"$names\"");
+		like($run->{stdout}, qr/^FAILED  $wrong: there is no such check$/m,
+			'... and names what there is not');
+	}
+	return;
+}
+
+sub check_build
+{
+	my $checkout = small_checkout();
+
+	$checkout->without_building('echo no compiler; exit 1');
+	my $run = $checkout->run('test/check.sh', CHECKS => 'layering');
+	ends_with($run, '0 passed, 1 failed, 0 skipped', 1,
+		'check.sh fails if the build does, without trying anything else');
+	like($run->{stdout}, qr/^no compiler$/m, '... and shows its output');
+	return;
+}
+
+# pg_regress has two ways of saying it: one up to 15, and one from 16.
+sub check_regress
+{
+	my $checkout = small_checkout();
+
+	$checkout->append('test/throwaway_cluster.sh', <<'EOF');
+start_cluster()
+{
+	:
+}
+EOF
+	foreach my $case (
+		[
+			'two tests that pass, up to 15',
+			'2 passed, 0 failed, 0 skipped', 0,
+			'test arguments                    ... ok           59 ms',
+			'test jsonb                        ... ok           24 ms'
+		],
+		[
+			'a test that fails, up to 15',
+			'1 passed, 1 failed, 0 skipped', 1,
+			'test arguments                    ... ok           59 ms',
+			'test jsonb                        ... FAILED       24 ms'
+		],
+		[
+			'two tests that pass, from 16',
+			'2 passed, 0 failed, 0 skipped', 0,
+			'ok 1         - arguments                        59 ms',
+			'ok 2         - jsonb                            24 ms'
+		],
+		[
+			'a test that fails, from 16',
+			'1 passed, 1 failed, 0 skipped', 1,
+			'ok 1         - arguments                        59 ms',
+			'not ok 2     - jsonb                            24 ms'
+		],
+		[
+			'a server that cannot be reached',
+			'0 passed, 1 failed, 0 skipped', 1,
+			'psql: error: could not connect'
+		],
+		[ 'no test at all', '0 passed, 1 failed, 0 skipped', 0 ])
+	{
+		my ($title, $counts, $status, @said) = @$case;
+
+		$checkout->without_building(':', $status, @said);
+		ends_with($checkout->run('test/check.sh', CHECKS => 'regress'),
+			$counts, $counts =~ / 0 failed/ ? 0 : 1,
+			"check.sh counts in what pg_regress says: $title");
+	}
+	return;
+}
+
+sub check_fake_clerk
+{
+	my $checkout = small_checkout();
+	my $tests = <<'EOF';
+import unittest
+
+class Tests(unittest.TestCase):
+    def test_this(self):
+        pass
+
+    def test_that(self):
+        self.assertEqual(1, %d)
+
+unittest.main()
+EOF
+
+	foreach my $case (
+		[
+			'two that pass',
+			'2 passed, 0 failed, 0 skipped',
+			0, sprintf($tests, 1)
+		],
+		[
+			'one that fails',
+			'1 passed, 1 failed, 0 skipped',
+			1, sprintf($tests, 2)
+		],
+		[
+			'a file that does not start',
+			'0 passed, 1 failed, 0 skipped',
+			1, "import nothing_of_that_name\n"
+		],
+		[
+			'none at all',
+			'0 passed, 1 failed, 0 skipped',
+			1, "import unittest\nunittest.main()\n"
+		])
+	{
+		my ($title, $counts, $status, $file) = @$case;
+
+		$checkout->replace('test/fake_clerk_test.py', $file);
+		ends_with($checkout->run('test/check.sh', CHECKS => 'fake_clerk'),
+			$counts, $status,
+			"check.sh counts the fake Clerk's own tests: $title");
+	}
+	return;
+}
+
+# Beside a file with two assertions that hold.
+sub check_tap
+{
+	my $checkout = small_checkout();
+
+	foreach my $case (
+		[
+			'one that does not hold',
+			'3 passed, 1 failed, 0 skipped',
+			1, said('1..2', 'ok 1 - this', 'not ok 2 - that')
+		],
+		[
+			'a test that dies',
+			'3 passed, 1 failed, 0 skipped',
+			1, said('1..2', 'ok 1 - this') . 'die;'
+		],
+		[
+			'a test that does not start',
+			'2 passed, 1 failed, 0 skipped',
+			1, 'use nothing_of_that_name;'
+		],
+		[
+			'a test that asserts nothing',
+			'2 passed, 1 failed, 0 skipped',
+			1, '1;'
+		],
+		[
+			'one that is skipped',
+			'3 passed, 0 failed, 1 skipped',
+			0, said('1..2', 'ok 1 - this', 'ok 2 # skip no such program')
+		],
+		[
+			'a test that is skipped',
+			'2 passed, 0 failed, 1 skipped',
+			0, said('1..0 # SKIP no such program')
+		])
+	{
+		my ($title, $counts, $status, $file) = @$case;
+
+		$checkout->replace('test/t/002_second.pl', $file);
+		ends_with($checkout->run('test/check.sh', CHECKS => 'tap'),
+			$counts, $status, "check.sh counts assertions: $title");
+	}
+	$checkout->replace("test/t/00$_.pl", said('1..0 # SKIP no such program'))
+	  foreach '1_first', '2_second';
+	ends_with($checkout->run('test/check.sh', CHECKS => 'tap'),
+		'0 passed, 1 failed, 2 skipped', 1,
+		'check.sh fails if all assertions are skipped');
+	return;
+}
+
+# A test that says these lines.
+sub said
+{
+	return '$| = 1; ' . join('', map { "print qq($_\\n);" } @_);
+}
+
+# One that need not be built, with one TAP test of two assertions.
+sub small_checkout
+{
+	my $checkout = Checkout->new;
+
+	$checkout->without_building;
+	unlink glob("$checkout->{folder}/test/t/*");
+	$checkout->replace('test/t/001_first.pl',
+		said('1..2', 'ok 1 - this', 'ok 2 - that'));
+	return $checkout;
+}
+
+# Compares a run's last line, and its status.
+sub ends_with
+{
+	my ($run, $last_line, $status, $title) = @_;
+	my ($said) = $run->{stdout} =~ /([^\n]*)\n\z/;
+
+	is(($said // '') . "; status $run->{status}",
+		"$last_line; status $status", $title)
+	  or diag($run->{stdout}, $run->{stderr});
+	return;
+}
