@@ -16,6 +16,7 @@ OBJS = \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/outbox.o \
+	src/rate_limit.o \
 	src/rollback_warning.o \
 	src/secret_key.o \
 	src/send_invitations.o \

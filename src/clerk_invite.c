@@ -10,6 +10,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "rate_limit.h"
 
 CLERK_MODULE_MAGIC;
 
@@ -19,4 +20,5 @@ void
 _PG_init(void)
 {
 	clerk_define_settings();
+	clerk_rate_limit_request_memory();
 }

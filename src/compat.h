@@ -68,6 +68,30 @@
 #define clerk_new_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
+/*
+ * 15 wants shared memory to be asked for in a hook; before that _PG_init() does
+ * it.  "hook" calls "previous", which is a variable, if that is not NULL.
+ */
+#if PG_VERSION_NUM >= 150000
+#define clerk_at_shmem_request(hook, previous) \
+	((previous) = shmem_request_hook, shmem_request_hook = (hook))
+#else
+#define clerk_at_shmem_request(hook, previous) ((previous) = NULL, (hook)())
+#endif
+
+/*
+ * A new kind of LWLock, once a server, and its name in this process.  19 takes
+ * the name once, for all processes.
+ */
+#if PG_VERSION_NUM >= 190000
+#define clerk_new_lwlock_tranche(name) LWLockNewTrancheId(name)
+#define clerk_name_lwlock_tranche(tranche, name) ((void) 0)
+#else
+#define clerk_new_lwlock_tranche(name) LWLockNewTrancheId()
+#define clerk_name_lwlock_tranche(tranche, name) \
+	LWLockRegisterTranche(tranche, name)
+#endif
+
 /* Since 15 SPI_commit() begins the next transaction by itself. */
 #if PG_VERSION_NUM >= 150000
 #define clerk_spi_commit_and_begin() SPI_commit()

@@ -36,6 +36,9 @@ int			clerk_max_attempts;
 int			clerk_retry_delay;
 int			clerk_retry_delay_max;
 int			clerk_verify_delay;
+int			clerk_single_requests_per_hour;
+int			clerk_bulk_requests_per_hour;
+int			clerk_rate_limit_window;
 
 static char *secret_key_file;
 static char *secret_key_mask;	/* what guc.c believes the key to be */
@@ -51,6 +54,7 @@ pg_noreturn static void refuse_overridden(const char *name);
 static void define_secret_key_settings(void);
 static void define_transport_settings(void);
 static void define_delivery_settings(void);
+static void define_rate_limit_settings(void);
 static bool check_secret_key(char **newval, void **extra, GucSource source);
 static void assign_secret_key(const char *newval, void *extra);
 static bool check_api_version(char **newval, void **extra, GucSource source);
@@ -63,6 +67,7 @@ clerk_define_settings(void)
 	define_secret_key_settings();
 	define_transport_settings();
 	define_delivery_settings();
+	define_rate_limit_settings();
 	MarkGUCPrefixReserved("clerk_invite");
 }
 
@@ -267,6 +272,39 @@ define_delivery_settings(void)
 							&clerk_verify_delay,
 							30000, 0, INT_MAX,
 							PGC_SUSET,
+							GUC_UNIT_MS,
+							NULL, NULL, NULL);
+}
+
+/* The defaults are Clerk's documented limits. */
+static void
+define_rate_limit_settings(void)
+{
+	DefineCustomIntVariable("clerk_invite.single_requests_per_hour",
+							"Sets how many requests for one invitation each may go out in an hour.",
+							"Synchronous calls count, but are not held back.",
+							&clerk_single_requests_per_hour,
+							250, 0, INT_MAX,
+							PGC_SUSET,
+							0,
+							NULL, NULL, NULL);
+
+	DefineCustomIntVariable("clerk_invite.bulk_requests_per_hour",
+							"Sets how many requests for several invitations each may go out in an hour.",
+							"0 means that there are none.",
+							&clerk_bulk_requests_per_hour,
+							50, 0, INT_MAX,
+							PGC_SUSET,
+							0,
+							NULL, NULL, NULL);
+
+	/* PGC_SIGHUP: all databases of the server share the counts. */
+	DefineCustomIntVariable("clerk_invite.rate_limit_window",
+							"Sets the time that counts as an hour for the limits of requests.",
+							"It is Clerk's hour; other values are for tests.",
+							&clerk_rate_limit_window,
+							3600000, 1000, INT_MAX,
+							PGC_SIGHUP,
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
 }

@@ -18,6 +18,10 @@ extern int	clerk_retry_delay;	/* milliseconds */
 extern int	clerk_retry_delay_max;	/* milliseconds */
 extern int	clerk_verify_delay; /* milliseconds */
 
+extern int	clerk_single_requests_per_hour; /* in each rate_limit_window */
+extern int	clerk_bulk_requests_per_hour;	/* in each rate_limit_window */
+extern int	clerk_rate_limit_window;	/* milliseconds */
+
 extern void clerk_define_settings(void);
 extern const char *clerk_secret_key(const char **fault);
 

@@ -15,7 +15,7 @@ floor_of()
 		compat) echo 0 ;;
 		secret_key | socket_set | url_rules) echo 1 ;;
 		guc | json_wire) echo 2 ;;
-		http | json_reader | outbox | rollback_warning) echo 3 ;;
+		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;
 		delivery) echo 6 ;;

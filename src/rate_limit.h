@@ -1,0 +1,61 @@
+/*
+ * rate_limit.h
+ *		Clerk's budgets of requests, counted in shared memory: "now, or when?"
+ *
+ * A sender reserves requests with clerk_rate_limit_take() before they go out,
+ * and settles each of them afterwards: clerk_rate_limit_answered() when it was
+ * sent, or may have been, clerk_rate_limit_give_back() when it certainly was
+ * not.  What is not settled, because its sender died, stays counted.
+ *
+ * Times are by our clock.
+ */
+#ifndef CLERK_RATE_LIMIT_H
+#define CLERK_RATE_LIMIT_H
+
+#include "datatype/timestamp.h"
+
+/* What Clerk limits, and closes after too many requests, by itself. */
+typedef enum ClerkEndpoint
+{
+	CLERK_ENDPOINT_SINGLE,		/* creates one invitation */
+	CLERK_ENDPOINT_BULK,		/* creates up to ten */
+	CLERK_ENDPOINT_LIST			/* not counted, but it can be closed */
+} ClerkEndpoint;
+
+/* Requests that were reserved together. */
+typedef struct ClerkTicket
+{
+	uint64		instance;
+	ClerkEndpoint endpoint;
+	TimestampTz taken_at;
+} ClerkTicket;
+
+/* An endpoint's state, in requests. */
+typedef struct ClerkBudget
+{
+	int			limit;			/* in a window; INT_MAX: not counted */
+	int			used;			/* in the window that ends now */
+	int			remaining;		/* never negative; see also closed_until */
+	TimestampTz available_at;	/* when one can go out; 0: now; infinity:
+								 * never */
+	TimestampTz closed_until;	/* by Clerk; 0: it is not */
+} ClerkBudget;
+
+extern void clerk_rate_limit_request_memory(void);
+extern uint64 clerk_rate_limit_instance(const char *api_url,
+										size_t api_url_length,
+										const char *secret_key);
+extern int	clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint,
+								  int wanted, ClerkTicket *ticket,
+								  TimestampTz *available_at);
+extern void clerk_rate_limit_count(uint64 instance, ClerkEndpoint endpoint,
+								   ClerkTicket *ticket);
+extern void clerk_rate_limit_answered(const ClerkTicket *ticket,
+									  TimestampTz answered_at);
+extern void clerk_rate_limit_give_back(const ClerkTicket *ticket, int count);
+extern void clerk_rate_limit_close(uint64 instance, ClerkEndpoint endpoint,
+								   TimestampTz until);
+extern void clerk_rate_limit_look(uint64 instance, ClerkEndpoint endpoint,
+								  ClerkBudget *budget);
+
+#endif							/* CLERK_RATE_LIMIT_H */
