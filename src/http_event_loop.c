@@ -138,7 +138,7 @@ clerk_event_loop_start(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 
 	enter_libcurl(&saved);
 
-	/* Abandoned transfers keep connections open that are not to be used. */
+	/* Abandoned transfers keep the multi handle, whose connections are bad. */
 	started = prepare_multi() &&
 		clerk_transfer_prepare(request, spec, &loop.sockets,
 							   loop.abandoned > 0) &&
@@ -328,6 +328,7 @@ settle_finished(void)
 			continue;
 		if (request == NULL)
 		{
+			/* Abandoned; see clerk_transfer_abandon(). */
 			curl_multi_remove_handle(loop.multi, easy);
 			curl_easy_cleanup(easy);
 			loop.abandoned--;

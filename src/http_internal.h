@@ -46,12 +46,12 @@ struct ClerkHttpRequest
 	char	   *body;
 	size_t		body_length;
 	size_t		body_handed_over;	/* bytes that libcurl has fetched */
-	bool		connecting;		/* its name is known */
+	bool		connecting;		/* the server's name has been looked up */
 	bool		sent;			/* may have reached the server */
 	bool		repetition_refused;
 	bool		too_large;
-	int64		connect_deadline;	/* limits that libcurl does not keep: */
-	int64		deadline;		/* by now_microseconds(), or NEVER */
+	int64		connect_deadline;	/* limits that libcurl does not keep, */
+	int64		deadline;		/* or NEVER */
 
 	/* What came of it */
 	ClerkHttpOutcome outcome;

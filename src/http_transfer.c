@@ -287,7 +287,8 @@ drop_headers(HeaderList *headers)
 /*
  * A handle for the request: an idle one, or a new one with the options that
  * never change.  The CA file is one of those, since libcurl's own choice
- * cannot be had back once it is set; handles go when it changes.
+ * cannot be had back once it is set; handles go when it changes.  One that is
+ * to open a connection of its own is not kept afterwards.
  */
 static bool
 take_handle(ClerkHttpRequest *request, const char *ca_file,
