@@ -72,7 +72,7 @@ INSERT INTO begun VALUES (clock_timestamp());
 SELECT count(clerk_create_organization_invitation('$organization',
 	NULL, 'ann@example.com', 'org:member', metadata => '{"team": "red"}'))
 FROM generate_series(1, $CALLS);
-SELECT round(extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS, 2)
+SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
 FROM begun;
 SQL
 }
@@ -95,7 +95,7 @@ FROM generate_series(1, $CALLS) AS n,
 LATERAL http(('POST', '$1/v1/organizations/$organization/invitations',
 	ARRAY[http_header('Authorization', 'Bearer sk_test_benchmark')],
 	'application/json', '$body')::http_request);
-SELECT round(extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS, 2)
+SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
 FROM begun;
 SQL
 }
@@ -118,7 +118,7 @@ CREATE TEMP TABLE answer AS SELECT pg_read_file('$folder/answer.json') AS text;
 CREATE TEMP TABLE begun AS SELECT clock_timestamp() AS at;
 SELECT count((text || left(n::text, 0))::jsonb)
 FROM answer, generate_series(1, $CALLS) AS n;
-SELECT round(extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS, 2)
+SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
 FROM begun;
 SQL
 }

@@ -6,6 +6,9 @@
 -- invitation.
 --
 CREATE EXTENSION clerk_invite;
+\set ECHO none
+\i test/error_of.sql
+\set ECHO all
 -- A nesting that is too deep for the default is too deep for every server.
 SET max_stack_depth = '1MB';
 
@@ -28,19 +31,11 @@ CREATE FUNCTION attempt(
 )
 LANGUAGE plpgsql AS $$
 BEGIN
-    BEGIN
-        PERFORM clerk_create_organization_invitation(
-            'org_test', NULL, format('x-%s@example.com', behaviour), 'org:member');
-        "SQLSTATE" := '00000';
-    EXCEPTION WHEN OTHERS THEN
-        GET STACKED DIAGNOSTICS
-            "SQLSTATE" = RETURNED_SQLSTATE,
-            message = MESSAGE_TEXT,
-            detail = PG_EXCEPTION_DETAIL,
-            hint = PG_EXCEPTION_HINT,
-            constraint_name = CONSTRAINT_NAME,
-            column_name = COLUMN_NAME;
-    END;
+    SELECT e.*
+    INTO "SQLSTATE", message, detail, hint, constraint_name, column_name
+    FROM error_of(format(
+        'SELECT clerk_create_organization_invitation(''org_test'', NULL, %L, ''org:member'')',
+        format('x-%s@example.com', behaviour))) AS e;
     message := without_secrets(message);
     detail := without_secrets(detail);
     hint := without_secrets(hint);
@@ -185,5 +180,6 @@ FROM generate_series(1, 10) AS n,
 
 DROP FUNCTION attempt(text);
 DROP FUNCTION without_secrets(text);
+DROP FUNCTION error_of(text);
 DROP FUNCTION status_of_second_try(text);
 DROP EXTENSION clerk_invite;

@@ -3,6 +3,9 @@
 -- constraint name is Clerk's code and the column name the field it is about.
 --
 CREATE EXTENSION clerk_invite;
+\set ECHO none
+\i test/error_of.sql
+\set ECHO all
 
 -- Why this invitation does not come about.  The trace ID is random.
 CREATE FUNCTION refusal(
@@ -14,21 +17,14 @@ CREATE FUNCTION refusal(
     OUT "SQLSTATE" text, OUT message text, OUT detail text, OUT hint text,
     OUT constraint_name text, OUT column_name text
 )
-LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM clerk_create_organization_invitation(
-        org_id => $3, inviter => $2, email => $1, role => $4, metadata => $5);
-    "SQLSTATE" := '00000';
-EXCEPTION WHEN OTHERS THEN
-    GET STACKED DIAGNOSTICS
-        "SQLSTATE" = RETURNED_SQLSTATE,
-        message = MESSAGE_TEXT,
-        detail = PG_EXCEPTION_DETAIL,
-        hint = PG_EXCEPTION_HINT,
-        constraint_name = CONSTRAINT_NAME,
-        column_name = COLUMN_NAME;
-    detail := regexp_replace(detail, 'trace ID [0-9a-f]{32}', 'trace ID (32 digits)');
-END
+LANGUAGE sql AS $$
+    SELECT "SQLSTATE", message,
+           regexp_replace(detail, 'trace ID [0-9a-f]{32}', 'trace ID (32 digits)'),
+           hint, constraint_name, column_name
+    FROM error_of(format(
+        'SELECT clerk_create_organization_invitation('
+        'org_id => %L, inviter => %L, email => %L, role => %L, metadata => %L)',
+        $3, $2, $1, $4, $5))
 $$;
 
 \pset format unaligned
@@ -165,4 +161,5 @@ SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'x-no-ids@example.com', 'org:member');
 
 DROP FUNCTION refusal(text, text, text, text, jsonb);
+DROP FUNCTION error_of(text);
 DROP EXTENSION clerk_invite;

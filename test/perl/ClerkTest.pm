@@ -21,10 +21,13 @@ use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(
   clerk_cluster
+  reconfigure
   start_psql
   run_in_psql
   send_to_psql
   output_of_psql
+  backend_of
+  peak_memory_of
   invite
   attempt
   send_until_settled
@@ -84,6 +87,31 @@ sub library_name
 	return library_settings($node) =~ /^extension_destdir/
 	  ? '$libdir/clerk_invite'
 	  : 'clerk_invite';
+}
+
+# Whether the server comes with this library.
+sub has_library
+{
+	my ($name) = @_;
+	my ($folder) = run_command([ 'pg_config', '--pkglibdir' ]);
+	my @files = glob("$folder/$name.*");
+
+	return @files > 0;
+}
+
+# Adds to postgresql.conf; sessions that start from now on know it.
+sub reconfigure
+{
+	my ($node, $settings) = @_;
+	my $reload = ++$node->{clerk_test_reloads};
+
+	$node->append_conf('postgresql.conf',
+		"$settings\nclerk_test.reloads = $reload\n");
+	$node->reload;
+	$node->poll_query_until('postgres',
+		"SELECT current_setting('clerk_test.reloads', true) = '$reload'")
+	  or croak 'the server does not read its configuration again';
+	return;
 }
 
 # Makes a file that the server accepts as a key file.
@@ -195,6 +223,25 @@ sub output_of_psql
 		eval { $psql->{harness}->pump; };
 	}
 	return map { s/$end//r } @{$psql}{qw(stdout stderr)};
+}
+
+# The process that serves such a psql.
+sub backend_of
+{
+	my ($psql) = @_;
+	my ($pid) = run_in_psql($psql, 'SELECT pg_backend_pid();');
+
+	chomp $pid;
+	return $pid;
+}
+
+# The most memory that this process has had so far, in kB.
+sub peak_memory_of
+{
+	my ($psql) = @_;
+
+	return slurp_file('/proc/' . backend_of($psql) . '/status') =~
+	  /^VmHWM:\s*(\d+) kB$/m ? $1 : croak 'no VmHWM';
 }
 
 # Sends what is in the outbox, again and again, until nothing in it is open;

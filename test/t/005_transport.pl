@@ -87,14 +87,14 @@ SKIP:
 
 	$psql = start_session($clerk->url);
 	invite_in($psql, 'small@example.com');
-	my $before = peak_memory($psql);
+	my $before = peak_memory_of($psql);
 	is(invite_in($psql, 'x-huge--1@example.com'),
 		'08007', 'an answer of 64 MiB leaves the outcome unknown');
 	like(
 		$psql->{stderr},
 		qr/the answer is too large/,
 		'... since it is cut off');
-	cmp_ok(peak_memory($psql) - $before,
+	cmp_ok(peak_memory_of($psql) - $before,
 		'<', $COST, "... and costs less than $COST kB");
 	is(invite_in($psql, 'x-huge-header--1@example.com'),
 		'08007', "an answer's header of 256 kB is cut off");
@@ -215,28 +215,10 @@ sub call_and_ignore
 	  . invite("$name--NUMBER\@example.com", 'status') . ";\n";
 }
 
-sub backend
-{
-	my ($psql) = @_;
-	my ($pid) = run_in_psql($psql, 'SELECT pg_backend_pid();');
-
-	chomp $pid;
-	return $pid;
-}
-
-# The most memory that a session's process has had so far, in kB.
-sub peak_memory
-{
-	my ($psql) = @_;
-
-	return slurp_file('/proc/' . backend($psql) . '/status') =~
-	  /^VmHWM:\s*(\d+) kB$/m ? $1 : die 'no VmHWM';
-}
-
 sub descriptors
 {
 	my ($psql) = @_;
-	my $pid = backend($psql);
+	my $pid = backend_of($psql);
 
 	return scalar(() = glob("/proc/$pid/fd/*"));
 }

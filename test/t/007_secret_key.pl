@@ -20,7 +20,6 @@ my $folder = PostgreSQL::Test::Utils::tempdir();
 my $key_file = "$folder/key";
 ClerkTest::write_key($key_file, $key{file});
 
-my $reloads = 0;
 my $invitations = 0;
 my $node;
 
@@ -31,21 +30,6 @@ my $node;
 }
 
 my $library = ClerkTest::library_name($node);
-
-# Adds to postgresql.conf; sessions that start from now on know it.
-sub configure
-{
-	my ($settings) = @_;
-
-	$reloads++;
-	$node->append_conf('postgresql.conf',
-		"$settings\nclerk_test.reloads = $reloads\n");
-	$node->reload;
-	$node->poll_query_until('postgres',
-		"SELECT current_setting('clerk_test.reloads', true) = '$reloads'")
-	  or die 'the server does not read its configuration again';
-	return;
-}
 
 sub restart_with_environment
 {
@@ -119,13 +103,13 @@ my @bad_keys = (
 
 is(source_used(''), 'environment',
 	'the environment of the server is a source of its own');
-configure("clerk_invite.secret_key = '$key{setting}'");
+reconfigure($node, "clerk_invite.secret_key = '$key{setting}'");
 is(source_used(''), 'setting', 'secret_key comes before the environment');
 is(source_used(use_file($key_file)),
 	'file', 'secret_key_file comes before both');
 restart_with_environment(undef);
 is(source_used(''), 'setting', 'secret_key is a source of its own');
-configure("clerk_invite.secret_key = ''");
+reconfigure($node, "clerk_invite.secret_key = ''");
 is(source_used(use_file($key_file)),
 	'file', 'secret_key_file is a source of its own');
 
@@ -248,7 +232,7 @@ foreach my $case (@bad_keys)
 	my ($what, $bad_key, $reason) = @$case;
 	my $quoted = $bad_key =~ s/\n/\\n/r =~ s/\r/\\r/r;
 
-	configure("clerk_invite.secret_key = '$quoted'");
+	reconfigure($node, "clerk_invite.secret_key = '$quoted'");
 	$result = attempt($node, 'postgres', invite_someone());
 	is($result->{sqlstate}, '55000', "secret_key is refused with $what");
 	like($result->{stderr}, $reason,
@@ -263,7 +247,7 @@ restart_with_environment($key{environment});
 is(source_used(''), '',
 	'the environment does not stand in for a bad secret_key of a server that preloads the library'
 );
-configure("clerk_invite.secret_key = ''\nshared_preload_libraries = ''");
+reconfigure($node, "clerk_invite.secret_key = ''\nshared_preload_libraries = ''");
 foreach my $case (@bad_keys)
 {
 	my ($what, $bad_key, $reason) = @$case;
@@ -315,7 +299,7 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_db_role_setting'),
 $node->safe_psql('postgres',
 	"LOAD '$library'; ALTER SYSTEM SET clerk_invite.secret_key = '$key{setting}'"
 );
-configure('');
+reconfigure($node, '');
 is(source_used(''), 'setting', 'ALTER SYSTEM and a reload set secret_key');
 
 # Who sees what.

@@ -30,34 +30,7 @@ ClerkTest::write_key($node->data_dir . '/misfit.key', "$key{misfit} x");
 ClerkTest::write_key($node->data_dir . '/publishable.key',
 	$key{misfit} =~ s/^sk_/pk_/r);
 
-# Adds to postgresql.conf; sessions that start from now on know it.
-my $reloads = 0;
-
-sub configure
-{
-	my ($settings) = @_;
-
-	$reloads++;
-	$node->append_conf('postgresql.conf',
-		"$settings\nclerk_test.reloads = $reloads\n");
-	$node->reload;
-	$node->poll_query_until('postgres',
-		"SELECT current_setting('clerk_test.reloads', true) = '$reloads'")
-	  or die 'the server does not read its configuration again';
-	return;
-}
-
-# Whether the server comes with this library.
-sub has_library
-{
-	my ($name) = @_;
-	chomp(my $folder = qx(pg_config --pkglibdir));
-	my @files = glob("$folder/$name.*");
-
-	return @files > 0;
-}
-
-my $statements = has_library('pg_stat_statements');
+my $statements = ClerkTest::has_library('pg_stat_statements');
 $node->append_conf(
 	'postgresql.conf', qq(
 shared_preload_libraries = '$library)
@@ -88,7 +61,7 @@ auto_explain.log_min_duration = 0
 auto_explain.log_analyze = on
 auto_explain.log_verbose = on
 auto_explain.log_nested_statements = on
-)) if has_library('auto_explain');
+)) if ClerkTest::has_library('auto_explain');
 $node->restart;
 
 # From debug3 on a server logs its whole environment when it starts, before it
@@ -98,7 +71,7 @@ $node->append_conf('postgresql.conf', 'log_min_messages = info');
 	local $ENV{CLERK_SECRET_KEY} = $key{environment};
 	$node->restart;
 }
-configure("log_min_messages = debug5");
+reconfigure($node, "log_min_messages = debug5");
 $node->safe_psql('postgres', 'CREATE EXTENSION pg_stat_statements')
   if $statements;
 
@@ -308,7 +281,7 @@ foreach my $case (
 {
 	my ($what, $value, $sqlstate) = @$case;
 
-	configure("clerk_invite.secret_key = '$value'");
+	reconfigure($node, "clerk_invite.secret_key = '$value'");
 	told_to($_, 'SHOW clerk_invite.secret_key') foreach @callers;
 	is( told_with(
 			$callers[0], 'secret_key_file', '', invite_from('reloaded'))
@@ -358,7 +331,7 @@ holds_no_secret(
 	':funcid',
 	'DETAIL:  Clerk says: The key ****',
 	'parameter "clerk_test.reloads" changed to "3"',
-	has_library('auto_explain')
+	ClerkTest::has_library('auto_explain')
 	? 'Function Call: clerk_create_organization_invitation'
 	: ());
 holds_no_secret('what sessions were told', $told, 'DEBUG:  ');
@@ -372,7 +345,7 @@ holds_no_secret(
 	slurp_file($clerk->{journal}),
 	'x-echo-url--');
 
-configure("clerk_invite.secret_key = '$key{configured}'");
+reconfigure($node, "clerk_invite.secret_key = '$key{configured}'");
 $node->safe_psql('postgres',
 	"ALTER DATABASE template1 SET clerk_invite.secret_key_file = 'elsewhere.key'"
 );

@@ -1,45 +1,15 @@
 # pg_cron's jobs invite people, whether it runs them through a connection or in
 # a background worker, and a job that fails says why.
-#
-# pg_cron looks at its jobs once a minute, which is what this test waits for;
-# both ways of running a job wait at the same time.
 use strict;
 use warnings;
 
 use ClerkTest;
-use PostgreSQL::Test::Utils;
+use CronTest;
 use Test::More;
 
-my ($library_folder) = run_command([ 'pg_config', '--pkglibdir' ]);
-plan skip_all => 'pg_cron is not installed'
-  unless glob("$library_folder/pg_cron.*");
+skip_without_pg_cron();
 
-# A minute passes until the job starts, another if the first one was missed.
-my $patience = 130;
-
-# A cluster whose jobs are run in one of the two ways.
-sub cron_cluster
-{
-	my ($name, $setting) = @_;
-	my $clerk = ClerkTest::Fake->start;
-	my $node = clerk_cluster(
-		$name, $clerk,
-		conf => qq(
-shared_preload_libraries = 'pg_cron'
-cron.database_name = 'postgres'
-max_worker_processes = 20
-));
-
-	$node->append_conf('postgresql.conf',
-		$setting // "cron.host = '" . $node->host . "'");
-	$node->restart;
-	$node->safe_psql('postgres', 'CREATE EXTENSION pg_cron');
-	return { name => $name, node => $node, clerk => $clerk };
-}
-
-my @clusters = (
-	cron_cluster('connection'),
-	cron_cluster('worker', 'cron.use_background_workers = on'));
+my @clusters = cron_clusters();
 
 # People who wait, a job that invites them, and one whose invitation is already
 # there.  The jobs are those of a role that may do just this.
@@ -98,18 +68,15 @@ sub of_run
 		WHERE jobname = '$job' AND status = '$status' ORDER BY runid LIMIT 1));
 }
 
-my $deadline = time + $patience;
-
 foreach my $cluster (@clusters)
 {
 	my ($name, $node, $clerk) = @{$cluster}{qw(name node clerk)};
 
-	until (time > $deadline
-		|| (   of_run($cluster, 'invite', 'succeeded', 'status')
-			&& of_run($cluster, 'again', 'failed', 'status')))
-	{
-		select(undef, undef, undef, 0.2);
-	}
+	wait_for_cron(
+		sub {
+			return of_run($cluster, 'invite', 'succeeded', 'status')
+			  && of_run($cluster, 'again', 'failed', 'status');
+		});
 	is(of_run($cluster, 'invite', 'succeeded', 'status'),
 		'succeeded', "$name: the job that invites succeeds");
 
@@ -137,15 +104,7 @@ foreach my $cluster (@clusters)
 		"$name: the job that fails says what it could not do");
 	ok($message =~ /already pending/, "$name: the job that fails says why");
 
-	my $details =
-	  $node->safe_psql('postgres', 'SELECT * FROM cron.job_run_details')
-	  . slurp_file($node->logfile);
-	ok(index($details, 'waiting_list') >= 0,
-		"$name: the jobs are in what they leave behind");
-	ok(index($details, $ClerkTest::KEY) < 0,
-		"$name: no key is in what the jobs leave behind");
-	ok(index($details, '?ticket=') < 0,
-		"$name: no url is in what the jobs leave behind");
+	check_what_jobs_leave_behind($cluster, 'waiting_list');
 }
 
 done_testing();

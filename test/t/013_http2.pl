@@ -187,7 +187,7 @@ SKIP:
 
 	$session = start_session();
 	invite_in($session);
-	my $before = peak_memory($session);
+	my $before = peak_memory_of($session);
 	is(invite_in($session, 'x-huge'),
 		'08007', 'an answer of 64 MiB leaves the outcome unknown');
 	like(
@@ -195,7 +195,7 @@ SKIP:
 		qr/the answer is too large/,
 		'... since it is cut off');
 	is(invite_in($session), 'pending', '... and the next call succeeds');
-	cmp_ok(peak_memory($session) - $before,
+	cmp_ok(peak_memory_of($session) - $before,
 		'<', $COST, "... and all that costs less than $COST kB");
 	finish($session);
 }
@@ -345,7 +345,7 @@ sub check_end
 sub cancel
 {
 	my ($run) = @_;
-	my $pid = backend($run->{session});
+	my $pid = backend_of($run->{session});
 
 	send_to_psql($run->{session}, invite($run->{email}, 'status') . ';');
 	wait_until('the call is in its phase',
@@ -382,24 +382,6 @@ sub await_limit
 	$run->{outcome} = invite_in($run->{session}, $run->{email});
 	$run->{took} = now() - $begun - $LIMIT;
 	return;
-}
-
-sub backend
-{
-	my ($session) = @_;
-	my ($pid) = run_in_psql($session, 'SELECT pg_backend_pid();');
-
-	chomp $pid;
-	return $pid;
-}
-
-# The most memory that a session's process has had so far, in kB.
-sub peak_memory
-{
-	my ($session) = @_;
-
-	return slurp_file('/proc/' . backend($session) . '/status') =~
-	  /^VmHWM:\s*(\d+) kB$/m ? $1 : die 'no VmHWM';
 }
 
 sub now

@@ -9,12 +9,11 @@ use warnings;
 
 use Checkout;
 use ClerkTest;
+use CronTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my ($library_folder) = run_command([ 'pg_config', '--pkglibdir' ]);
-plan skip_all => 'pg_cron is not installed'
-  unless glob("$library_folder/pg_cron.*");
+skip_without_pg_cron();
 
 # The caller's own server, as far as pg_ctl looks at it: who wants to stop it
 # sends SIGQUIT to this test.

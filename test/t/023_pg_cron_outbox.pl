@@ -1,47 +1,16 @@
 # pg_cron delivers the outbox: one job puts those on a waiting list into it,
 # another one calls clerk_send_invitations(), whether pg_cron runs them through
 # a connection or in a background worker.
-#
-# pg_cron looks at its jobs once a minute, which is what this test waits for;
-# both ways of running a job wait at the same time.
 use strict;
 use warnings;
 
 use ClerkTest;
-use PostgreSQL::Test::Utils;
+use CronTest;
 use Test::More;
 
-my ($library_folder) = run_command([ 'pg_config', '--pkglibdir' ]);
-plan skip_all => 'pg_cron is not installed'
-  unless glob("$library_folder/pg_cron.*");
+skip_without_pg_cron();
 
-# Both jobs start in the same minute: what one of them puts there the other one
-# may miss, and sends it a minute later.
-my $patience = 130;
-
-# A cluster whose jobs are run in one of the two ways.
-sub cron_cluster
-{
-	my ($name, $setting) = @_;
-	my $clerk = ClerkTest::Fake->start;
-	my $node = clerk_cluster(
-		$name, $clerk,
-		conf => qq(
-shared_preload_libraries = 'pg_cron'
-cron.database_name = 'postgres'
-max_worker_processes = 20
-));
-
-	$node->append_conf('postgresql.conf',
-		$setting // "cron.host = '" . $node->host . "'");
-	$node->restart;
-	$node->safe_psql('postgres', 'CREATE EXTENSION pg_cron');
-	return { name => $name, node => $node, clerk => $clerk };
-}
-
-my @clusters = (
-	cron_cluster('connection'),
-	cron_cluster('worker', 'cron.use_background_workers = on'));
+my @clusters = cron_clusters();
 my @waiting = map { "waiting$_\@example.com" } 1 .. 12;
 my @queued = map { "queued$_\@example.com" } 1 .. 3;
 
@@ -76,8 +45,6 @@ foreach my $cluster (@clusters)
 		), extra_params => [ '-U', 'marketing' ]);
 }
 
-my $deadline = time + $patience;
-
 foreach my $cluster (@clusters)
 {
 	my ($name, $node, $clerk) = @{$cluster}{qw(name node clerk)};
@@ -85,19 +52,19 @@ foreach my $cluster (@clusters)
 		return $node->safe_psql('postgres', $_[0]);
 	};
 
-	until (
-		time > $deadline
-		|| $state->(
-			q(
-			SELECT (SELECT count(*) = 15 AND bool_and(state = 'sent')
-					FROM clerk_invitation_outbox)
-				AND (SELECT bool_and(status = 'succeeded')
-					FROM cron.job_run_details)
-				AND (SELECT count(DISTINCT jobid) = 2
-					FROM cron.job_run_details))) eq 't')
-	{
-		select(undef, undef, undef, 0.2);
-	}
+	# Both jobs start in the same minute: what one of them puts there the other
+	# one may miss, and sends it a minute later.
+	wait_for_cron(
+		sub {
+			return $state->(
+				q(
+				SELECT (SELECT count(*) = 15 AND bool_and(state = 'sent')
+						FROM clerk_invitation_outbox)
+					AND (SELECT bool_and(status = 'succeeded')
+						FROM cron.job_run_details)
+					AND (SELECT count(DISTINCT jobid) = 2
+						FROM cron.job_run_details))) eq 't';
+		});
 	is( $state->(
 			q(
 			SELECT DISTINCT jobname, d.status
@@ -123,14 +90,7 @@ foreach my $cluster (@clusters)
 		'12',
 		"$name: the waiting list knows whose invitation is whose");
 
-	my $details = $state->('SELECT * FROM cron.job_run_details')
-	  . slurp_file($node->logfile);
-	ok(index($details, 'clerk_send_invitations') >= 0,
-		"$name: the jobs are in what they leave behind");
-	ok(index($details, $ClerkTest::KEY) < 0,
-		"$name: no key is in what the jobs leave behind");
-	ok(index($details, '?ticket=') < 0,
-		"$name: no url is in what the jobs leave behind");
+	check_what_jobs_leave_behind($cluster, 'clerk_send_invitations');
 }
 
 done_testing();
