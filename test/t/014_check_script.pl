@@ -230,6 +230,11 @@ sub check_tap
 		ends_with($checkout->run('test/check.sh', CHECKS => 'tap'),
 			$counts, $status, "check.sh counts assertions: $title");
 	}
+	$checkout->replace('test/t/001_first.pl', said('1..1', 'not ok 1 - this'));
+	$checkout->replace('test/t/002_second.pl', 'die;');
+	ends_with($checkout->run('test/check.sh', CHECKS => 'tap'),
+		'0 passed, 2 failed, 0 skipped', 1,
+		'check.sh counts a test that dies beside one that does not hold');
 	$checkout->replace("test/t/00$_.pl", said('1..0 # SKIP no such program'))
 	  foreach '1_first', '2_second';
 	ends_with($checkout->run('test/check.sh', CHECKS => 'tap'),
