@@ -17,6 +17,7 @@ OBJS = \
 	src/json_wire.o \
 	src/outbox.o \
 	src/rate_limit.o \
+	src/rate_limit_status.o \
 	src/rollback_warning.o \
 	src/secret_key.o \
 	src/send_invitations.o \

@@ -317,3 +317,20 @@ REVOKE ALL ON PROCEDURE @extschema@.clerk_send_invitations(integer) FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_send_invitations(integer) IS
 'sends what is due in clerk_invitation_outbox, here and now, and commits as it goes; in: how many invitations to send at most, NULL for all; raises 2D000 (inside a transaction block), 55000 and 28000 (no key, or not accepted); does nothing if another session is sending';
+
+CREATE FUNCTION @extschema@.clerk_rate_limit_status(
+    OUT endpoint text,
+    OUT requests_per_window integer,
+    OUT used integer,
+    OUT remaining integer,
+    OUT available_at timestamptz,
+    OUT closed_until timestamptz
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME'
+LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_rate_limit_status() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_rate_limit_status() IS
+'the budgets of requests of the Clerk instance that this session''s settings choose, shared by all sessions of the server with the same key; out: a row for each endpoint that Clerk limits, single (one invitation a request) and bulk, with the requests allowed in a window (clerk_invite.rate_limit_window, an hour), those sent in the window that ends now, those that remain, when one can be sent (NULL: now), and until when Clerk has closed the endpoint (NULL: it is open); raises 55000 (no key)';

@@ -29,6 +29,18 @@
 /* Our header lines of a request, and the terminator. */
 #define MAX_HEADERS 5
 
+#define HTTP_TOO_MANY_REQUESTS 429
+
+/*
+ * Seconds that an endpoint stays closed after a 429 which does not say how
+ * long: a few of them in Clerk's hour, if it counts refused requests, and
+ * little beside the hour that it may take.
+ */
+#define UNTOLD_RETRY_AFTER 60
+
+/* Clerk's longest are an hour: what is over a day is no answer of Clerk's. */
+#define MAX_RETRY_AFTER SECS_PER_DAY
+
 /* Names of an invitation's fields, in Clerk's JSON and in the SQL type. */
 static const char *const field_names[CLERK_INVITATION_FIELDS] = {
 	[CLERK_INVITATION_ID] = "id",
@@ -69,7 +81,12 @@ static const Oid field_types[CLERK_INVITATION_FIELDS] = {
 
 static ClerkHttpRequest *start_request(const char *path, char *body,
 									   ClerkError **error);
+static size_t base_url_length(void);
 static char *endpoint_url(const char *path);
+static void settle_ticket(const ClerkHttpRequest *request,
+						  const ClerkTicket *ticket);
+static void heed_refusal(const ClerkHttpRequest *request, uint64 instance,
+						 ClerkEndpoint endpoint);
 static char *query_value(const char *text);
 static bool was_accepted(const ClerkHttpRequest *request, bool writes,
 						 ClerkError **error);
@@ -121,10 +138,29 @@ clerk_fits_invitation(TupleDesc descriptor)
 }
 
 /*
+ * The instance of Clerk's that a request would go to now: what its budgets are
+ * known by.  False and the reason in *error if there is no usable key.
+ */
+bool
+clerk_chosen_instance(uint64 *instance, ClerkError **error)
+{
+	const char *fault;
+	const char *key = clerk_secret_key(&fault);
+
+	if (key == NULL)
+	{
+		*error = clerk_error_no_key(fault);
+		return false;
+	}
+	*instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(), key);
+	return true;
+}
+
+/*
  * CreateOrganizationInvitation: POST /organizations/{org}/invitations.
  *
  * Returns the request on its way, or NULL and the reason in *error if it
- * could not even be formed.
+ * could not even be formed: then its reservation is the caller's to give back.
  */
 ClerkHttpRequest *
 clerk_start_create_invitation(const ClerkNewInvitation *wanted,
@@ -142,15 +178,17 @@ clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 
 /*
  * The answer to it: true and the invitation, or false and the reason in
- * *error.
+ * *error.  Settles one request of the ticket.
  */
 bool
 clerk_finish_create_invitation(const ClerkHttpRequest *request,
+							   const ClerkTicket *ticket,
 							   ClerkInvitation *created, ClerkError **error)
 {
 	ClerkJsonFault fault;
 	const char *complaint;
 
+	settle_ticket(request, ticket);
 	if (!was_accepted(request, true, error))
 		return false;
 	complaint = read_created(request, created, &fault);
@@ -195,7 +233,11 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 	const char *text;
 	const char *complaint = NULL;
 	ClerkJsonFault fault;
+	uint64		instance;
 
+	instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
+										 clerk_http_bearer_token(request));
+	heed_refusal(request, instance, CLERK_ENDPOINT_LIST);
 	if (!was_accepted(request, false, error))
 		return false;
 	text = clerk_json_from_wire(body, length, &fault);
@@ -270,9 +312,9 @@ start_request(const char *path, char *body, ClerkError **error)
 	return clerk_http_start(&spec);
 }
 
-/* The API's address with or without its "/v1", and the path below that. */
-static char *
-endpoint_url(const char *path)
+/* How much of the API's address comes before its "/v1", which may be missing. */
+static size_t
+base_url_length(void)
 {
 	size_t		length = strlen(clerk_api_url);
 
@@ -280,7 +322,53 @@ endpoint_url(const char *path)
 		length--;
 	if (length >= 3 && memcmp(clerk_api_url + length - 3, "/v1", 3) == 0)
 		length -= 3;
-	return psprintf("%.*s/v1%s", (int) length, clerk_api_url, path);
+	return length;
+}
+
+/* The address of a path below the API's. */
+static char *
+endpoint_url(const char *path)
+{
+	return psprintf("%.*s/v1%s", (int) base_url_length(), clerk_api_url, path);
+}
+
+/* What a request that is over means for the budget it was taken from. */
+static void
+settle_ticket(const ClerkHttpRequest *request, const ClerkTicket *ticket)
+{
+	switch (clerk_http_outcome(request))
+	{
+		case CLERK_HTTP_RUNNING:
+			return;
+		case CLERK_HTTP_ANSWERED:
+			clerk_rate_limit_answered(ticket, clerk_http_answered_at(request));
+			heed_refusal(request, ticket->instance, ticket->endpoint);
+			return;
+		case CLERK_HTTP_LOST:
+			clerk_rate_limit_answered(ticket, GetCurrentTimestamp());
+			return;
+		case CLERK_HTTP_UNUSABLE:
+		case CLERK_HTTP_NOT_SENT:
+			clerk_rate_limit_give_back(ticket, 1);
+			return;
+	}
+}
+
+/* After "too many requests" the endpoint is closed for as long as Clerk says. */
+static void
+heed_refusal(const ClerkHttpRequest *request, uint64 instance,
+			 ClerkEndpoint endpoint)
+{
+	int			seconds = clerk_http_retry_after(request);
+
+	if (clerk_http_status(request) != HTTP_TOO_MANY_REQUESTS)
+		return;
+	if (seconds == 0)
+		seconds = UNTOLD_RETRY_AFTER;
+	seconds = Min(seconds, MAX_RETRY_AFTER);
+	clerk_rate_limit_close(instance, endpoint,
+						   TimestampTzPlusMilliseconds(clerk_http_answered_at(request),
+													   seconds * INT64CONST(1000)));
 }
 
 /* A text as the value of a URL's query; NULL if it has no form in UTF-8. */

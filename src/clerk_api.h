@@ -5,12 +5,17 @@
  * Each operation has a function that starts it and one that reads its answer,
  * so that any number can be under way at a time; see http.h for what happens
  * in between.
+ *
+ * Who starts a request that Clerk limits has reserved it (see rate_limit.h) at
+ * the instance that clerk_chosen_instance() tells; reading its answer settles
+ * that.
  */
 #ifndef CLERK_API_H
 #define CLERK_API_H
 
 #include "access/tupdesc.h"
 #include "clerk_error.h"
+#include "rate_limit.h"
 #include "utils/jsonb.h"
 
 /* Fields of an invitation, in the order of the SQL type's columns. */
@@ -68,9 +73,11 @@ typedef struct ClerkInvitationList
 
 extern bool clerk_is_identifier(const char *text);
 extern bool clerk_fits_invitation(TupleDesc descriptor);
+extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 													   ClerkError **error);
 extern bool clerk_finish_create_invitation(const ClerkHttpRequest *request,
+										   const ClerkTicket *ticket,
 										   ClerkInvitation *created,
 										   ClerkError **error);
 

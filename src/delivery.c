@@ -43,6 +43,7 @@ typedef struct Shipment
 	ClerkOutboxRow *row;
 	ClerkHttpRequest *request;	/* NULL: could not be formed */
 	ClerkError *error;			/* then: why */
+	ClerkTicket ticket;			/* of a request that Clerk limits */
 } Shipment;
 
 /* What one pass has and does. */
@@ -53,18 +54,15 @@ typedef struct Pass
 	ClerkDeliveryReport *report;
 } Pass;
 
-typedef ClerkHttpRequest *(*StartFunction) (const ClerkOutboxRow *row,
-											ClerkError **error);
+typedef void (*StartFunction) (Shipment *shipment);
 typedef void (*SettleFunction) (Pass *pass, Shipment *shipment);
 
 static void deliver_locked(Pass *pass, int64 max_invitations);
 static int	run_wave(Pass *pass, List *rows, StartFunction start,
 					 SettleFunction settle);
 static void wait_for_all(Shipment *shipments, int count);
-static ClerkHttpRequest *start_sending(const ClerkOutboxRow *row,
-									   ClerkError **error);
-static ClerkHttpRequest *start_looking_up(const ClerkOutboxRow *row,
-										  ClerkError **error);
+static void start_sending(Shipment *shipment);
+static void start_looking_up(Shipment *shipment);
 static void settle_sent(Pass *pass, Shipment *shipment);
 static void settle_looked_up(Pass *pass, Shipment *shipment);
 static void record(Pass *pass, const ClerkOutboxRow *row,
@@ -176,7 +174,7 @@ run_wave(Pass *pass, List *rows, StartFunction start, SettleFunction settle)
 		Shipment   *shipment = &shipments[i++];
 
 		shipment->row = lfirst(cell);
-		shipment->request = start(shipment->row, &shipment->error);
+		start(shipment);
 	}
 	wait_for_all(shipments, count);
 
@@ -203,11 +201,15 @@ wait_for_all(Shipment *shipments, int count)
 		}
 }
 
-static ClerkHttpRequest *
-start_sending(const ClerkOutboxRow *row, ClerkError **error)
+static void
+start_sending(Shipment *shipment)
 {
+	const ClerkOutboxRow *row = shipment->row;
 	ClerkNewInvitation wanted;
+	uint64		instance;
 
+	if (!clerk_chosen_instance(&instance, &shipment->error))
+		return;
 	wanted.organization_id = row->organization_id;
 	wanted.email_address = row->email_address;
 	wanted.role = row->role;
@@ -217,14 +219,19 @@ start_sending(const ClerkOutboxRow *row, ClerkError **error)
 	wanted.private_metadata = row->private_metadata;
 	wanted.expires_in_days = row->expires_in_days;
 	wanted.notify = row->notify;
-	return clerk_start_create_invitation(&wanted, error);
+	clerk_rate_limit_count(instance, CLERK_ENDPOINT_SINGLE, &shipment->ticket);
+	shipment->request = clerk_start_create_invitation(&wanted,
+													  &shipment->error);
+	if (shipment->request == NULL)
+		clerk_rate_limit_give_back(&shipment->ticket, 1);
 }
 
-static ClerkHttpRequest *
-start_looking_up(const ClerkOutboxRow *row, ClerkError **error)
+static void
+start_looking_up(Shipment *shipment)
 {
-	return clerk_start_list_invitations(row->organization_id,
-										row->email_address, error);
+	shipment->request = clerk_start_list_invitations(shipment->row->organization_id,
+													 shipment->row->email_address,
+													 &shipment->error);
 }
 
 static void
@@ -234,7 +241,8 @@ settle_sent(Pass *pass, Shipment *shipment)
 
 	if (shipment->request == NULL)
 		record_error(pass, shipment->row, shipment->error);
-	else if (clerk_finish_create_invitation(shipment->request, &created,
+	else if (clerk_finish_create_invitation(shipment->request,
+											&shipment->ticket, &created,
 											&shipment->error))
 		record_found(pass, shipment->row, &created);
 	else

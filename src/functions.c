@@ -49,6 +49,8 @@ static int	optional_expires_in_days(FunctionCallInfo fcinfo, int position);
 static void check_text(const char *value, const char *name);
 static void check_identifier(const char *value, const char *name);
 static void check_email(const char *email);
+static ClerkHttpRequest *start(const ClerkNewInvitation *wanted,
+							   ClerkTicket *ticket);
 static void wait_for_answer(ClerkHttpRequest *request);
 static void warn_if_about_to_leave(const ClerkHttpRequest *request);
 static TupleDesc invitation_descriptor(FunctionCallInfo fcinfo);
@@ -73,6 +75,7 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	ClerkNewInvitation wanted;
 	ClerkInvitation created;
 	ClerkHttpRequest *request;
+	ClerkTicket ticket;
 	ClerkError *error;
 	TupleDesc	descriptor;
 	bool		notify;
@@ -99,11 +102,9 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 
 	/* What cannot be returned is not asked for. */
 	descriptor = invitation_descriptor(fcinfo);
-	request = clerk_start_create_invitation(&wanted, &error);
-	if (request == NULL)
-		raise_not_invited(&wanted, error);
+	request = start(&wanted, &ticket);
 	wait_for_answer(request);
-	if (!clerk_finish_create_invitation(request, &created, &error))
+	if (!clerk_finish_create_invitation(request, &ticket, &created, &error))
 		raise_not_invited(&wanted, error);
 	clerk_http_release(request);
 
@@ -217,6 +218,26 @@ check_email(const char *email)
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" is not an e-mail address: \"%s\"",
 						"email", email)));
+}
+
+/* The user wants it now: it counts, but whether it may be is left to Clerk. */
+static ClerkHttpRequest *
+start(const ClerkNewInvitation *wanted, ClerkTicket *ticket)
+{
+	ClerkHttpRequest *request;
+	ClerkError *error;
+	uint64		instance;
+
+	if (!clerk_chosen_instance(&instance, &error))
+		raise_not_invited(wanted, error);
+	clerk_rate_limit_count(instance, CLERK_ENDPOINT_SINGLE, ticket);
+	request = clerk_start_create_invitation(wanted, &error);
+	if (request == NULL)
+	{
+		clerk_rate_limit_give_back(ticket, 1);
+		raise_not_invited(wanted, error);
+	}
+	return request;
 }
 
 /* Returns when the request is finished; the user may end it before that. */

@@ -19,7 +19,7 @@ floor_of()
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;
 		delivery) echo 6 ;;
-		functions | send_invitations | trigger) echo 7 ;;
+		functions | rate_limit_status | send_invitations | trigger) echo 7 ;;
 		clerk_invite) echo 8 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac

@@ -1,0 +1,58 @@
+# RateLimitDriver - src/rate_limit.c itself, from SQL
+#
+#	RateLimitDriver::install($node);
+#	$node->safe_psql('postgres', RateLimitDriver::session() . 'SELECT ...');
+#
+# See rate_limit_driver.c for the functions.
+
+package RateLimitDriver;
+
+use strict;
+use warnings;
+
+use ClerkTest ();
+use PostgreSQL::Test::Utils;
+
+# Names of the functions and what comes after them in CREATE FUNCTION.
+my @functions = (
+	[ 'driver_set_clock', '(timestamptz) RETURNS void' ],
+	[ 'driver_set_window', '(integer) RETURNS void' ],
+	[ 'driver_instance', '() RETURNS bigint' ],
+	[ 'driver_take', '(bigint, integer, integer) RETURNS integer' ],
+	[ 'driver_available_at', '() RETURNS timestamptz' ],
+	[ 'driver_count', '(bigint, integer) RETURNS void' ],
+	[ 'driver_answered', '(timestamptz) RETURNS void' ],
+	[ 'driver_give_back', '(integer) RETURNS void' ],
+	[ 'driver_close', '(bigint, integer, timestamptz) RETURNS void' ],
+	[ 'driver_used', '(bigint, integer) RETURNS integer' ],
+	[ 'driver_closed_until', '(bigint, integer) RETURNS timestamptz' ]);
+
+# Builds the functions and creates them in the database postgres.
+sub install
+{
+	my ($node) = @_;
+	my $library = PostgreSQL::Test::Utils::tempdir() . '/rate_limit_driver.so';
+
+	system_or_bail(
+		$ENV{CC} // 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
+		'-I', $node->config_data('--includedir-server'),
+		'-o', $library, "$ClerkTest::TEST_FOLDER/rate_limit_driver.c");
+	$node->safe_psql(
+		'postgres',
+		session($node)
+		  . join(
+			'',
+			map { "CREATE FUNCTION $_->[0]$_->[1] LANGUAGE c STRICT AS '$library';\n" }
+			  @functions));
+	return;
+}
+
+# What a session must do first.
+sub session
+{
+	my ($node) = @_;
+
+	return "LOAD '" . ClerkTest::library_name($node) . "';\n";
+}
+
+1;
