@@ -34,6 +34,7 @@ driver_now(void)
 PG_FUNCTION_INFO_V1(driver_set_clock);
 PG_FUNCTION_INFO_V1(driver_set_window);
 PG_FUNCTION_INFO_V1(driver_instance);
+PG_FUNCTION_INFO_V1(driver_use_up_memory);
 PG_FUNCTION_INFO_V1(driver_take);
 PG_FUNCTION_INFO_V1(driver_available_at);
 PG_FUNCTION_INFO_V1(driver_count);
@@ -69,6 +70,15 @@ driver_instance(PG_FUNCTION_ARGS)
 	if (!clerk_chosen_instance(&instance, &error))
 		elog(ERROR, "%s", error->summary);
 	PG_RETURN_INT64((int64) instance);
+}
+
+/* (): all that the server has to spare, until it restarts */
+Datum
+driver_use_up_memory(PG_FUNCTION_ARGS)
+{
+	while (ShmemAllocNoError(1024) != NULL)
+		;
+	PG_RETURN_VOID();
 }
 
 /* (instance bigint, endpoint integer, wanted integer) RETURNS integer */

@@ -18,6 +18,7 @@ my @functions = (
 	[ 'driver_set_clock', '(timestamptz) RETURNS void' ],
 	[ 'driver_set_window', '(integer) RETURNS void' ],
 	[ 'driver_instance', '() RETURNS bigint' ],
+	[ 'driver_use_up_memory', '() RETURNS void' ],
 	[ 'driver_take', '(bigint, integer, integer) RETURNS integer' ],
 	[ 'driver_available_at', '() RETURNS timestamptz' ],
 	[ 'driver_count', '(bigint, integer) RETURNS void' ],

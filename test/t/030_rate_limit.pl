@@ -47,6 +47,7 @@ check_many_instances();
 
 check_window();
 check_restart();
+check_no_memory();
 check_preloaded();
 $node->stop;
 done_testing();
@@ -374,7 +375,7 @@ sub check_concurrent_takes
 }
 
 # A sender that takes all it can get, against a Clerk that counts each request
-# at some time before its answer.
+# at some time before its answer, which now and then is late.
 sub check_simulation
 {
 	my $new = new_instance();
@@ -398,8 +399,9 @@ sub check_simulation
 					CONTINUE;
 				END IF;
 				FOR i IN 1 .. granted LOOP
-					counted_at := now + random() * interval '40 ms';
-					now := counted_at + random() * interval '40 ms';
+					counted_at := now + interval '100 ms'
+						* CASE WHEN random() < 0.01 THEN 50 ELSE random() END;
+					now := counted_at + random() * interval '100 ms';
 					INSERT INTO counted (at) VALUES (counted_at);
 					PERFORM driver_set_clock(now);
 					PERFORM driver_answered(now);
@@ -510,6 +512,19 @@ sub check_restart
 	is(used(), 1, 'requests are counted after a restart, too');
 	$node->restart;
 	is(used(), 0, 'a restart of the server forgets what it has counted');
+	return;
+}
+
+sub check_no_memory
+{
+	$node->restart;
+	sql(RateLimitDriver::session($node) . 'SELECT driver_use_up_memory()');
+	is( attempt($node, 'postgres', invite('no-memory@example.com'))->{sqlstate},
+		'53200', 'where the server has no memory to spare, that is an error ...');
+	is(scalar(() = $clerk->requests_for('no-memory@example.com')),
+		0, '... and nothing is sent');
+	is(attempt($node, 'postgres', 'SELECT clerk_rate_limit_status()')->{sqlstate},
+		'53200', '... again and again');
 	return;
 }
 
