@@ -16,6 +16,7 @@ OBJS = \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/outbox.o \
+	src/planner.o \
 	src/rate_limit.o \
 	src/rate_limit_status.o \
 	src/rollback_warning.o \
@@ -23,7 +24,8 @@ OBJS = \
 	src/send_invitations.o \
 	src/socket_set.o \
 	src/trigger.o \
-	src/url_rules.o
+	src/url_rules.o \
+	src/verdict.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

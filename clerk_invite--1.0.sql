@@ -112,6 +112,7 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
         CHECK (state IN ('queued', 'sending', 'verifying', 'sent', 'skipped',
                          'failed', 'canceled')),
     attempts integer NOT NULL DEFAULT 0,
+    send_alone boolean NOT NULL DEFAULT false,
     next_attempt_at timestamptz,
     enqueued_at timestamptz NOT NULL DEFAULT now(),
     first_claimed_at timestamptz,
@@ -133,12 +134,12 @@ SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox_
 -- What is due, oldest first.
 CREATE INDEX clerk_invitation_outbox_due
 ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
-WHERE state IN ('queued', 'verifying');
+WHERE state = 'queued';
 
--- What a sender left behind.
-CREATE INDEX clerk_invitation_outbox_sending
-ON @extschema@.clerk_invitation_outbox (id)
-WHERE state = 'sending';
+-- What is under way, or was left behind by a sender.
+CREATE INDEX clerk_invitation_outbox_unsettled
+ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
+WHERE state IN ('sending', 'verifying');
 
 -- Which row an invitation belongs to.
 CREATE INDEX clerk_invitation_outbox_invitation_id
@@ -154,8 +155,8 @@ COMMENT ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq IS
 'numbers the rows of clerk_invitation_outbox';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_due IS
 'finds the rows that are due';
-COMMENT ON INDEX @extschema@.clerk_invitation_outbox_sending IS
-'finds the rows that a sender left behind';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
+'finds the rows whose outcome is not known';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
@@ -184,6 +185,8 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.state IS
 'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it already), failed, canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.attempts IS
 'how often it was sent, or is about to be';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_alone IS
+'whether it gets a request of its own: set after Clerk refused one that it shared';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.next_attempt_at IS
 'time before which nothing more is done for it; NULL: send_after counts';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.enqueued_at IS
@@ -285,7 +288,7 @@ AS $$
     WITH requeued AS (
         UPDATE @extschema@.clerk_invitation_outbox AS o
         SET state = 'queued', attempts = 0, next_attempt_at = NULL,
-            first_claimed_at = NULL, settled_at = NULL
+            send_alone = false, first_claimed_at = NULL, settled_at = NULL
         WHERE o.id = $1 AND o.state = 'failed'
         RETURNING 1
     )

@@ -93,6 +93,9 @@ static bool was_accepted(const ClerkHttpRequest *request, bool writes,
 static const char *read_created(const ClerkHttpRequest *request,
 								ClerkInvitation *created,
 								ClerkJsonFault *fault);
+static const char *read_listed(const ClerkHttpRequest *request,
+							   ClerkInvitationList *list,
+							   ClerkJsonFault *fault);
 static const char *read_list(const char *text, ClerkInvitationList *list,
 							 ClerkJsonFault *fault);
 static void append_name(StringInfo json, const char *name);
@@ -202,6 +205,58 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 }
 
 /*
+ * CreateOrganizationInvitationBulk: POST /organizations/{org}/invitations/bulk
+ * for up to ten invitations of one organization, no address twice.
+ *
+ * Returns as clerk_start_create_invitation().
+ */
+ClerkHttpRequest *
+clerk_start_create_bulk(const ClerkNewInvitation *wanted, int count,
+						ClerkError **error)
+{
+	StringInfoData json;
+
+	if (!clerk_is_identifier(wanted[0].organization_id))
+	{
+		*error = clerk_error_unsendable("the organization ID is not a Clerk identifier");
+		return NULL;
+	}
+	initStringInfo(&json);
+	for (int i = 0; i < count; i++)
+	{
+		appendStringInfoChar(&json, i == 0 ? '[' : ',');
+		appendStringInfoString(&json, new_invitation_json(&wanted[i]));
+	}
+	appendStringInfoChar(&json, ']');
+	return start_request(psprintf("/organizations/%s/invitations/bulk",
+								  wanted[0].organization_id),
+						 json.data, error);
+}
+
+/*
+ * The answer to it: true and the invitations, in any order, or false and the
+ * reason: then none was created, unless it is that the outcome is unknown.
+ * Settles one request of the ticket.
+ */
+bool
+clerk_finish_create_bulk(const ClerkHttpRequest *request,
+						 const ClerkTicket *ticket,
+						 ClerkInvitationList *created, ClerkError **error)
+{
+	ClerkJsonFault fault;
+	const char *complaint;
+
+	settle_ticket(request, ticket);
+	if (!was_accepted(request, true, error))
+		return false;
+	complaint = read_listed(request, created, &fault);
+	if (complaint == NULL)
+		return true;
+	*error = clerk_error_unreadable(request, true, complaint, NULL);
+	return false;
+}
+
+/*
  * ListOrganizationInvitations: GET /organizations/{org}/invitations, for one
  * address.  A page of Clerk's largest size holds all that an address can have.
  *
@@ -228,11 +283,8 @@ bool
 clerk_finish_list_invitations(const ClerkHttpRequest *request,
 							  ClerkInvitationList *list, ClerkError **error)
 {
-	size_t		length;
-	const char *body = clerk_http_body(request, &length);
-	const char *text;
-	const char *complaint = NULL;
 	ClerkJsonFault fault;
+	const char *complaint;
 	uint64		instance;
 
 	instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
@@ -240,18 +292,7 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 	heed_refusal(request, instance, CLERK_ENDPOINT_LIST);
 	if (!was_accepted(request, false, error))
 		return false;
-	text = clerk_json_from_wire(body, length, &fault);
-	if (text != NULL)
-		complaint = read_list(text, list, &fault);
-
-	/* What the encoding lacks is in texts that nobody looks for here. */
-	if (fault == CLERK_JSON_UNTRANSLATABLE)
-	{
-		text = clerk_json_from_wire_lossy(body, length);
-		complaint = read_list(text, list, &fault);
-	}
-	if (text == NULL)
-		complaint = clerk_json_fault_text(fault);
+	complaint = read_listed(request, list, &fault);
 	if (complaint == NULL)
 		return true;
 	*error = clerk_error_unreadable(request, false, complaint, NULL);
@@ -464,6 +505,31 @@ read_created(const ClerkHttpRequest *request, ClerkInvitation *created,
 					 TextDatumGetCString(created->values[CLERK_INVITATION_ID])))
 		complaint = "\"id\" is not an identifier";
 	return complaint;
+}
+
+/*
+ * Reads the invitations that an answer lists.  Returns what is wrong with it,
+ * NULL if nothing.
+ */
+static const char *
+read_listed(const ClerkHttpRequest *request, ClerkInvitationList *list,
+			ClerkJsonFault *fault)
+{
+	size_t		length;
+	const char *body = clerk_http_body(request, &length);
+	const char *text = clerk_json_from_wire(body, length, fault);
+	const char *complaint = NULL;
+
+	if (text != NULL)
+		complaint = read_list(text, list, fault);
+
+	/* What the encoding lacks is in texts that nobody looks for here. */
+	if (*fault == CLERK_JSON_UNTRANSLATABLE)
+	{
+		text = clerk_json_from_wire_lossy(body, length);
+		complaint = read_list(text, list, fault);
+	}
+	return text == NULL ? clerk_json_fault_text(*fault) : complaint;
 }
 
 /* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */

@@ -64,7 +64,7 @@ typedef struct ClerkNewInvitation
 	bool	   *notify;			/* NULL: Clerk's default */
 } ClerkNewInvitation;
 
-/* Invitations found by a list operation. */
+/* Invitations of an answer to a bulk or list operation. */
 typedef struct ClerkInvitationList
 {
 	int			count;
@@ -80,6 +80,14 @@ extern bool clerk_finish_create_invitation(const ClerkHttpRequest *request,
 										   const ClerkTicket *ticket,
 										   ClerkInvitation *created,
 										   ClerkError **error);
+
+extern ClerkHttpRequest *clerk_start_create_bulk(const ClerkNewInvitation *wanted,
+												 int count,
+												 ClerkError **error);
+extern bool clerk_finish_create_bulk(const ClerkHttpRequest *request,
+									 const ClerkTicket *ticket,
+									 ClerkInvitationList *created,
+									 ClerkError **error);
 
 extern ClerkHttpRequest *clerk_start_list_invitations(const char *organization_id,
 													  const char *email_address,

@@ -9,6 +9,8 @@
  */
 #include "postgres.h"
 
+#include <ctype.h>
+
 #include "clerk_error.h"
 #include "json_reader.h"
 #include "lib/stringinfo.h"
@@ -121,6 +123,10 @@ static char *header_trace_id(const ClerkHttpRequest *request);
 static void read_errors(JsonbContainer *errors, const char *key,
 						ClerkError *error);
 static JsonbContainer *element(JsonbContainer *array, uint32 index);
+static void collect_names(StringInfo names, JsonbContainer *object);
+static void collect_array(StringInfo names, JsonbContainer *object,
+						  const char *field);
+static bool continues_address(char c);
 static void quote_error(StringInfo said, JsonbContainer *object,
 						const char *key);
 static char *text_field(JsonbContainer *object, const char *name,
@@ -319,9 +325,11 @@ static void
 read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
 {
 	StringInfoData said;
+	StringInfoData names;
 	JsonbValue	meta;
 
 	initStringInfo(&said);
+	initStringInfo(&names);
 	for (uint32 i = 0; i < Min(JsonContainerSize(errors), MAX_QUOTED_ERRORS); i++)
 	{
 		JsonbContainer *object = element(errors, i);
@@ -329,6 +337,7 @@ read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
 		if (object == NULL)
 			continue;
 		quote_error(&said, object, key);
+		collect_names(&names, object);
 		if (error->code != NULL)
 			continue;
 		error->code = text_field(object, "code", key);
@@ -340,6 +349,104 @@ read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
 	}
 	if (said.len > 0)
 		error->said = said.data;
+	if (names.len > 0)
+		error->named = names.data;
+}
+
+/*
+ * Where Clerk may say which addresses of a bulk request it refuses: sometimes
+ * in "meta", sometimes in the message only.
+ */
+static void
+collect_names(StringInfo names, JsonbContainer *object)
+{
+	const char *text = clerk_json_text_field(object, "long_message");
+	JsonbValue	meta;
+
+	if (text != NULL)
+		appendStringInfo(names, "%s\n", text);
+	if (clerk_json_field(object, "meta", &meta) &&
+		meta.type == jbvBinary &&
+		JsonContainerIsObject(meta.val.binary.data))
+	{
+		collect_array(names, meta.val.binary.data, "email_addresses");
+		collect_array(names, meta.val.binary.data, "identifiers");
+	}
+}
+
+static void
+collect_array(StringInfo names, JsonbContainer *object, const char *field)
+{
+	JsonbValue	array;
+
+	if (!clerk_json_field(object, field, &array) || array.type != jbvBinary ||
+		!JsonContainerIsArray(array.val.binary.data))
+		return;
+	for (uint32 i = 0; i < JsonContainerSize(array.val.binary.data); i++)
+	{
+		JsonbValue *element = getIthJsonbValueFromContainer(array.val.binary.data, i);
+
+		if (element->type == jbvString)
+			appendStringInfo(names, "%.*s\n", element->val.string.len,
+							 element->val.string.val);
+	}
+}
+
+/* A copy in the current memory context. */
+ClerkError *
+clerk_error_copy(const ClerkError *error)
+{
+	ClerkError *copy = palloc(sizeof(ClerkError));
+
+#define COPY(field) \
+	(copy->field = error->field != NULL ? pstrdup(error->field) : NULL)
+
+	*copy = *error;
+	COPY(code);
+	COPY(param_name);
+	COPY(trace_id);
+	COPY(said);
+	COPY(named);
+	COPY(summary);
+	COPY(detail);
+	COPY(hint);
+	return copy;
+
+#undef COPY
+}
+
+/*
+ * Whether a refusal names this address, in any case, as a whole and not as
+ * part of a longer one.
+ */
+bool
+clerk_error_names(const ClerkError *error, const char *address)
+{
+	size_t		length = strlen(address);
+
+	if (error->named == NULL)
+		return false;
+	for (const char *text = error->named; *text != '\0'; text++)
+	{
+		const char *next = text + length;
+
+		if (pg_strncasecmp(text, address, length) != 0 ||
+			(text > error->named && continues_address(text[-1])))
+			continue;
+		/* A full stop may end the sentence, or go on with the address. */
+		if (*next == '.')
+			next++;
+		if (!continues_address(*next))
+			return true;
+	}
+	return false;
+}
+
+static bool
+continues_address(char c)
+{
+	return IS_HIGHBIT_SET(c) || isalnum((unsigned char) c) ||
+		(c != '\0' && strchr("._%+-@", c) != NULL);
 }
 
 /* An array's element that is an object; NULL if it is anything else. */

@@ -37,6 +37,7 @@ typedef struct ClerkError
 	const char *param_name;		/* the field it is about; NULL: not told */
 	const char *trace_id;		/* Clerk's; NULL: not told */
 	const char *said;			/* what Clerk said, all of it; NULL: nothing */
+	const char *named;			/* texts that may name addresses; NULL: none */
 	const char *summary;		/* what failed: a phrase */
 	const char *detail;			/* whole sentences, or NULL */
 	const char *hint;			/* whole sentences, or NULL */
@@ -47,6 +48,8 @@ extern ClerkError *clerk_error_unusable_address(const char *fault);
 extern ClerkError *clerk_error_unsendable(const char *fault);
 extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,
 											bool writes);
+extern ClerkError *clerk_error_copy(const ClerkError *error);
+extern bool clerk_error_names(const ClerkError *error, const char *address);
 extern ClerkError *clerk_error_unreadable(const ClerkHttpRequest *request,
 										  bool writes, const char *fault,
 										  const char *id);

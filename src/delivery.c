@@ -2,112 +2,159 @@
  * delivery.c
  *		Sends what is due in the outbox: claim, send, settle.
  *
- * A pass takes rows in waves.  Each wave has three phases, and a memory
- * context that holds its rows, requests and answers:
+ * A pass looks at the rows that are due, plans which of them share a request
+ * (planner.c), and works through the plan in waves.  Each wave has three
+ * phases, and a memory context that holds its rows, requests and answers:
  *
- * 1. Claim, in a transaction: due rows become "sending".  It is committed to
- *	  disk before anything is sent, so that after a crash nobody takes a row
- *	  for one that was not sent.
- * 2. Send, with no snapshot and no row locked: a request for each row, all at
- *	  once.
- * 3. Settle, in another transaction: what each answer means for its row.
+ * 1. Claim, in a transaction: rows become "sending".  It is committed to disk
+ *	  before anything is sent, so that after a crash nobody takes a row for one
+ *	  that was not sent.
+ * 2. Send, with no snapshot and no row locked: the wave's requests, several at
+ *	  a time.
+ * 3. Settle, in another transaction: what each answer means for its rows
+ *	  (verdict.c).
  *
  * Rows whose outcome is unknown, because an answer was lost or a sender died,
  * are "verifying" and get waves of their own, in which phase 2 looks their
- * addresses up.  An invitation that Clerk created since the row was first
- * claimed, and that no other row has, is the row's.  None found is believed
- * only clerk_invite.verify_delay after the request went out.
+ * addresses up, one by one.
+ *
+ * Requests are reserved in Clerk's budgets (rate_limit.c) before phase 1.  If
+ * Clerk closes an endpoint all the same, or does not take the key, or cannot
+ * be reached, the rest of the wave is not sent.
  *
  * One session of a database sends at a time; see clerk_outbox_lock().
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "catalog/pg_collation.h"
-#include "clerk_api.h"
-#include "clerk_error.h"
-#include "compat.h"
 #include "delivery.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "outbox.h"
-#include "utils/builtins.h"
-#include "utils/formatting.h"
-#include "utils/guc.h"
+#include "planner.h"
+#include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
+#include "verdict.h"
 
-/* A row of the wave, and its request. */
+/*
+ * Rows that a plan looks at: six hours of what Clerk allows, so that there is
+ * enough to fill bulk requests from.  Planning takes some 10 ms then.
+ */
+#define LOOK_AHEAD 5000
+
+/* Milliseconds after which rows that came in meanwhile get into a plan. */
+#define PLAN_LIFETIME 1000
+
+/*
+ * Requests in a wave for each that is under way at a time: the more, the less
+ * often the sender waits for the last one, and for the disk; the fewer, the
+ * less must be looked up after a crash.
+ */
+#define REQUESTS_PER_LANE 4
+
+/* Milliseconds between reports of progress. */
+#define PROGRESS_INTERVAL 10000
+
+/* Milliseconds until a row is tried again that somebody has locked. */
+#define LOCKED_ROW_DELAY 1000
+
+/* Rounds of removing old rows in a pass: outbox.c says how many each takes. */
+#define REMOVAL_ROUNDS 100
+
+/* A request of the wave and the rows that it is for. */
 typedef struct Shipment
 {
-	ClerkOutboxRow *row;
-	ClerkHttpRequest *request;	/* NULL: could not be formed */
-	ClerkError *error;			/* then: why */
-	ClerkTicket ticket;			/* of a request that Clerk limits */
+	ClerkEndpoint endpoint;
+	int			count;
+	ClerkOutboxRow *rows[CLERK_BULK_MAX];
+	const ClerkTicket *ticket;	/* NULL: not counted */
+	ClerkHttpRequest *request;	/* NULL: not started */
+	ClerkError *error;			/* why it could not be formed; NULL: it could */
+	bool		over;
 } Shipment;
+
+/* Reasons not to start more of a wave's requests. */
+typedef struct Halt
+{
+	bool		everything;
+	bool		endpoints[CLERK_ENDPOINT_LIST + 1];
+} Halt;
 
 /* What one pass has and does. */
 typedef struct Pass
 {
-	const ClerkTransactions *transactions;
-	MemoryContext wave;			/* emptied after each wave */
+	const ClerkDeliveryHost *host;
 	ClerkDeliveryReport *report;
+	int64		allowance;		/* invitations that may still be claimed */
+	uint64		instance;		/* of Clerk's */
+	MemoryContext memory;		/* of the pass */
+	MemoryContext wave;			/* emptied after each wave */
+	MemoryContext planning;		/* emptied after each plan */
+	ClerkPlan	plan;
+	int			planned_next;	/* the first request that was not taken yet */
+	int			claimed_by_plan;
+	TimestampTz planned_at;
+	HTAB	   *postponed;		/* IDs of rows, for the report */
+	TimestampTz progress_at;
 } Pass;
 
-typedef void (*StartFunction) (Shipment *shipment);
-typedef void (*SettleFunction) (Pass *pass, Shipment *shipment);
-
-static void deliver_locked(Pass *pass, int64 max_invitations);
-static int	run_wave(Pass *pass, List *rows, StartFunction start,
-					 SettleFunction settle);
-static void wait_for_all(Shipment *shipments, int count);
-static void start_sending(Shipment *shipment);
-static void start_looking_up(Shipment *shipment);
-static void settle_sent(Pass *pass, Shipment *shipment);
-static void settle_looked_up(Pass *pass, Shipment *shipment);
-static void record(Pass *pass, const ClerkOutboxRow *row,
-				   ClerkOutboxChange *change);
-static void record_found(Pass *pass, const ClerkOutboxRow *row,
-						 const ClerkInvitation *found);
-static void record_error(Pass *pass, const ClerkOutboxRow *row,
-						 const ClerkError *error);
-static void record_not_found(Pass *pass, const ClerkOutboxRow *row);
-static ClerkOutboxChange unchanged(const ClerkOutboxRow *row);
+static void begin_pass(Pass *pass);
+static void work_off(Pass *pass);
+static bool look_up_some(Pass *pass);
+static bool send_some(Pass *pass);
+static bool may_send(Pass *pass, ClerkEndpoint endpoint);
+static bool have_plan(Pass *pass);
+static bool make_plan(Pass *pass);
+static void plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
+					 const ClerkPlanBudget *budget);
+static int	take_requests(Pass *pass, ClerkPlannedRequest *requests,
+						  ClerkTicket *tickets);
+static int	reserve(Pass *pass, ClerkEndpoint endpoint, int wanted,
+					ClerkTicket *ticket);
+static int	claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
+				  ClerkTicket *tickets, Shipment *shipments);
+static int	assign_rows(Shipment *shipment, const ClerkPlannedRequest *request,
+						ClerkOutboxRow **rows, int row_count);
+static void ship(Shipment *shipments, int count);
+static void start(Shipment *shipment);
+static bool is_halted(const Halt *halt, const Shipment *shipment);
+static void note_end(Shipment *shipment, Halt *halt);
+static int	settle(Pass *pass, Shipment *shipments, int count);
+static void judge(Pass *pass, Shipment *shipment, ClerkOutboxChange *changes,
+				  List **adopted);
+static void judge_single(Shipment *shipment, ClerkOutboxChange *change);
+static void judge_bulk(Shipment *shipment, ClerkOutboxChange *changes);
+static void judge_look(Shipment *shipment, ClerkOutboxChange *change,
+					   List **adopted);
+static int	apply(Pass *pass, ClerkOutboxChange *changes, int count);
+static void count_change(Pass *pass, const ClerkOutboxChange *change);
 static void stop(Pass *pass, const ClerkError *error);
-static TimestampTz after_retry_delay(int attempts);
-static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
-											 const ClerkInvitationList *list,
-											 TimestampTz since);
-static bool is_for(const ClerkInvitation *invitation, const char *address);
-static bool any_pending(const ClerkInvitationList *list, const char *address);
-static TimestampTz by_clerks_clock(const ClerkHttpRequest *request,
-								   TimestampTz ours);
-static char *text_of(const ClerkInvitation *invitation,
-					 ClerkInvitationField field);
+static void report_progress(Pass *pass);
+static void remove_old_rows(Pass *pass);
+static TimestampTz next_due(Pass *pass);
 
 /*
  * Sends what is due in the outbox of this schema, at most so many invitations,
  * and fills in the report.  Must be called outside a transaction, or in one
- * that transactions->commit may end; leaves one begun in the same way.
+ * that host->commit may end; leaves one begun in the same way.
  *
  * Raises an error if the session is told to stop; what was under way is then
  * verified by the next sender.
  */
 void
 clerk_deliver(Oid schema, int64 max_invitations,
-			  const ClerkTransactions *transactions,
-			  ClerkDeliveryReport *report)
+			  const ClerkDeliveryHost *host, ClerkDeliveryReport *report)
 {
 	Pass		pass;
 
 	memset(report, 0, sizeof(*report));
-	pass.transactions = transactions;
+	memset(&pass, 0, sizeof(pass));
+	pass.host = host;
 	pass.report = report;
-	pass.wave = AllocSetContextCreate(CurrentMemoryContext,
-									  "clerk_invite wave",
-									  ALLOCSET_DEFAULT_SIZES);
+	pass.allowance = max_invitations;
+	begin_pass(&pass);
 
-	transactions->begin();
+	host->begin();
 	clerk_outbox_find(schema);
 	if (!clerk_outbox_lock())
 	{
@@ -117,307 +164,552 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	PG_TRY();
 	{
 		clerk_outbox_take_over();
-		transactions->commit();
-		deliver_locked(&pass, max_invitations);
+		host->commit();
+		work_off(&pass);
+		remove_old_rows(&pass);
+		host->begin();
+		report->next_due = next_due(&pass);
 	}
 	PG_FINALLY();
 	{
 		clerk_outbox_unlock();
 	}
 	PG_END_TRY();
+	report->postponed = hash_get_num_entries(pass.postponed);
+	hash_destroy(pass.postponed);
 	MemoryContextDelete(pass.wave);
-	transactions->begin();
+	MemoryContextDelete(pass.planning);
 }
 
 static void
-deliver_locked(Pass *pass, int64 max_invitations)
+begin_pass(Pass *pass)
 {
-	int			unverified;
-	int			claimed;
+	HASHCTL		control = {.keysize = sizeof(int64),.entrysize = sizeof(int64)};
+
+	pass->memory = CurrentMemoryContext;
+	pass->wave = AllocSetContextCreate(pass->memory, "clerk_invite wave",
+									   ALLOCSET_DEFAULT_SIZES);
+	pass->planning = AllocSetContextCreate(pass->memory, "clerk_invite plan",
+										   ALLOCSET_DEFAULT_SIZES);
+	control.hcxt = pass->memory;
+	pass->postponed = hash_create("clerk_invite postponed rows", 64, &control,
+								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	pass->progress_at = GetCurrentTimestamp();
+}
+
+static void
+work_off(Pass *pass)
+{
+	bool		worked;
 
 	do
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pass->wave);
-		List	   *rows;
 
 		CHECK_FOR_INTERRUPTS();
-		pass->transactions->begin();
-		rows = clerk_outbox_unverified(clerk_max_concurrent_requests);
-		pass->transactions->commit();
-		unverified = run_wave(pass, rows, start_looking_up, settle_looked_up);
-
-		claimed = 0;
-		if (pass->report->stopped_by == NULL && max_invitations > 0)
-		{
-			pass->transactions->begin();
-			rows = clerk_outbox_claim((int) Min(clerk_max_concurrent_requests,
-												max_invitations));
-			pass->transactions->commit();
-			claimed = run_wave(pass, rows, start_sending, settle_sent);
-			max_invitations -= claimed;
-		}
+		pass->report->limited_until = 0;
+		worked = look_up_some(pass);
+		MemoryContextReset(pass->wave);
+		if (pass->report->stopped_by == NULL && send_some(pass))
+			worked = true;
 		MemoryContextSwitchTo(caller);
-	} while (pass->report->stopped_by == NULL && unverified + claimed > 0);
+		MemoryContextReset(pass->wave);
+		report_progress(pass);
+	} while (worked && pass->report->stopped_by == NULL);
 }
 
-/* Sends a request for each row and settles it; returns how many there were. */
-static int
-run_wave(Pass *pass, List *rows, StartFunction start, SettleFunction settle)
+/* A wave of rows whose outcome is unknown; false if there is none. */
+static bool
+look_up_some(Pass *pass)
 {
-	int			count = list_length(rows);
-	Shipment   *shipments = palloc0(Max(count, 1) * sizeof(Shipment));
+	List	   *rows;
+	Shipment   *shipments;
+	int			count = 0;
 	ListCell   *cell;
-	int			i = 0;
 
+	pass->host->begin();
+	rows = clerk_outbox_unverified(clerk_max_concurrent_requests *
+								   REQUESTS_PER_LANE);
+	pass->host->commit();
+	if (rows == NIL || !may_send(pass, CLERK_ENDPOINT_LIST))
+		return false;
+
+	shipments = palloc0(list_length(rows) * sizeof(Shipment));
 	foreach(cell, rows)
 	{
-		Shipment   *shipment = &shipments[i++];
+		Shipment   *shipment = &shipments[count++];
 
-		shipment->row = lfirst(cell);
-		start(shipment);
+		shipment->endpoint = CLERK_ENDPOINT_LIST;
+		shipment->count = 1;
+		shipment->rows[0] = lfirst(cell);
 	}
-	wait_for_all(shipments, count);
+	ship(shipments, count);
 
+	/* Rows that somebody has locked would be looked up again and again. */
+	return settle(pass, shipments, count) > 0;
+}
+
+/* A wave of rows to be sent; false if there is none. */
+static bool
+send_some(Pass *pass)
+{
+	int			most = clerk_max_concurrent_requests * REQUESTS_PER_LANE;
+	ClerkPlannedRequest *requests = palloc(most * sizeof(ClerkPlannedRequest));
+	Shipment   *shipments = palloc0(most * sizeof(Shipment));
+	ClerkTicket tickets[CLERK_ENDPOINT_LIST + 1];
+	int			count;
+
+	if (pass->allowance <= 0 || (!have_plan(pass) && !make_plan(pass)))
+		return false;
+	count = take_requests(pass, requests, tickets);
+	count = claim(pass, requests, count, tickets, shipments);
 	if (count > 0)
 	{
-		pass->transactions->begin();
-		for (i = 0; i < count; i++)
-			settle(pass, &shipments[i]);
-		pass->transactions->commit();
+		ship(shipments, count);
+		settle(pass, shipments, count);
 	}
-	MemoryContextReset(pass->wave);
-	return count;
+	return true;
+}
+
+/* Whether this endpoint takes requests now; if not, says when, or stops. */
+static bool
+may_send(Pass *pass, ClerkEndpoint endpoint)
+{
+	ClerkBudget budget;
+	ClerkError *error;
+
+	if (!clerk_chosen_instance(&pass->instance, &error))
+	{
+		stop(pass, error);
+		return false;
+	}
+	clerk_rate_limit_look(pass->instance, endpoint, &budget);
+	if (budget.available_at <= GetCurrentTimestamp())
+		return true;
+	if (pass->report->limited_until == 0 ||
+		pass->report->limited_until > budget.available_at)
+		pass->report->limited_until = budget.available_at;
+	return false;
+}
+
+/* Whether there is a plan with something left to do, and not too old. */
+static bool
+have_plan(Pass *pass)
+{
+	return pass->planned_next < pass->plan.count &&
+		!TimestampDifferenceExceeds(pass->planned_at, GetCurrentTimestamp(),
+									PLAN_LIFETIME);
+}
+
+/*
+ * Plans what to send of the rows that are due.  False if there is nothing, or
+ * nothing may be sent, or if the last plan got hold of none of its rows.
+ */
+static bool
+make_plan(Pass *pass)
+{
+	MemoryContext caller;
+	ClerkOutboxDue *due;
+	ClerkPlanBudget budget = {0};
+	ClerkBudget singles;
+	ClerkBudget bulks;
+	int			count;
+
+	if (pass->plan.count > 0 && pass->claimed_by_plan == 0)
+		return false;
+	pass->plan.count = 0;
+	MemoryContextReset(pass->planning);
+	caller = MemoryContextSwitchTo(pass->planning);
+
+	pass->host->begin();
+	count = clerk_outbox_due(LOOK_AHEAD, &due);
+	pass->host->commit();
+	if (count > 0)
+	{
+		bool		single = may_send(pass, CLERK_ENDPOINT_SINGLE);
+		bool		bulk = pass->report->stopped_by == NULL &&
+		may_send(pass, CLERK_ENDPOINT_BULK);
+
+		clerk_rate_limit_look(pass->instance, CLERK_ENDPOINT_SINGLE, &singles);
+		clerk_rate_limit_look(pass->instance, CLERK_ENDPOINT_BULK, &bulks);
+		budget.singles = single ? singles.remaining : 0;
+		budget.bulks = bulk ? bulks.remaining : 0;
+		budget.worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
+		if (single || bulk)
+			plan_due(pass, due, count, &budget);
+	}
+	MemoryContextSwitchTo(caller);
+	return pass->plan.count > 0;
 }
 
 static void
-wait_for_all(Shipment *shipments, int count)
+plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
+		 const ClerkPlanBudget *budget)
 {
+	ClerkCandidate *candidates = palloc(count * sizeof(ClerkCandidate));
+
+	pass->planned_at = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)
-		while (shipments[i].request != NULL &&
-			   clerk_http_outcome(shipments[i].request) == CLERK_HTTP_RUNNING)
+	{
+		candidates[i].id = due[i].id;
+		candidates[i].organization_id = due[i].organization_id;
+		candidates[i].address = due[i].address;
+		candidates[i].alone = due[i].send_alone;
+		candidates[i].overdue = TimestampDifferenceExceeds(due[i].due_at,
+														   pass->planned_at,
+														   clerk_rate_limit_window);
+	}
+	clerk_plan_requests(candidates, count, budget, &pass->plan);
+	pass->planned_next = 0;
+	pass->claimed_by_plan = 0;
+}
+
+/*
+ * Takes a wave's requests from the plan, as far as they can be reserved, and
+ * fills in the tickets for each endpoint.  Returns how many there are.
+ */
+static int
+take_requests(Pass *pass, ClerkPlannedRequest *requests, ClerkTicket *tickets)
+{
+	int			most = clerk_max_concurrent_requests * REQUESTS_PER_LANE;
+	int			wanted[CLERK_ENDPOINT_LIST + 1] = {0};
+	int			count = 0;
+	int			taken = 0;
+	int64		invitations = 0;
+
+	while (count < most && pass->planned_next < pass->plan.count)
+	{
+		ClerkPlannedRequest *next = &pass->plan.requests[pass->planned_next];
+
+		if (invitations >= pass->allowance)
+			break;
+		requests[count] = *next;
+		requests[count].count = (int) Min(next->count,
+										  pass->allowance - invitations);
+		invitations += requests[count].count;
+		wanted[next->bulk ? CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE]++;
+		pass->planned_next++;
+		count++;
+	}
+	for (int i = 0; i < CLERK_ENDPOINT_LIST; i++)
+		wanted[i] = reserve(pass, i, wanted[i], &tickets[i]);
+
+	/* Another session may have been faster: keep what was granted. */
+	for (int i = 0; i < count; i++)
+		if (wanted[requests[i].bulk ? CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE]-- > 0)
+			requests[taken++] = requests[i];
+	return taken;
+}
+
+static int
+reserve(Pass *pass, ClerkEndpoint endpoint, int wanted, ClerkTicket *ticket)
+{
+	TimestampTz available_at;
+
+	return wanted == 0 ? 0 :
+		clerk_rate_limit_take(pass->instance, endpoint, wanted, ticket,
+							  &available_at);
+}
+
+/*
+ * Claims the requests' rows and makes a shipment of each request that got
+ * some; the reservations of the others are given back.  Returns how many
+ * shipments there are.
+ */
+static int
+claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
+	  ClerkTicket *tickets, Shipment *shipments)
+{
+	int64	   *ids = palloc(Max(count, 1) * CLERK_BULK_MAX * sizeof(int64));
+	int			id_count = 0;
+	ClerkOutboxRow **rows;
+	int			row_count = 0;
+	List	   *claimed;
+	ListCell   *cell;
+	int			used = 0;
+
+	for (int i = 0; i < count; i++)
+		for (int j = 0; j < requests[i].count; j++)
+			ids[id_count++] = requests[i].ids[j];
+	if (id_count == 0)
+		return 0;
+
+	pass->host->begin();
+	claimed = clerk_outbox_claim(ids, id_count);
+	pass->host->commit();
+	pass->claimed_by_plan += list_length(claimed);
+	pass->allowance -= list_length(claimed);
+
+	rows = palloc(id_count * sizeof(ClerkOutboxRow *));
+	foreach(cell, claimed)
+		rows[row_count++] = lfirst(cell);
+	for (int i = 0; i < count; i++)
+	{
+		Shipment   *shipment = &shipments[used];
+
+		shipment->endpoint = requests[i].bulk ?
+			CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE;
+		shipment->ticket = &tickets[shipment->endpoint];
+		if (assign_rows(shipment, &requests[i], rows, row_count) > 0)
+			used++;
+		else
+			clerk_rate_limit_give_back(shipment->ticket, 1);
+	}
+	return used;
+}
+
+/* Gives a shipment those of its rows that were claimed. */
+static int
+assign_rows(Shipment *shipment, const ClerkPlannedRequest *request,
+			ClerkOutboxRow **rows, int row_count)
+{
+	shipment->count = 0;
+	for (int i = 0; i < request->count; i++)
+		for (int j = 0; j < row_count; j++)
+			if (rows[j]->id == request->ids[i])
+				shipment->rows[shipment->count++] = rows[j];
+	return shipment->count;
+}
+
+/* Sends a wave, several requests at a time; returns when nothing is under way. */
+static void
+ship(Shipment *shipments, int count)
+{
+	Halt		halt = {0};
+	int			next = 0;
+	int			under_way = 0;
+
+	for (;;)
+	{
+		for (; next < count && under_way < clerk_max_concurrent_requests; next++)
+			if (!is_halted(&halt, &shipments[next]))
+			{
+				start(&shipments[next]);
+				under_way++;
+			}
+
+		under_way = 0;
+		for (int i = 0; i < next; i++)
+		{
+			if (shipments[i].request != NULL &&
+				clerk_http_outcome(shipments[i].request) == CLERK_HTTP_RUNNING)
+				under_way++;
+			else
+				note_end(&shipments[i], &halt);
+		}
+		if (under_way == 0 && next == count)
+			break;
+		if (under_way == clerk_max_concurrent_requests || next == count)
 		{
 			CHECK_FOR_INTERRUPTS();
 			clerk_http_wait(-1);
 		}
+	}
 }
 
 static void
-start_sending(Shipment *shipment)
+start(Shipment *shipment)
 {
-	const ClerkOutboxRow *row = shipment->row;
-	ClerkNewInvitation wanted;
-	uint64		instance;
+	ClerkNewInvitation wanted[CLERK_BULK_MAX];
 
-	if (!clerk_chosen_instance(&instance, &shipment->error))
+	for (int i = 0; i < shipment->count; i++)
+	{
+		const ClerkOutboxRow *row = shipment->rows[i];
+
+		wanted[i].organization_id = row->organization_id;
+		wanted[i].email_address = row->email_address;
+		wanted[i].role = row->role;
+		wanted[i].inviter_user_id = row->inviter_user_id;
+		wanted[i].redirect_url = row->redirect_url;
+		wanted[i].public_metadata = row->public_metadata;
+		wanted[i].private_metadata = row->private_metadata;
+		wanted[i].expires_in_days = row->expires_in_days;
+		wanted[i].notify = row->notify;
+	}
+	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
+		shipment->request = clerk_start_list_invitations(wanted[0].organization_id,
+														 wanted[0].email_address,
+														 &shipment->error);
+	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
+		shipment->request = clerk_start_create_bulk(wanted, shipment->count,
+													&shipment->error);
+	else
+		shipment->request = clerk_start_create_invitation(&wanted[0],
+														  &shipment->error);
+	if (shipment->request == NULL && shipment->ticket != NULL)
+		clerk_rate_limit_give_back(shipment->ticket, 1);
+}
+
+static bool
+is_halted(const Halt *halt, const Shipment *shipment)
+{
+	return halt->everything || halt->endpoints[shipment->endpoint];
+}
+
+/* What the end of a request means for those that were not started yet. */
+static void
+note_end(Shipment *shipment, Halt *halt)
+{
+	int			status;
+
+	if (shipment->over)
 		return;
-	wanted.organization_id = row->organization_id;
-	wanted.email_address = row->email_address;
-	wanted.role = row->role;
-	wanted.inviter_user_id = row->inviter_user_id;
-	wanted.redirect_url = row->redirect_url;
-	wanted.public_metadata = row->public_metadata;
-	wanted.private_metadata = row->private_metadata;
-	wanted.expires_in_days = row->expires_in_days;
-	wanted.notify = row->notify;
-	clerk_rate_limit_count(instance, CLERK_ENDPOINT_SINGLE, &shipment->ticket);
-	shipment->request = clerk_start_create_invitation(&wanted,
-													  &shipment->error);
+	shipment->over = true;
 	if (shipment->request == NULL)
-		clerk_rate_limit_give_back(&shipment->ticket, 1);
+	{
+		if (shipment->error != NULL &&
+			shipment->error->class == CLERK_ERROR_CONFIGURATION)
+			halt->everything = true;
+		return;
+	}
+	status = clerk_http_status(shipment->request);
+	if (clerk_http_outcome(shipment->request) == CLERK_HTTP_NOT_SENT ||
+		clerk_http_outcome(shipment->request) == CLERK_HTTP_UNUSABLE ||
+		status == 401)
+		halt->everything = true;
+	if (status == 429)
+		halt->endpoints[shipment->endpoint] = true;
 }
 
-static void
-start_looking_up(Shipment *shipment)
+/* Records in the outbox what came of a wave; returns how many rows changed. */
+static int
+settle(Pass *pass, Shipment *shipments, int count)
 {
-	shipment->request = clerk_start_list_invitations(shipment->row->organization_id,
-													 shipment->row->email_address,
-													 &shipment->error);
+	ClerkOutboxChange *changes;
+	List	   *adopted = NIL;
+	int			row_count = 0;
+	int			applied;
+
+	for (int i = 0; i < count; i++)
+		row_count += shipments[i].count;
+	changes = palloc0(row_count * sizeof(ClerkOutboxChange));
+
+	pass->host->begin();
+	row_count = 0;
+	for (int i = 0; i < count; i++)
+	{
+		for (int j = 0; j < shipments[i].count; j++)
+			changes[row_count + j].row = shipments[i].rows[j];
+		judge(pass, &shipments[i], &changes[row_count], &adopted);
+		row_count += shipments[i].count;
+	}
+	applied = apply(pass, changes, row_count);
+	pass->host->commit();
+	return applied;
 }
 
 static void
-settle_sent(Pass *pass, Shipment *shipment)
+judge(Pass *pass, Shipment *shipment, ClerkOutboxChange *changes,
+	  List **adopted)
+{
+	if (shipment->request == NULL && shipment->error == NULL)
+	{
+		for (int i = 0; i < shipment->count; i++)
+			clerk_judge_unsent(&changes[i]);
+		if (shipment->ticket != NULL)
+			clerk_rate_limit_give_back(shipment->ticket, 1);
+		return;
+	}
+	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
+		judge_look(shipment, &changes[0], adopted);
+	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
+		judge_bulk(shipment, changes);
+	else
+		judge_single(shipment, &changes[0]);
+
+	if (shipment->error != NULL &&
+		(shipment->error->class == CLERK_ERROR_CONFIGURATION ||
+		 shipment->error->class == CLERK_ERROR_NOT_SENT))
+		stop(pass, shipment->error);
+}
+
+static void
+judge_single(Shipment *shipment, ClerkOutboxChange *change)
 {
 	ClerkInvitation created;
 
-	if (shipment->request == NULL)
-		record_error(pass, shipment->row, shipment->error);
-	else if (clerk_finish_create_invitation(shipment->request,
-											&shipment->ticket, &created,
-											&shipment->error))
-		record_found(pass, shipment->row, &created);
+	if (shipment->request != NULL &&
+		clerk_finish_create_invitation(shipment->request, shipment->ticket,
+									   &created, &shipment->error))
+		clerk_judge_created(change, &created);
 	else
-		record_error(pass, shipment->row, shipment->error);
+		clerk_judge_error(change, shipment->error);
 }
 
-/* What a look at the address's invitations means for a row. */
 static void
-settle_looked_up(Pass *pass, Shipment *shipment)
+judge_bulk(Shipment *shipment, ClerkOutboxChange *changes)
 {
-	const ClerkOutboxRow *row = shipment->row;
-	const ClerkInvitation *own;
-	ClerkInvitationList list;
-	ClerkOutboxChange change;
+	ClerkInvitationList created;
+	bool		any_named = false;
 
-	if (shipment->request == NULL ||
-		!clerk_finish_list_invitations(shipment->request, &list,
-									   &shipment->error))
+	if (shipment->request != NULL &&
+		clerk_finish_create_bulk(shipment->request, shipment->ticket,
+								 &created, &shipment->error))
 	{
-		record_error(pass, row, shipment->error);
+		for (int i = 0; i < shipment->count; i++)
+			clerk_judge_bulk(&changes[i], &created);
 		return;
 	}
-
-	own = own_invitation(row, &list,
-						 by_clerks_clock(shipment->request,
-										 row->first_claimed_at));
-	if (own != NULL)
-		record_found(pass, row, own);
-	else if (any_pending(&list, row->email_address) ||
-			 (row->error_code != NULL &&
-			  strcmp(row->error_code, "already_a_member_in_organization") == 0))
+	for (int i = 0; i < shipment->count; i++)
+		if (clerk_error_names(shipment->error, shipment->rows[i]->email_address))
+			any_named = true;
+	for (int i = 0; i < shipment->count; i++)
 	{
-		change = unchanged(row);
-		change.state = CLERK_OUTBOX_SKIPPED;
-		record(pass, row, &change);
+		if (shipment->count == 1)
+			clerk_judge_error(&changes[i], shipment->error);
+		else
+			clerk_judge_shared_error(&changes[i], shipment->error, any_named);
 	}
+}
+
+static void
+judge_look(Shipment *shipment, ClerkOutboxChange *change, List **adopted)
+{
+	ClerkInvitationList found;
+
+	if (shipment->request != NULL &&
+		clerk_finish_list_invitations(shipment->request, &found,
+									  &shipment->error))
+		clerk_judge_look(change, shipment->request, &found, adopted);
 	else
-		record_not_found(pass, row);
+		clerk_judge_error(change, shipment->error);
 }
 
-/* The invitation is there, and the row's. */
-static void
-record_found(Pass *pass, const ClerkOutboxRow *row,
-			 const ClerkInvitation *found)
+static int
+apply(Pass *pass, ClerkOutboxChange *changes, int count)
 {
-	ClerkOutboxChange change;
+	int			applied = 0;
 
-	memset(&change, 0, sizeof(change));
-	change.state = CLERK_OUTBOX_SENT;
-	change.attempts = row->attempts;
-	change.invitation_id = text_of(found, CLERK_INVITATION_ID);
-	change.status = text_of(found, CLERK_INVITATION_STATUS);
-	change.url = text_of(found, CLERK_INVITATION_URL);
-	if (!found->nulls[CLERK_INVITATION_EXPIRES_AT])
-		change.expires_at = DatumGetTimestampTz(found->values[CLERK_INVITATION_EXPIRES_AT]);
-	record(pass, row, &change);
-}
-
-/*
- * A request has failed.  A row that is verifying stays so, whatever the reason:
- * its outcome is as unknown as before.
- */
-static void
-record_error(Pass *pass, const ClerkOutboxRow *row, const ClerkError *error)
-{
-	ClerkOutboxChange change = unchanged(row);
-	bool		verifying = strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0;
-
-	if (!verifying)
-		change.error_code = error->code;
-	change.http_status = error->http_status;
-	change.error_message = error->said != NULL ?
-		psprintf("%s. %s", error->summary, error->said) : error->summary;
-	change.trace_id = error->trace_id;
-	change.state = verifying ? CLERK_OUTBOX_VERIFYING : CLERK_OUTBOX_QUEUED;
-	change.next_attempt_at = after_retry_delay(row->attempts);
-
-	switch (error->class)
+	for (int i = 0; i < count; i++)
+		if (clerk_is_final(&changes[i]))
+			changes[i].next_attempt_at = 0;
+	clerk_outbox_settle(changes, count);
+	for (int i = 0; i < count; i++)
 	{
-		case CLERK_ERROR_FINAL:
-			if (!verifying)
-				change.state = CLERK_OUTBOX_FAILED;
-			break;
-		case CLERK_ERROR_EXISTS:
-		case CLERK_ERROR_OUTCOME_UNKNOWN:
-			/* Look at once: most answers are there. */
-			change.state = CLERK_OUTBOX_VERIFYING;
-			if (!verifying)
-				change.next_attempt_at = GetCurrentTimestamp();
-			break;
-		case CLERK_ERROR_TRY_LATER:
-			if (!verifying && row->attempts >= clerk_max_attempts)
-				change.state = CLERK_OUTBOX_FAILED;
-			break;
-		case CLERK_ERROR_RATE_LIMITED:
-			if (error->retry_after > 0)
-				change.next_attempt_at =
-					TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-												error->retry_after * (int64) 1000);
-			/* FALLTHROUGH */
-		case CLERK_ERROR_CONFIGURATION:
-		case CLERK_ERROR_NOT_SENT:
-			/* Nothing is wrong with the row: it was no attempt of its own. */
-			if (!verifying)
-				change.attempts = row->attempts - 1;
-			stop(pass, error);
-			break;
+		if (changes[i].applied)
+		{
+			count_change(pass, &changes[i]);
+			applied++;
+		}
+		else
+			ereport(LOG,
+					(errmsg("invitation %lld of the outbox is locked, or was changed while it was being sent",
+							(long long) changes[i].row->id)));
 	}
-	record(pass, row, &change);
-}
-
-/*
- * There is no invitation for the row.  Believed only when a request given up
- * can no longer be on its way.
- */
-static void
-record_not_found(Pass *pass, const ClerkOutboxRow *row)
-{
-	ClerkOutboxChange change = unchanged(row);
-	TimestampTz believable = TimestampTzPlusMilliseconds(row->claimed_at,
-														 (int64) clerk_verify_delay);
-
-	if (GetCurrentTimestamp() < believable)
-	{
-		change.state = CLERK_OUTBOX_VERIFYING;
-		change.next_attempt_at = believable;
-	}
-	else if (row->attempts >= clerk_max_attempts)
-		change.state = CLERK_OUTBOX_FAILED;
-	else
-	{
-		change.state = CLERK_OUTBOX_QUEUED;
-		change.next_attempt_at = after_retry_delay(row->attempts);
-	}
-	record(pass, row, &change);
-}
-
-/* A change that keeps what the row says of its last failure. */
-static ClerkOutboxChange
-unchanged(const ClerkOutboxRow *row)
-{
-	ClerkOutboxChange change;
-
-	memset(&change, 0, sizeof(change));
-	change.state = row->state;
-	change.attempts = row->attempts;
-	change.http_status = row->http_status;
-	change.error_code = row->error_code;
-	change.error_message = row->error_message;
-	change.trace_id = row->trace_id;
-	return change;
+	return applied;
 }
 
 static void
-record(Pass *pass, const ClerkOutboxRow *row, ClerkOutboxChange *change)
+count_change(Pass *pass, const ClerkOutboxChange *change)
 {
-	bool		final = true;
-
 	if (strcmp(change->state, CLERK_OUTBOX_SENT) == 0)
 		pass->report->sent++;
 	else if (strcmp(change->state, CLERK_OUTBOX_SKIPPED) == 0)
 		pass->report->skipped++;
 	else if (strcmp(change->state, CLERK_OUTBOX_FAILED) == 0)
 		pass->report->failed++;
-	else
-	{
-		pass->report->postponed++;
-		final = false;
-	}
-	if (final)
-		change->next_attempt_at = 0;
-	if (!clerk_outbox_settle(row, change))
-		ereport(LOG,
-				(errmsg("invitation %lld of the outbox is locked, or was changed while it was being sent",
-						(long long) row->id)));
+	hash_search(pass->postponed, &change->row->id,
+				clerk_is_final(change) ? HASH_REMOVE : HASH_ENTER, NULL);
 }
 
 /* Ends the pass after this wave; the report outlives the wave's memory. */
@@ -425,100 +717,62 @@ static void
 stop(Pass *pass, const ClerkError *error)
 {
 	MemoryContext caller;
-	ClerkError *copy;
 
 	if (pass->report->stopped_by != NULL)
 		return;
-	caller = MemoryContextSwitchTo(MemoryContextGetParent(pass->wave));
-	copy = palloc(sizeof(ClerkError));
-	*copy = *error;
-	copy->code = error->code ? pstrdup(error->code) : NULL;
-	copy->param_name = error->param_name ? pstrdup(error->param_name) : NULL;
-	copy->trace_id = error->trace_id ? pstrdup(error->trace_id) : NULL;
-	copy->said = error->said ? pstrdup(error->said) : NULL;
-	copy->summary = pstrdup(error->summary);
-	copy->detail = error->detail ? pstrdup(error->detail) : NULL;
-	copy->hint = error->hint ? pstrdup(error->hint) : NULL;
-	pass->report->stopped_by = copy;
+	caller = MemoryContextSwitchTo(pass->memory);
+	pass->report->stopped_by = clerk_error_copy(error);
 	MemoryContextSwitchTo(caller);
 }
 
-/* Doubles with each attempt; up to a quarter more keeps rows from marching. */
-static TimestampTz
-after_retry_delay(int attempts)
+static void
+report_progress(Pass *pass)
 {
-	double		delay = clerk_retry_delay;
-
-	for (int i = 1; i < attempts && delay < clerk_retry_delay_max; i++)
-		delay *= 2;
-	delay = Min(delay, clerk_retry_delay_max);
-	delay *= 1 + clerk_random_fraction() / 4;
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
+	if (pass->host->progress == NULL ||
+		!TimestampDifferenceExceeds(pass->progress_at, GetCurrentTimestamp(),
+									PROGRESS_INTERVAL))
+		return;
+	pass->progress_at = GetCurrentTimestamp();
+	pass->report->postponed = hash_get_num_entries(pass->postponed);
+	pass->host->begin();
+	pass->host->progress(pass->report, clerk_outbox_count_due());
+	pass->host->commit();
 }
 
-/* The invitation in the list that must be the row's own; NULL if none is. */
-static const ClerkInvitation *
-own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *list,
-			   TimestampTz since)
+/* Rows that have been settled for longer than the user wants to keep them. */
+static void
+remove_old_rows(Pass *pass)
 {
-	for (int i = 0; i < list->count; i++)
+	TimestampTz before;
+	int			removed = 1;
+
+	if (clerk_retention == 0)
+		return;
+	before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+										 -(int64) clerk_retention * 1000);
+	for (int i = 0; i < REMOVAL_ROUNDS && removed > 0; i++)
 	{
-		const ClerkInvitation *invitation = &list->invitations[i];
-
-		if (is_for(invitation, row->email_address) &&
-			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
-			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
-			!clerk_outbox_has_invitation(text_of(invitation, CLERK_INVITATION_ID)))
-			return invitation;
+		CHECK_FOR_INTERRUPTS();
+		pass->host->begin();
+		removed = clerk_outbox_remove_older(before);
+		pass->host->commit();
 	}
-	return NULL;
 }
 
-static bool
-any_pending(const ClerkInvitationList *list, const char *address)
-{
-	for (int i = 0; i < list->count; i++)
-	{
-		const char *status = text_of(&list->invitations[i],
-									 CLERK_INVITATION_STATUS);
-
-		if (is_for(&list->invitations[i], address) &&
-			status != NULL && strcmp(status, "pending") == 0)
-			return true;
-	}
-	return false;
-}
-
-/* Clerk's filter may be wider; it compares addresses without their case. */
-static bool
-is_for(const ClerkInvitation *invitation, const char *address)
-{
-	const char *found = text_of(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
-
-	return found != NULL &&
-		strcmp(str_tolower(found, strlen(found), DEFAULT_COLLATION_OID),
-			   str_tolower(address, strlen(address), DEFAULT_COLLATION_OID)) == 0;
-}
-
-/*
- * A time of ours by Clerk's clock, as its answer tells it.  The Date header is
- * cut off to the second and as old as its way here: the result is early by
- * that, never late, so that what was created after the time is never taken for
- * older.
- */
+/* When there is something to do again; in a transaction. */
 static TimestampTz
-by_clerks_clock(const ClerkHttpRequest *request, TimestampTz ours)
+next_due(Pass *pass)
 {
-	pg_time_t	date = clerk_http_date(request);
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz due = clerk_outbox_next_due(DT_NOBEGIN);
+	TimestampTz again;
 
-	if (date == 0)
-		return ours;
-	return ours + (time_t_to_timestamptz(date) - clerk_http_answered_at(request));
-}
+	if (due == 0 || due > now)
+		return due;
 
-static char *
-text_of(const ClerkInvitation *invitation, ClerkInvitationField field)
-{
-	return invitation->nulls[field] ? NULL :
-		TextDatumGetCString(invitation->values[field]);
+	/* Due already: limited, locked by somebody, or the pass was stopped. */
+	again = pass->report->limited_until != 0 ? pass->report->limited_until :
+		TimestampTzPlusMilliseconds(now, LOCKED_ROW_DELAY);
+	due = clerk_outbox_next_due(now);
+	return due == 0 ? again : Min(due, again);
 }

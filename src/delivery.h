@@ -7,25 +7,36 @@
 
 #include "clerk_error.h"
 
-/* How transactions begin and end where the sender runs. */
-typedef struct ClerkTransactions
-{
-	void		(*begin) (void);
-	void		(*commit) (void);
-} ClerkTransactions;
-
 typedef struct ClerkDeliveryReport
 {
 	bool		busy;			/* another session is sending: nothing done */
 	int64		sent;
 	int64		skipped;
 	int64		failed;
-	int64		postponed;		/* queued again, or outcome not known yet */
+	int64		postponed;		/* rows that are open after an attempt or a
+								 * look */
+	TimestampTz limited_until;	/* rows are due, but Clerk's limits allow none
+								 * before this; 0: they do not matter */
+	TimestampTz next_due;		/* when there is something to do again; 0: no
+								 * row is open */
 	const ClerkError *stopped_by;	/* why it ended early; NULL: it did not */
 } ClerkDeliveryReport;
 
+/* What a pass needs of where it runs. */
+typedef struct ClerkDeliveryHost
+{
+	void		(*begin) (void);	/* a transaction */
+	void		(*commit) (void);
+
+	/*
+	 * Called now and then, in a transaction, with the number of rows that are
+	 * still due; NULL if nobody wants to know.
+	 */
+	void		(*progress) (const ClerkDeliveryReport *report, int64 due);
+} ClerkDeliveryHost;
+
 extern void clerk_deliver(Oid schema, int64 max_invitations,
-						  const ClerkTransactions *transactions,
+						  const ClerkDeliveryHost *host,
 						  ClerkDeliveryReport *report);
 
 #endif							/* CLERK_DELIVERY_H */

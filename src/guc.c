@@ -36,6 +36,8 @@ int			clerk_max_attempts;
 int			clerk_retry_delay;
 int			clerk_retry_delay_max;
 int			clerk_verify_delay;
+int			clerk_retention;
+char	   *clerk_notify_channel;
 int			clerk_single_requests_per_hour;
 int			clerk_bulk_requests_per_hour;
 int			clerk_rate_limit_window;
@@ -54,10 +56,13 @@ pg_noreturn static void refuse_overridden(const char *name);
 static void define_secret_key_settings(void);
 static void define_transport_settings(void);
 static void define_delivery_settings(void);
+static void define_outbox_settings(void);
 static void define_rate_limit_settings(void);
 static bool check_secret_key(char **newval, void **extra, GucSource source);
 static void assign_secret_key(const char *newval, void *extra);
 static bool check_api_version(char **newval, void **extra, GucSource source);
+static bool check_notify_channel(char **newval, void **extra,
+								 GucSource source);
 
 /* Defines all settings and reserves their prefix.  Called once a process. */
 void
@@ -67,6 +72,7 @@ clerk_define_settings(void)
 	define_secret_key_settings();
 	define_transport_settings();
 	define_delivery_settings();
+	define_outbox_settings();
 	define_rate_limit_settings();
 	MarkGUCPrefixReserved("clerk_invite");
 }
@@ -276,6 +282,29 @@ define_delivery_settings(void)
 							NULL, NULL, NULL);
 }
 
+static void
+define_outbox_settings(void)
+{
+	DefineCustomIntVariable("clerk_invite.retention",
+							"Sets how long invitations stay in the outbox after they were settled.",
+							"0 keeps them for ever.",
+							&clerk_retention,
+							0, 0, INT_MAX,
+							PGC_SUSET,
+							GUC_UNIT_S,
+							NULL, NULL, NULL);
+
+	/* Off by default: NOTIFY takes a lock of the whole server at commit. */
+	DefineCustomStringVariable("clerk_invite.notify_channel",
+							   "Sets the channel that is notified when an invitation is settled.",
+							   "The payload is the row's id and its state. Empty means none.",
+							   &clerk_notify_channel,
+							   "",
+							   PGC_SUSET,
+							   0,
+							   check_notify_channel, NULL, NULL);
+}
+
 /* The defaults are Clerk's documented limits. */
 static void
 define_rate_limit_settings(void)
@@ -375,4 +404,16 @@ check_api_version(char **newval, void **extra pg_attribute_unused(),
 			return false;
 		}
 	return true;
+}
+
+/* Longer names are refused by NOTIFY, which must not happen to a sender. */
+static bool
+check_notify_channel(char **newval, void **extra pg_attribute_unused(),
+					 GucSource source pg_attribute_unused())
+{
+	if (strlen(*newval) < NAMEDATALEN)
+		return true;
+	GUC_check_errdetail("A channel's name has at most %d bytes.",
+						NAMEDATALEN - 1);
+	return false;
 }

@@ -24,9 +24,11 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_type_d.h"
+#include "commands/async.h"
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -34,6 +36,7 @@
 #include "miscadmin.h"
 #include "outbox.h"
 #include "storage/lock.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -55,19 +58,32 @@
 	"o.id, o.attempts, o.organization_id, o.inviter_user_id, o.email_address, " \
 	"o.role, o.redirect_url, o.public_metadata, o.private_metadata, " \
 	"o.expires_in_days, o.notify, o.first_claimed_at, o.claimed_at, " \
-	"o.http_status, o.error_code, o.error_message, o.trace_id"
+	"o.http_status, o.error_code, o.error_message, o.trace_id, o.send_alone"
+
+/* When a row is due; the index clerk_invitation_outbox_due has the same. */
+#define DUE_AT "coalesce(next_attempt_at, send_after)"
+
+/*
+ * Old rows that a removal looks at: it reads them in the order in which they
+ * came in, and needs no index on settled_at that every row would pay for.
+ */
+#define REMOVAL_LOOKS_AT "10000"
 
 typedef enum Statement
 {
 	TAKE_OVER,
+	DUE,
 	CLAIM,
 	UNVERIFIED,
 	HAS_INVITATION,
-	SETTLE
+	SETTLE,
+	NEXT_DUE,
+	COUNT_DUE,
+	REMOVE_OLDER
 } Statement;
 
-#define STATEMENTS (SETTLE + 1)
-#define MAX_PARAMETERS 14
+#define STATEMENTS (REMOVE_OLDER + 1)
+#define MAX_PARAMETERS 15
 
 typedef struct StatementText
 {
@@ -84,24 +100,27 @@ static const StatementText statement_texts[STATEMENTS] = {
 		"WHERE o.id = left_behind.id",
 		0, {0}
 	},
+	[DUE] = {
+		"SELECT id, organization_id, lower(email_address), send_alone, " DUE_AT " "
+		"FROM %1$s WHERE state = 'queued' AND " DUE_AT " <= now() "
+		"ORDER BY " DUE_AT ", id LIMIT $1",
+		1, {INT4OID}
+	},
 	[CLAIM] = {
 		"UPDATE %1$s AS o "
 		"SET state = 'sending', attempts = o.attempts + 1, "
 		"claimed_at = due.at, "
 		"first_claimed_at = coalesce(o.first_claimed_at, due.at) "
 		"FROM (SELECT id, clock_timestamp() AS at FROM %1$s "
-		"WHERE state = 'queued' "
-		"AND coalesce(next_attempt_at, send_after) <= now() "
-		"ORDER BY coalesce(next_attempt_at, send_after), id "
-		"LIMIT $1 FOR UPDATE SKIP LOCKED) AS due "
+		"WHERE id = ANY ($1) AND state = 'queued' AND " DUE_AT " <= now() "
+		"FOR UPDATE SKIP LOCKED) AS due "
 		"WHERE o.id = due.id "
 		"RETURNING " ROW_COLUMNS,
-		1, {INT4OID}
+		1, {INT8ARRAYOID}
 	},
 	[UNVERIFIED] = {
 		"SELECT " ROW_COLUMNS " FROM %1$s AS o WHERE state = 'verifying' "
-		"AND coalesce(next_attempt_at, send_after) <= now() "
-		"ORDER BY coalesce(next_attempt_at, send_after), id LIMIT $1",
+		"AND " DUE_AT " <= now() ORDER BY " DUE_AT ", id LIMIT $1",
 		1, {INT4OID}
 	},
 	[HAS_INVITATION] = {
@@ -109,22 +128,67 @@ static const StatementText statement_texts[STATEMENTS] = {
 		1, {TEXTOID}
 	},
 	[SETTLE] = {
-		"UPDATE %1$s AS o SET state = $4, attempts = $5, next_attempt_at = $6, "
-		"first_claimed_at = CASE WHEN $5 > 0 THEN first_claimed_at END, "
-		"settled_at = CASE WHEN $4 IN ('sent', 'skipped', 'failed') "
+		"UPDATE %1$s AS o SET state = c.state, attempts = c.attempts, "
+		"next_attempt_at = c.next_attempt_at, "
+		"first_claimed_at = CASE WHEN c.attempts > 0 THEN o.first_claimed_at END, "
+		"settled_at = CASE WHEN c.state IN ('sent', 'skipped', 'failed') "
 		"THEN clock_timestamp() END, "
-		"invitation_id = $7, status = $8, url = $9, expires_at = $10, "
-		"http_status = $11, error_code = $12, error_message = $13, "
-		"trace_id = $14 "
-		"FROM (SELECT id FROM %1$s "
-		"WHERE id = $1 AND attempts = $2 AND state = $3 "
-		"FOR UPDATE SKIP LOCKED) AS seen "
-		"WHERE o.id = seen.id",
-		14, {INT8OID, INT4OID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID,
-			TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, TEXTOID,
-		TEXTOID, TEXTOID}
+		"invitation_id = c.invitation_id, status = c.status, url = c.url, "
+		"expires_at = c.expires_at, http_status = c.http_status, "
+		"error_code = c.error_code, error_message = c.error_message, "
+		"trace_id = c.trace_id, send_alone = c.send_alone "
+		"FROM (SELECT c.* FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
+		"$11, $12, $13, $14, $15) AS c (id, seen_attempts, seen_state, state, "
+		"attempts, next_attempt_at, invitation_id, status, url, expires_at, "
+		"http_status, error_code, error_message, trace_id, send_alone) "
+		"JOIN %1$s AS seen ON seen.id = c.id "
+		"AND seen.attempts = c.seen_attempts AND seen.state = c.seen_state "
+		"FOR UPDATE OF seen SKIP LOCKED) AS c "
+		"WHERE o.id = c.id "
+		"RETURNING o.id",
+		15, {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+			INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+			TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
+	},
+	[NEXT_DUE] = {
+		"SELECT least((SELECT " DUE_AT " FROM %1$s WHERE state = 'queued' "
+		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1), "
+		"(SELECT " DUE_AT " FROM %1$s WHERE state = 'verifying' "
+		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1))",
+		1, {TIMESTAMPTZOID}
+	},
+	[COUNT_DUE] = {
+		"SELECT (SELECT count(*) FROM %1$s WHERE state = 'queued' "
+		"AND " DUE_AT " <= now()) + (SELECT count(*) FROM %1$s "
+		"WHERE state = 'verifying' AND " DUE_AT " <= now())",
+		0, {0}
+	},
+	[REMOVE_OLDER] = {
+		"DELETE FROM %1$s AS o USING (SELECT id, settled_at FROM %1$s "
+		"ORDER BY id LIMIT " REMOVAL_LOOKS_AT ") AS oldest "
+		"WHERE o.id = oldest.id AND oldest.settled_at < $1 "
+		"AND o.settled_at < $1 "
+		"AND o.state IN ('sent', 'skipped', 'failed', 'canceled')",
+		1, {TIMESTAMPTZOID}
 	},
 };
+
+/* Takes what SPI_tuptable has into the caller's memory context. */
+typedef void (*CollectFunction) (void *result);
+
+/* The parameters of SETTLE while they are being filled. */
+typedef struct SettleArrays
+{
+	Datum	   *elements[MAX_PARAMETERS];
+	bool	   *nulls[MAX_PARAMETERS];
+} SettleArrays;
+
+typedef struct SettledRows
+{
+	ClerkOutboxChange *changes;
+	int			count;
+} SettledRows;
 
 /* The table that was found last, and the plans made for it. */
 static struct
@@ -141,10 +205,22 @@ static bool sender_at_work = false;
 static void forget_plans(void);
 static LOCKTAG sender_lock(void);
 static uint64 run(Statement statement, const Datum *values, const char *nulls,
-				  List **rows, const char *state);
+				  CollectFunction collect, void *result);
+static void set_locally(const char *name, const char *value);
 static SPIPlanPtr plan_for(Statement statement);
-static List *collect_rows(MemoryContext context, const char *state);
+static Datum array_datum(Datum *elements, bool *nulls, int count, Oid type);
+static void fill_settle_arrays(SettleArrays *arrays,
+							   const ClerkOutboxChange *change, int position);
+static void announce(int64 id, const char *state);
+static void collect_due(void *result);
+static void collect_claimed(void *result);
+static void collect_unverified(void *result);
+static void collect_rows(List **rows, const char *state);
+static void collect_settled(void *result);
+static void collect_number(void *result);
 static ClerkOutboxRow *read_row(HeapTuple tuple, TupleDesc descriptor);
+static bool fired_by_another_trigger(void);
+static HeapTuple complete_cancellation(HeapTuple tuple, TupleDesc descriptor);
 static bool may_change_by_hand(const char *from, const char *to);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
@@ -206,22 +282,37 @@ clerk_outbox_take_over(void)
 	run(TAKE_OVER, NULL, NULL, NULL, NULL);
 }
 
+/* Stores the rows that are due, oldest first; returns how many there are. */
+int
+clerk_outbox_due(int limit, ClerkOutboxDue **due)
+{
+	Datum		values[] = {Int32GetDatum(limit)};
+
+	*due = palloc(limit * sizeof(ClerkOutboxDue));
+	return (int) run(DUE, values, NULL, collect_due, *due);
+}
+
 /*
- * Claims rows that are due, oldest first: a list of ClerkOutboxRow, which must
- * not be sent before the transaction has committed.
+ * Claims those of some rows that still are due: a list of ClerkOutboxRow, in
+ * no order, which must not be sent before the transaction has committed.
  */
 List *
-clerk_outbox_claim(int limit)
+clerk_outbox_claim(const int64 *ids, int count)
 {
 	List	   *rows = NIL;
-	Datum		values[] = {Int32GetDatum(limit)};
+	Datum	   *elements = palloc(count * sizeof(Datum));
+	Datum		values[1];
+
+	for (int i = 0; i < count; i++)
+		elements[i] = Int64GetDatum(ids[i]);
+	values[0] = array_datum(elements, NULL, count, INT8OID);
 
 	/* A claim that a crash could lose would be no claim. */
 	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
 		(void) set_config_option("synchronous_commit", "on",
 								 PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
-	run(CLAIM, values, NULL, &rows, CLERK_OUTBOX_SENDING);
+	run(CLAIM, values, NULL, collect_claimed, &rows);
 	return rows;
 }
 
@@ -232,7 +323,7 @@ clerk_outbox_unverified(int limit)
 	List	   *rows = NIL;
 	Datum		values[] = {Int32GetDatum(limit)};
 
-	run(UNVERIFIED, values, NULL, &rows, CLERK_OUTBOX_VERIFYING);
+	run(UNVERIFIED, values, NULL, collect_unverified, &rows);
 	return rows;
 }
 
@@ -246,41 +337,120 @@ clerk_outbox_has_invitation(const char *invitation_id)
 }
 
 /*
- * Changes a row; false if it is no longer as its sender has seen it, or if
- * somebody holds a lock on it: nobody may keep a sender waiting, and the next
- * one finds the row as it is.  A row that has no attempt left behind it has
- * not been sent yet: what came before its next claim is not its own.
+ * Changes rows, and tells for each change whether it was applied: it is not if
+ * the row is no longer as its sender has seen it, or if somebody holds a lock
+ * on it.  Nobody may keep a sender waiting, and the next one finds the row as
+ * it is.  A row that has no attempt left behind it has not been sent yet: what
+ * came before its next claim is not its own.
  */
-bool
-clerk_outbox_settle(const ClerkOutboxRow *row, const ClerkOutboxChange *change)
+void
+clerk_outbox_settle(ClerkOutboxChange *changes, int count)
 {
+	SettleArrays *arrays = palloc(sizeof(SettleArrays));
 	Datum		values[MAX_PARAMETERS];
-	char		nulls[MAX_PARAMETERS];
-	const char *texts[] = {
-		change->invitation_id, change->status, change->url,
-		change->error_code, change->error_message, change->trace_id
-	};
-	const int	positions[] = {6, 7, 8, 11, 12, 13};
+	SettledRows settled = {changes, count};
 
-	memset(nulls, ' ', sizeof(nulls));
-	values[0] = Int64GetDatum(row->id);
-	values[1] = Int32GetDatum(row->attempts);
-	values[2] = CStringGetTextDatum(row->state);
-	values[3] = CStringGetTextDatum(change->state);
-	values[4] = Int32GetDatum(change->attempts);
-	values[5] = TimestampTzGetDatum(change->next_attempt_at);
-	nulls[5] = change->next_attempt_at != 0 ? ' ' : 'n';
-	values[9] = TimestampTzGetDatum(change->expires_at);
-	nulls[9] = change->expires_at != 0 ? ' ' : 'n';
-	values[10] = Int32GetDatum(change->http_status);
-	nulls[10] = change->http_status != 0 ? ' ' : 'n';
-	for (int i = 0; i < (int) lengthof(texts); i++)
+	for (int i = 0; i < MAX_PARAMETERS; i++)
 	{
-		nulls[positions[i]] = texts[i] != NULL ? ' ' : 'n';
-		values[positions[i]] = texts[i] != NULL ?
-			CStringGetTextDatum(texts[i]) : (Datum) 0;
+		arrays->elements[i] = palloc(count * sizeof(Datum));
+		arrays->nulls[i] = palloc0(count * sizeof(bool));
 	}
-	return run(SETTLE, values, nulls, NULL, NULL) == 1;
+	for (int i = 0; i < count; i++)
+	{
+		changes[i].applied = false;
+		fill_settle_arrays(arrays, &changes[i], i);
+	}
+	for (int i = 0; i < MAX_PARAMETERS; i++)
+		values[i] = array_datum(arrays->elements[i], arrays->nulls[i], count,
+								get_element_type(statement_texts[SETTLE].types[i]));
+	run(SETTLE, values, NULL, collect_settled, &settled);
+	for (int i = 0; i < count; i++)
+		if (changes[i].applied)
+			announce(changes[i].row->id, changes[i].state);
+}
+
+/* Tells who listens that a row has reached a final state. */
+static void
+announce(int64 id, const char *state)
+{
+	char		payload[64];
+
+	if (clerk_notify_channel[0] == '\0' ||
+		strcmp(state, CLERK_OUTBOX_QUEUED) == 0 ||
+		strcmp(state, CLERK_OUTBOX_VERIFYING) == 0)
+		return;
+	snprintf(payload, sizeof(payload), "%lld %s", (long long) id, state);
+	Async_Notify(clerk_notify_channel, payload);
+}
+
+/* One element of each of the statement's parameters. */
+static void
+fill_settle_arrays(SettleArrays *arrays, const ClerkOutboxChange *change,
+				   int position)
+{
+	int			parameter = 0;
+
+#define ADD(is_null, datum) \
+	(arrays->nulls[parameter][position] = (is_null), \
+	 arrays->elements[parameter++][position] = (is_null) ? (Datum) 0 : (datum))
+#define ADD_TEXT(string) ADD((string) == NULL, CStringGetTextDatum(string))
+
+	ADD(false, Int64GetDatum(change->row->id));
+	ADD(false, Int32GetDatum(change->row->attempts));
+	ADD_TEXT(change->row->state);
+	ADD_TEXT(change->state);
+	ADD(false, Int32GetDatum(change->attempts));
+	ADD(change->next_attempt_at == 0,
+		TimestampTzGetDatum(change->next_attempt_at));
+	ADD_TEXT(change->invitation_id);
+	ADD_TEXT(change->status);
+	ADD_TEXT(change->url);
+	ADD(change->expires_at == 0, TimestampTzGetDatum(change->expires_at));
+	ADD(change->http_status == 0, Int32GetDatum(change->http_status));
+	ADD_TEXT(change->error_code);
+	ADD_TEXT(change->error_message);
+	ADD_TEXT(change->trace_id);
+	ADD(false, BoolGetDatum(change->send_alone));
+	Assert(parameter == MAX_PARAMETERS);
+
+#undef ADD
+#undef ADD_TEXT
+}
+
+/*
+ * The earliest time after the given one at which a row is due; 0 if there is
+ * none.
+ */
+TimestampTz
+clerk_outbox_next_due(TimestampTz after)
+{
+	Datum		values[] = {TimestampTzGetDatum(after)};
+	int64		due_at = 0;
+
+	run(NEXT_DUE, values, NULL, collect_number, &due_at);
+	return (TimestampTz) due_at;
+}
+
+/* How many rows are due now. */
+int64
+clerk_outbox_count_due(void)
+{
+	int64		count = 0;
+
+	run(COUNT_DUE, NULL, NULL, collect_number, &count);
+	return count;
+}
+
+/*
+ * Removes rows that were settled before this time, some at a time; returns how
+ * many.
+ */
+int
+clerk_outbox_remove_older(TimestampTz settled_before)
+{
+	Datum		values[] = {TimestampTzGetDatum(settled_before)};
+
+	return (int) run(REMOVE_OLDER, values, NULL, NULL, NULL);
 }
 
 /*
@@ -309,7 +479,7 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 
 	result = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
 		trigger->tg_newtuple : trigger->tg_trigtuple;
-	if (sender_at_work)
+	if (sender_at_work && !fired_by_another_trigger())
 		return PointerGetDatum(result);
 
 	descriptor = RelationGetDescr(trigger->tg_relation);
@@ -327,7 +497,38 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 				 errmsg("cannot change an invitation from \"%s\" to \"%s\"",
 						from, to),
 				 errhint("Use clerk_cancel_invitation() while it is queued, and clerk_retry_invitation() when it has failed.")));
+	if (to != NULL && strcmp(from, to) != 0 &&
+		strcmp(to, CLERK_OUTBOX_CANCELED) == 0)
+		result = complete_cancellation(result, descriptor);
 	return PointerGetDatum(result);
+}
+
+/*
+ * A user's trigger on the outbox may act on what a sender changes; its own
+ * changes are by hand.
+ */
+static bool
+fired_by_another_trigger(void)
+{
+	/* Its argument list is empty; what is passed is not looked at. */
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
+}
+
+/* A cancellation is final: it has its time, and is announced. */
+static HeapTuple
+complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
+{
+	int			column = SPI_fnumber(descriptor, "settled_at");
+	Datum		value = TimestampTzGetDatum(GetCurrentTimestamp());
+	bool		isnull;
+
+	announce(DatumGetInt64(SPI_getbinval(tuple, descriptor,
+										 SPI_fnumber(descriptor, "id"),
+										 &isnull)),
+			 CLERK_OUTBOX_CANCELED);
+	isnull = false;
+	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
+									 &isnull);
 }
 
 /* "to" is NULL for a deletion. */
@@ -366,12 +567,12 @@ sender_lock(void)
 }
 
 /*
- * Runs a statement as the table's owner; returns the number of rows, and the
- * rows themselves in the caller's memory context if asked for.
+ * Runs a statement as the table's owner; returns the number of rows, which are
+ * handed to a function first if one is given.
  */
 static uint64
 run(Statement statement, const Datum *values, const char *nulls,
-	List **rows, const char *state)
+	CollectFunction collect, void *result)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			user;
@@ -384,9 +585,13 @@ run(Statement statement, const Datum *values, const char *nulls,
 	SetUserIdAndSecContext(outbox.owner,
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 	nest_level = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-							 true, 0, false);
+	set_locally("search_path", "pg_catalog, pg_temp");
+
+	/*
+	 * A plan that was made while the table was small stays in use when it has
+	 * grown; every statement has an index to go by.
+	 */
+	set_locally("enable_seqscan", "off");
 	sender_at_work = true;
 	PG_TRY();
 	{
@@ -395,8 +600,13 @@ run(Statement statement, const Datum *values, const char *nulls,
 							 nulls, false, 0) < 0)
 			elog(ERROR, "could not run a statement on \"%s\"", OUTBOX);
 		processed = SPI_processed;
-		if (rows != NULL)
-			*rows = collect_rows(caller, state);
+		if (collect != NULL)
+		{
+			MemoryContext spi = MemoryContextSwitchTo(caller);
+
+			collect(result);
+			MemoryContextSwitchTo(spi);
+		}
 		SPI_finish();
 	}
 	PG_FINALLY();
@@ -407,6 +617,13 @@ run(Statement statement, const Datum *values, const char *nulls,
 	AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(user, security);
 	return processed;
+}
+
+static void
+set_locally(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
 }
 
 /* Plans are kept for the session; the plan cache keeps them valid. */
@@ -430,22 +647,95 @@ plan_for(Statement statement)
 	return outbox.plans[statement];
 }
 
-static List *
-collect_rows(MemoryContext context, const char *state)
+static Datum
+array_datum(Datum *elements, bool *nulls, int count, Oid type)
 {
-	MemoryContext spi = MemoryContextSwitchTo(context);
-	List	   *rows = NIL;
+	int			lower_bound = 1;
+	int16		length;
+	bool		by_value;
+	char		alignment;
 
+	get_typlenbyvalalign(type, &length, &by_value, &alignment);
+	return PointerGetDatum(construct_md_array(elements, nulls, 1, &count,
+											  &lower_bound, type, length,
+											  by_value, alignment));
+}
+
+static void
+collect_due(void *result)
+{
+	ClerkOutboxDue *due = result;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	descriptor = SPI_tuptable->tupdesc;
+		bool		isnull;
+
+		due[i].id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 1, &isnull));
+		due[i].organization_id = SPI_getvalue(tuple, descriptor, 2);
+		due[i].address = SPI_getvalue(tuple, descriptor, 3);
+		due[i].send_alone = DatumGetBool(SPI_getbinval(tuple, descriptor, 4,
+													   &isnull));
+		due[i].due_at = DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 5,
+														  &isnull));
+	}
+}
+
+static void
+collect_claimed(void *result)
+{
+	collect_rows(result, CLERK_OUTBOX_SENDING);
+}
+
+static void
+collect_unverified(void *result)
+{
+	collect_rows(result, CLERK_OUTBOX_VERIFYING);
+}
+
+static void
+collect_rows(List **rows, const char *state)
+{
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		ClerkOutboxRow *row = read_row(SPI_tuptable->vals[i],
 									   SPI_tuptable->tupdesc);
 
 		row->state = state;
-		rows = lappend(rows, row);
+		*rows = lappend(*rows, row);
 	}
-	MemoryContextSwitchTo(spi);
-	return rows;
+}
+
+/* The statement tells which rows it has changed, in any order. */
+static void
+collect_settled(void *result)
+{
+	SettledRows *settled = result;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+													 SPI_tuptable->tupdesc,
+													 1, &isnull));
+
+		for (int j = 0; j < settled->count; j++)
+			if (settled->changes[j].row->id == id)
+				settled->changes[j].applied = true;
+	}
+}
+
+/* A number, or a time; it stays as it is if the statement gave null. */
+static void
+collect_number(void *result)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, 1, &isnull);
+
+	if (!isnull)
+		*(int64 *) result = DatumGetInt64(value);
 }
 
 /* Columns are in the order of ROW_COLUMNS. */
@@ -487,5 +777,6 @@ read_row(HeapTuple tuple, TupleDesc descriptor)
 	row->error_code = NEXT_TEXT();
 	row->error_message = NEXT_TEXT();
 	row->trace_id = NEXT_TEXT();
+	row->send_alone = DatumGetBool(NEXT());
 	return row;
 }

@@ -18,6 +18,16 @@
 #define CLERK_OUTBOX_FAILED "failed"
 #define CLERK_OUTBOX_CANCELED "canceled"
 
+/* A row that is due. */
+typedef struct ClerkOutboxDue
+{
+	int64		id;
+	char	   *organization_id;
+	char	   *address;		/* in lower case */
+	bool		send_alone;
+	TimestampTz due_at;
+} ClerkOutboxDue;
+
 /* A row as its sender sees it; pointers are NULL for null columns. */
 typedef struct ClerkOutboxRow
 {
@@ -39,11 +49,14 @@ typedef struct ClerkOutboxRow
 	char	   *error_code;
 	char	   *error_message;
 	char	   *trace_id;
+	bool		send_alone;
 } ClerkOutboxRow;
 
 /* What becomes of a row. */
 typedef struct ClerkOutboxChange
 {
+	const ClerkOutboxRow *row;	/* as its sender has seen it */
+	bool		applied;		/* set by clerk_outbox_settle() */
 	const char *state;
 	int			attempts;
 	TimestampTz next_attempt_at;	/* 0: none */
@@ -55,16 +68,20 @@ typedef struct ClerkOutboxChange
 	const char *error_code;
 	const char *error_message;
 	const char *trace_id;
+	bool		send_alone;
 } ClerkOutboxChange;
 
 extern void clerk_outbox_find(Oid schema);
 extern bool clerk_outbox_lock(void);
 extern void clerk_outbox_unlock(void);
 extern void clerk_outbox_take_over(void);
-extern List *clerk_outbox_claim(int limit);
+extern int	clerk_outbox_due(int limit, ClerkOutboxDue **due);
+extern List *clerk_outbox_claim(const int64 *ids, int count);
 extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
-extern bool clerk_outbox_settle(const ClerkOutboxRow *row,
-								const ClerkOutboxChange *change);
+extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);
+extern TimestampTz clerk_outbox_next_due(TimestampTz after);
+extern int64 clerk_outbox_count_due(void);
+extern int	clerk_outbox_remove_older(TimestampTz settled_before);
 
 #endif							/* CLERK_OUTBOX_H */

@@ -13,9 +13,12 @@
 #include "nodes/parsenodes.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 static void begin_nothing(void);
 static void commit_and_begin(void);
+static void report_progress(const ClerkDeliveryReport *report, int64 due);
+static void report_counts(const ClerkDeliveryReport *report);
 static void report(const ClerkDeliveryReport *report);
 
 PG_FUNCTION_INFO_V1(clerk_send_invitations);
@@ -29,8 +32,8 @@ PG_FUNCTION_INFO_V1(clerk_send_invitations);
 Datum
 clerk_send_invitations(PG_FUNCTION_ARGS)
 {
-	static const ClerkTransactions transactions = {
-		begin_nothing, commit_and_begin
+	static const ClerkDeliveryHost host = {
+		begin_nothing, commit_and_begin, report_progress
 	};
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	int64		max_invitations = PG_ARGISNULL(0) ?
@@ -54,7 +57,7 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 	/* Transactions come and go; the portal stays. */
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(PortalContext);
-	clerk_deliver(schema, max_invitations, &transactions, &delivered);
+	clerk_deliver(schema, max_invitations, &host, &delivered);
 	report(&delivered);
 	MemoryContextSwitchTo(caller);
 	SPI_finish();
@@ -76,6 +79,33 @@ commit_and_begin(void)
 	MemoryContextSwitchTo(caller);
 }
 
+/* While it goes on: how far it has come, and how long the rest will take. */
+static void
+report_progress(const ClerkDeliveryReport *report, int64 due)
+{
+	int64		done = report->sent + report->skipped + report->failed;
+	TimestampTz begun_at = GetCurrentStatementStartTimestamp();
+	TimestampTz now = GetCurrentTimestamp();
+
+	report_counts(report);
+	if (done > 0)
+		ereport(NOTICE,
+				(errmsg("%lld invitations left, about %lld seconds at this rate",
+						(long long) due,
+						(long long) ((now - begun_at) / USECS_PER_SEC * due / done))));
+}
+
+static void
+report_counts(const ClerkDeliveryReport *report)
+{
+	if (report->sent + report->skipped + report->failed + report->postponed > 0)
+		ereport(NOTICE,
+				(errmsg("invitations: %lld sent, %lld skipped, %lld failed, %lld postponed",
+						(long long) report->sent, (long long) report->skipped,
+						(long long) report->failed,
+						(long long) report->postponed)));
+}
+
 static void
 report(const ClerkDeliveryReport *report)
 {
@@ -87,12 +117,11 @@ report(const ClerkDeliveryReport *report)
 				(errmsg("another session is sending invitations")));
 		return;
 	}
-	if (report->sent + report->skipped + report->failed + report->postponed > 0)
+	report_counts(report);
+	if (report->limited_until != 0)
 		ereport(NOTICE,
-				(errmsg("invitations: %lld sent, %lld skipped, %lld failed, %lld postponed",
-						(long long) report->sent, (long long) report->skipped,
-						(long long) report->failed,
-						(long long) report->postponed)));
+				(errmsg("Clerk's rate limits are used up until %s",
+						timestamptz_to_str(report->limited_until))));
 	if (error != NULL)
 		ereport(error->class == CLERK_ERROR_CONFIGURATION ? ERROR : WARNING,
 				(errcode(error->sqlstate),

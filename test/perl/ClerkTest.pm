@@ -348,9 +348,12 @@ sub requests_for
 {
 	my ($self, $email) = @_;
 
-	return
-	  grep { ref $_->{body} eq 'HASH'
-		  && ($_->{body}{email_address} // '') eq $email } $self->journal;
+	return grep {
+		my $body = $_->{body};
+
+		grep { ref $_ eq 'HASH' && ($_->{email_address} // '') eq $email }
+		  ref $body eq 'ARRAY' ? @$body : $body
+	} $self->journal;
 }
 
 # Calls one of the fake's own operations, such as "accept"; plain http only.

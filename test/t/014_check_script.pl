@@ -38,14 +38,14 @@ sub check_failed_check
 {
 	my $checkout = small_checkout();
 
-	$checkout->change('test/layering.sh', qr/\bguc\) echo \d/, 'guc) echo 9');
+	$checkout->change('test/layering.sh', qr/\b(compat\)) echo \d/, 'compat) echo 99');
 	my $run = $checkout->run('test/check.sh', CHECKS => 'layering tap');
 	ends_with($run, '2 passed, 1 failed, 0 skipped', 1,
 		'check.sh fails if one expectation is wrong');
 	like($run->{stdout}, qr/^FAILED  layering$/m, '... and names the check');
 	like(
 		$run->{stdout},
-		qr/includes guc\.h, which is not below it/,
+		qr/includes compat\.h, which is not below it/,
 		'... and shows what it has to say');
 	like($run->{stdout}, qr/^ok      tap \(2 assertions\)$/m,
 		'... and goes on with the others');

@@ -24,6 +24,7 @@ my $node = clerk_cluster(
 restart_after_crash = on
 wal_writer_delay = '10s'
 clerk_invite.request_timeout = '20s'
+clerk_invite.bulk_requests_per_hour = 0
 clerk_invite.verify_delay = '50ms'
 clerk_invite.retry_delay = '20ms'
 clerk_invite.retry_delay_max = '100ms'

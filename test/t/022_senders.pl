@@ -12,6 +12,7 @@ my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
 my $node = clerk_cluster(
 	'main', $clerk,
 	conf => q(
+clerk_invite.bulk_requests_per_hour = 0
 clerk_invite.verify_delay = '50ms'
 clerk_invite.retry_delay = '20ms'
 clerk_invite.retry_delay_max = '100ms'

@@ -1,0 +1,49 @@
+/*
+ * planner.h
+ *		Which invitations share a request.
+ */
+#ifndef CLERK_PLANNER_H
+#define CLERK_PLANNER_H
+
+/* Clerk takes this many invitations in a bulk request. */
+#define CLERK_BULK_MAX 10
+
+/* An invitation that is due. */
+typedef struct ClerkCandidate
+{
+	int64		id;
+	const char *organization_id;
+	const char *address;		/* in lower case, as Clerk compares them */
+	bool		alone;			/* must not share a request */
+	bool		overdue;		/* has waited so long that packing comes
+								 * second */
+} ClerkCandidate;
+
+/* A request to make: one invitation, or a bulk request of one or more. */
+typedef struct ClerkPlannedRequest
+{
+	bool		bulk;
+	int			count;
+	int64		ids[CLERK_BULK_MAX];
+} ClerkPlannedRequest;
+
+/* What may be spent. */
+typedef struct ClerkPlanBudget
+{
+	int			singles;		/* requests for one invitation left now */
+	int			bulks;			/* bulk requests left now */
+	int			worthwhile;		/* invitations from which on a bulk request is
+								 * the better use of the budgets */
+} ClerkPlanBudget;
+
+typedef struct ClerkPlan
+{
+	int			count;
+	ClerkPlannedRequest *requests;
+} ClerkPlan;
+
+extern void clerk_plan_requests(const ClerkCandidate *candidates, int count,
+								const ClerkPlanBudget *budget,
+								ClerkPlan *plan);
+
+#endif							/* CLERK_PLANNER_H */

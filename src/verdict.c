@@ -1,0 +1,341 @@
+/*
+ * verdict.c
+ *		What the end of a request means for a row of the outbox.
+ *
+ * Only three things are certain: Clerk says that it created the invitation,
+ * Clerk refuses, or the request never went out.  All else is unknown, and a
+ * row whose outcome is unknown is "verifying" until a look at its address's
+ * invitations decides.  It must neither fail nor be sent again before that.
+ *
+ * An invitation that was created since the row was first claimed, by Clerk's
+ * clock, and that no other row has, is the row's, whatever its status now.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_collation.h"
+#include "compat.h"
+#include "guc.h"
+#include "utils/builtins.h"
+#include "utils/formatting.h"
+#include "utils/timestamp.h"
+#include "verdict.h"
+
+#define ALREADY_A_MEMBER "already_a_member_in_organization"
+
+static void keep_last_failure(ClerkOutboxChange *change);
+static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
+static void send_again(ClerkOutboxChange *change);
+static void nothing_found(ClerkOutboxChange *change);
+static TimestampTz after_retry_delay(int attempts);
+static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
+											 const ClerkInvitationList *found,
+											 TimestampTz since,
+											 const List *adopted);
+static bool is_taken(const char *invitation_id, const List *adopted);
+static bool any_pending(const ClerkInvitationList *found, const char *address);
+static bool is_for(const ClerkInvitation *invitation, const char *address);
+static TimestampTz by_clerks_clock(const ClerkHttpRequest *request,
+								   TimestampTz ours);
+static char *text_of(const ClerkInvitation *invitation,
+					 ClerkInvitationField field);
+
+/* The invitation is there, and the row's. */
+void
+clerk_judge_created(ClerkOutboxChange *change, const ClerkInvitation *created)
+{
+	change->state = CLERK_OUTBOX_SENT;
+	change->attempts = change->row->attempts;
+	change->send_alone = change->row->send_alone;
+	change->invitation_id = text_of(created, CLERK_INVITATION_ID);
+	change->status = text_of(created, CLERK_INVITATION_STATUS);
+	change->url = text_of(created, CLERK_INVITATION_URL);
+	if (!created->nulls[CLERK_INVITATION_EXPIRES_AT])
+		change->expires_at = DatumGetTimestampTz(created->values[CLERK_INVITATION_EXPIRES_AT]);
+}
+
+/*
+ * The row's own request has failed.  A row that is verifying stays so, whatever
+ * the reason: its outcome is as unknown as before.
+ */
+void
+clerk_judge_error(ClerkOutboxChange *change, const ClerkError *error)
+{
+	const ClerkOutboxRow *row = change->row;
+
+	keep_last_failure(change);
+	note_failure(change, error);
+	change->next_attempt_at = after_retry_delay(row->attempts);
+	if (strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0)
+	{
+		/* What it was refused for before decides what a look means. */
+		change->error_code = row->error_code;
+		return;
+	}
+
+	change->state = CLERK_OUTBOX_QUEUED;
+	switch (error->class)
+	{
+		case CLERK_ERROR_FINAL:
+			change->state = CLERK_OUTBOX_FAILED;
+			break;
+		case CLERK_ERROR_EXISTS:
+		case CLERK_ERROR_OUTCOME_UNKNOWN:
+			/* Look at once: most answers are there. */
+			change->state = CLERK_OUTBOX_VERIFYING;
+			change->next_attempt_at = GetCurrentTimestamp();
+			break;
+		case CLERK_ERROR_TRY_LATER:
+			if (row->attempts >= clerk_max_attempts)
+				change->state = CLERK_OUTBOX_FAILED;
+			break;
+		case CLERK_ERROR_RATE_LIMITED:
+		case CLERK_ERROR_CONFIGURATION:
+		case CLERK_ERROR_NOT_SENT:
+			/* Nothing is wrong with the row: it was no attempt of its own. */
+			send_again(change);
+			break;
+	}
+}
+
+/*
+ * A request that the row shared has failed.  A refusal of all for the sake of
+ * some created nothing, so that the row is sent again: alone if the refusal
+ * names it, and if it names nobody.
+ */
+void
+clerk_judge_shared_error(ClerkOutboxChange *change, const ClerkError *error,
+						 bool others_named)
+{
+	bool		named = clerk_error_names(error, change->row->email_address);
+	bool		pending = error->class == CLERK_ERROR_EXISTS &&
+	(error->code == NULL || strcmp(error->code, ALREADY_A_MEMBER) != 0);
+
+	clerk_judge_error(change, error);
+	if (error->class != CLERK_ERROR_FINAL && error->class != CLERK_ERROR_EXISTS)
+		return;
+	if (named && pending)
+		return;					/* a look tells whose the pending one is */
+	change->state = CLERK_OUTBOX_QUEUED;
+	change->next_attempt_at = 0;
+	change->send_alone = named || !others_named;
+
+	/* It may be another row's: no later look must go by it. */
+	change->error_code = NULL;
+}
+
+/*
+ * A bulk request was carried out.  An address that the answer lacks, which the
+ * documents know no case of, has an unknown outcome.
+ */
+void
+clerk_judge_bulk(ClerkOutboxChange *change, const ClerkInvitationList *created)
+{
+	for (int i = 0; i < created->count; i++)
+		if (is_for(&created->invitations[i], change->row->email_address))
+		{
+			clerk_judge_created(change, &created->invitations[i]);
+			return;
+		}
+	keep_last_failure(change);
+	change->state = CLERK_OUTBOX_VERIFYING;
+	change->error_message = "Clerk's answer to a bulk request lacks this address";
+	change->next_attempt_at = GetCurrentTimestamp();
+}
+
+/* The row was claimed, but its turn did not come. */
+void
+clerk_judge_unsent(ClerkOutboxChange *change)
+{
+	keep_last_failure(change);
+	change->state = CLERK_OUTBOX_QUEUED;
+	send_again(change);
+}
+
+/*
+ * What a look at an address's invitations means.  "adopted" has the IDs that
+ * rows were given since the transaction began.
+ */
+void
+clerk_judge_look(ClerkOutboxChange *change, const ClerkHttpRequest *request,
+				 const ClerkInvitationList *found, List **adopted)
+{
+	const ClerkOutboxRow *row = change->row;
+	const ClerkInvitation *own;
+
+	own = own_invitation(row, found,
+						 by_clerks_clock(request, row->first_claimed_at),
+						 *adopted);
+	if (own != NULL)
+	{
+		clerk_judge_created(change, own);
+		*adopted = lappend(*adopted, unconstify(char *, change->invitation_id));
+		return;
+	}
+	keep_last_failure(change);
+	if (any_pending(found, row->email_address) ||
+		(row->error_code != NULL &&
+		 strcmp(row->error_code, ALREADY_A_MEMBER) == 0))
+		change->state = CLERK_OUTBOX_SKIPPED;
+	else
+		nothing_found(change);
+}
+
+/* Whether the change ends the row's life. */
+bool
+clerk_is_final(const ClerkOutboxChange *change)
+{
+	return strcmp(change->state, CLERK_OUTBOX_SENT) == 0 ||
+		strcmp(change->state, CLERK_OUTBOX_SKIPPED) == 0 ||
+		strcmp(change->state, CLERK_OUTBOX_FAILED) == 0;
+}
+
+/*
+ * There is no invitation for the row.  Believed only when a request given up
+ * can no longer be on its way.
+ */
+static void
+nothing_found(ClerkOutboxChange *change)
+{
+	const ClerkOutboxRow *row = change->row;
+	TimestampTz believable = TimestampTzPlusMilliseconds(row->claimed_at,
+														 (int64) clerk_verify_delay);
+
+	if (GetCurrentTimestamp() < believable)
+	{
+		change->state = CLERK_OUTBOX_VERIFYING;
+		change->next_attempt_at = believable;
+	}
+	else if (row->attempts >= clerk_max_attempts)
+		change->state = CLERK_OUTBOX_FAILED;
+	else
+	{
+		change->state = CLERK_OUTBOX_QUEUED;
+		change->next_attempt_at = after_retry_delay(row->attempts);
+	}
+}
+
+/* Leaves the row in its state, with what it says of its last failure. */
+static void
+keep_last_failure(ClerkOutboxChange *change)
+{
+	const ClerkOutboxRow *row = change->row;
+
+	change->state = row->state;
+	change->attempts = row->attempts;
+	change->http_status = row->http_status;
+	change->error_code = row->error_code;
+	change->error_message = row->error_message;
+	change->trace_id = row->trace_id;
+	change->send_alone = row->send_alone;
+}
+
+static void
+note_failure(ClerkOutboxChange *change, const ClerkError *error)
+{
+	change->http_status = error->http_status;
+	change->error_code = error->code;
+	change->error_message = error->said != NULL ?
+		psprintf("%s. %s", error->summary, error->said) : error->summary;
+	change->trace_id = error->trace_id;
+}
+
+/* At its old place in the queue, as if it had not been claimed. */
+static void
+send_again(ClerkOutboxChange *change)
+{
+	change->attempts = change->row->attempts - 1;
+	change->next_attempt_at = 0;
+}
+
+/* Doubles with each attempt; up to a quarter more keeps rows from marching. */
+static TimestampTz
+after_retry_delay(int attempts)
+{
+	double		delay = clerk_retry_delay;
+
+	for (int i = 1; i < attempts && delay < clerk_retry_delay_max; i++)
+		delay *= 2;
+	delay = Min(delay, clerk_retry_delay_max);
+	delay *= 1 + clerk_random_fraction() / 4;
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
+}
+
+/* The invitation that must be the row's own; NULL if none is. */
+static const ClerkInvitation *
+own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
+			   TimestampTz since, const List *adopted)
+{
+	for (int i = 0; i < found->count; i++)
+	{
+		const ClerkInvitation *invitation = &found->invitations[i];
+
+		if (is_for(invitation, row->email_address) &&
+			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
+			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
+			!is_taken(text_of(invitation, CLERK_INVITATION_ID), adopted))
+			return invitation;
+	}
+	return NULL;
+}
+
+static bool
+is_taken(const char *invitation_id, const List *adopted)
+{
+	const ListCell *cell;
+
+	foreach(cell, adopted)
+		if (strcmp(lfirst(cell), invitation_id) == 0)
+		return true;
+	return clerk_outbox_has_invitation(invitation_id);
+}
+
+static bool
+any_pending(const ClerkInvitationList *found, const char *address)
+{
+	for (int i = 0; i < found->count; i++)
+	{
+		const char *status = text_of(&found->invitations[i],
+									 CLERK_INVITATION_STATUS);
+
+		if (is_for(&found->invitations[i], address) &&
+			status != NULL && strcmp(status, "pending") == 0)
+			return true;
+	}
+	return false;
+}
+
+/* Clerk's filter may be wider; it compares addresses without their case. */
+static bool
+is_for(const ClerkInvitation *invitation, const char *address)
+{
+	const char *found = text_of(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
+
+	return found != NULL &&
+		(strcmp(found, address) == 0 ||
+		 strcmp(str_tolower(found, strlen(found), DEFAULT_COLLATION_OID),
+				str_tolower(address, strlen(address), DEFAULT_COLLATION_OID)) == 0);
+}
+
+/*
+ * A time of ours by Clerk's clock, as its answer tells it.  The Date header is
+ * cut off to the second and as old as its way here: the result is early by
+ * that, never late, so that what was created after the time is never taken for
+ * older.
+ */
+static TimestampTz
+by_clerks_clock(const ClerkHttpRequest *request, TimestampTz ours)
+{
+	pg_time_t	date = clerk_http_date(request);
+
+	if (date == 0)
+		return ours;
+	return ours + (time_t_to_timestamptz(date) - clerk_http_answered_at(request));
+}
+
+static char *
+text_of(const ClerkInvitation *invitation, ClerkInvitationField field)
+{
+	return invitation->nulls[field] ? NULL :
+		TextDatumGetCString(invitation->values[field]);
+}

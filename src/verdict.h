@@ -1,0 +1,30 @@
+/*
+ * verdict.h
+ *		What the end of a request means for a row of the outbox.
+ *
+ * Each function fills in the change; its row must be set.  Those that look
+ * into the outbox need a transaction.
+ */
+#ifndef CLERK_VERDICT_H
+#define CLERK_VERDICT_H
+
+#include "clerk_api.h"
+#include "outbox.h"
+
+extern void clerk_judge_created(ClerkOutboxChange *change,
+								const ClerkInvitation *created);
+extern void clerk_judge_error(ClerkOutboxChange *change,
+							  const ClerkError *error);
+extern void clerk_judge_shared_error(ClerkOutboxChange *change,
+									 const ClerkError *error,
+									 bool others_named);
+extern void clerk_judge_bulk(ClerkOutboxChange *change,
+							 const ClerkInvitationList *created);
+extern void clerk_judge_unsent(ClerkOutboxChange *change);
+extern void clerk_judge_look(ClerkOutboxChange *change,
+							 const ClerkHttpRequest *request,
+							 const ClerkInvitationList *found,
+							 List **adopted);
+extern bool clerk_is_final(const ClerkOutboxChange *change);
+
+#endif							/* CLERK_VERDICT_H */
