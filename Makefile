@@ -22,7 +22,11 @@ OBJS = \
 	src/send_invitations.o \
 	src/socket_set.o \
 	src/trigger.o \
-	src/url_rules.o
+	src/url_rules.o \
+	src/worker.o \
+	src/worker_slots.o \
+	src/worker_status.o \
+	src/worker_wakeup.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

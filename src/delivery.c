@@ -129,6 +129,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	PG_END_TRY();
 	MemoryContextDelete(pass.wave);
 	transactions->begin();
+	report->next_due = clerk_outbox_next_due();
 }
 
 static void

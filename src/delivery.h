@@ -6,6 +6,7 @@
 #define CLERK_DELIVERY_H
 
 #include "clerk_error.h"
+#include "datatype/timestamp.h"
 
 /* How transactions begin and end where the sender runs. */
 typedef struct ClerkTransactions
@@ -21,6 +22,8 @@ typedef struct ClerkDeliveryReport
 	int64		skipped;
 	int64		failed;
 	int64		postponed;		/* queued again, or outcome not known yet */
+	TimestampTz next_due;		/* when there is more to do, perhaps already;
+								 * 0: nothing is open */
 	const ClerkError *stopped_by;	/* why it ended early; NULL: it did not */
 } ClerkDeliveryReport;
 

@@ -62,6 +62,7 @@ typedef enum Statement
 	TAKE_OVER,
 	CLAIM,
 	UNVERIFIED,
+	NEXT_DUE,
 	HAS_INVITATION,
 	SETTLE
 } Statement;
@@ -104,6 +105,13 @@ static const StatementText statement_texts[STATEMENTS] = {
 		"ORDER BY coalesce(next_attempt_at, send_after), id LIMIT $1",
 		1, {INT4OID}
 	},
+	[NEXT_DUE] = {
+		"SELECT least((SELECT now() FROM %1$s WHERE state = 'sending' LIMIT 1), "
+		"(SELECT coalesce(next_attempt_at, send_after) FROM %1$s "
+		"WHERE state IN ('queued', 'verifying') "
+		"ORDER BY coalesce(next_attempt_at, send_after), id LIMIT 1))",
+		0, {0}
+	},
 	[HAS_INVITATION] = {
 		"SELECT 1 FROM %1$s WHERE invitation_id = $1",
 		1, {TEXTOID}
@@ -126,6 +134,9 @@ static const StatementText statement_texts[STATEMENTS] = {
 	},
 };
 
+/* Takes what SPI_tuptable has into the caller's memory context. */
+typedef void (*CollectFunction) (void *result);
+
 /* The table that was found last, and the plans made for it. */
 static struct
 {
@@ -141,9 +152,12 @@ static bool sender_at_work = false;
 static void forget_plans(void);
 static LOCKTAG sender_lock(void);
 static uint64 run(Statement statement, const Datum *values, const char *nulls,
-				  List **rows, const char *state);
+				  CollectFunction collect, void *result);
 static SPIPlanPtr plan_for(Statement statement);
-static List *collect_rows(MemoryContext context, const char *state);
+static void collect_claimed(void *result);
+static void collect_unverified(void *result);
+static void collect_rows(List **rows, const char *state);
+static void collect_number(void *result);
 static ClerkOutboxRow *read_row(HeapTuple tuple, TupleDesc descriptor);
 static bool may_change_by_hand(const char *from, const char *to);
 
@@ -221,7 +235,7 @@ clerk_outbox_claim(int limit)
 		(void) set_config_option("synchronous_commit", "on",
 								 PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
-	run(CLAIM, values, NULL, &rows, CLERK_OUTBOX_SENDING);
+	run(CLAIM, values, NULL, collect_claimed, &rows);
 	return rows;
 }
 
@@ -232,8 +246,21 @@ clerk_outbox_unverified(int limit)
 	List	   *rows = NIL;
 	Datum		values[] = {Int32GetDatum(limit)};
 
-	run(UNVERIFIED, values, NULL, &rows, CLERK_OUTBOX_VERIFYING);
+	run(UNVERIFIED, values, NULL, collect_unverified, &rows);
 	return rows;
+}
+
+/*
+ * The earliest time at which there is something to do for a row, which may
+ * have passed; 0 if no row is open.
+ */
+TimestampTz
+clerk_outbox_next_due(void)
+{
+	int64		due_at = 0;
+
+	run(NEXT_DUE, NULL, NULL, collect_number, &due_at);
+	return (TimestampTz) due_at;
 }
 
 /* Whether a row has this invitation. */
@@ -366,12 +393,12 @@ sender_lock(void)
 }
 
 /*
- * Runs a statement as the table's owner; returns the number of rows, and the
- * rows themselves in the caller's memory context if asked for.
+ * Runs a statement as the table's owner; returns the number of rows, which are
+ * handed to a function first if one is given.
  */
 static uint64
 run(Statement statement, const Datum *values, const char *nulls,
-	List **rows, const char *state)
+	CollectFunction collect, void *result)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Oid			user;
@@ -395,8 +422,13 @@ run(Statement statement, const Datum *values, const char *nulls,
 							 nulls, false, 0) < 0)
 			elog(ERROR, "could not run a statement on \"%s\"", OUTBOX);
 		processed = SPI_processed;
-		if (rows != NULL)
-			*rows = collect_rows(caller, state);
+		if (collect != NULL)
+		{
+			MemoryContext spi = MemoryContextSwitchTo(caller);
+
+			collect(result);
+			MemoryContextSwitchTo(spi);
+		}
 		SPI_finish();
 	}
 	PG_FINALLY();
@@ -430,22 +462,41 @@ plan_for(Statement statement)
 	return outbox.plans[statement];
 }
 
-static List *
-collect_rows(MemoryContext context, const char *state)
+static void
+collect_claimed(void *result)
 {
-	MemoryContext spi = MemoryContextSwitchTo(context);
-	List	   *rows = NIL;
+	collect_rows(result, CLERK_OUTBOX_SENDING);
+}
 
+static void
+collect_unverified(void *result)
+{
+	collect_rows(result, CLERK_OUTBOX_VERIFYING);
+}
+
+static void
+collect_rows(List **rows, const char *state)
+{
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		ClerkOutboxRow *row = read_row(SPI_tuptable->vals[i],
 									   SPI_tuptable->tupdesc);
 
 		row->state = state;
-		rows = lappend(rows, row);
+		*rows = lappend(*rows, row);
 	}
-	MemoryContextSwitchTo(spi);
-	return rows;
+}
+
+/* A number, or a time; it stays as it is if the statement gave null. */
+static void
+collect_number(void *result)
+{
+	bool		isnull;
+	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
+									  SPI_tuptable->tupdesc, 1, &isnull);
+
+	if (!isnull)
+		*(int64 *) result = DatumGetInt64(value);
 }
 
 /* Columns are in the order of ROW_COLUMNS. */

@@ -63,6 +63,7 @@ extern void clerk_outbox_unlock(void);
 extern void clerk_outbox_take_over(void);
 extern List *clerk_outbox_claim(int limit);
 extern List *clerk_outbox_unverified(int limit);
+extern TimestampTz clerk_outbox_next_due(void);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern bool clerk_outbox_settle(const ClerkOutboxRow *row,
 								const ClerkOutboxChange *change);

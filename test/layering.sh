@@ -13,14 +13,16 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		secret_key | socket_set | url_rules) echo 1 ;;
+		secret_key | socket_set | url_rules | worker_slots) echo 1 ;;
 		guc | json_wire) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;
 		delivery) echo 6 ;;
 		functions | send_invitations | trigger) echo 7 ;;
-		clerk_invite) echo 8 ;;
+		worker | worker_status) echo 7 ;;
+		worker_wakeup) echo 8 ;;
+		clerk_invite) echo 9 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
 }
