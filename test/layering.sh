@@ -21,7 +21,7 @@ floor_of()
 		delivery) echo 6 ;;
 		functions | send_invitations | trigger) echo 7 ;;
 		worker | worker_status) echo 7 ;;
-		worker_wakeup) echo 8 ;;
+		launcher | worker_wakeup) echo 8 ;;
 		clerk_invite) echo 9 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
