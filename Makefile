@@ -15,6 +15,7 @@ OBJS = \
 	src/http_transfer.o \
 	src/json_reader.o \
 	src/json_wire.o \
+	src/launcher.o \
 	src/outbox.o \
 	src/planner.o \
 	src/rate_limit.o \
@@ -25,7 +26,11 @@ OBJS = \
 	src/socket_set.o \
 	src/trigger.o \
 	src/url_rules.o \
-	src/verdict.o
+	src/verdict.o \
+	src/worker.o \
+	src/worker_slots.o \
+	src/worker_status.o \
+	src/worker_wakeup.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

@@ -10,7 +10,9 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "launcher.h"
 #include "rate_limit.h"
+#include "worker_slots.h"
 
 CLERK_MODULE_MAGIC;
 
@@ -21,4 +23,6 @@ _PG_init(void)
 {
 	clerk_define_settings();
 	clerk_rate_limit_request_memory();
+	clerk_worker_slots_request_memory();
+	clerk_register_launcher();
 }

@@ -102,9 +102,11 @@ static void begin_pass(Pass *pass);
 static void work_off(Pass *pass);
 static bool look_up_some(Pass *pass);
 static bool send_some(Pass *pass);
-static bool may_send(Pass *pass, ClerkEndpoint endpoint);
+static bool may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget);
+static void note_limit(Pass *pass, TimestampTz until);
 static bool have_plan(Pass *pass);
 static bool make_plan(Pass *pass);
+static bool find_budget(Pass *pass, ClerkPlanBudget *budget);
 static void plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
 					 const ClerkPlanBudget *budget);
 static int	take_requests(Pass *pass, ClerkPlannedRequest *requests,
@@ -224,6 +226,7 @@ look_up_some(Pass *pass)
 {
 	List	   *rows;
 	Shipment   *shipments;
+	ClerkBudget budget;
 	int			count = 0;
 	ListCell   *cell;
 
@@ -231,8 +234,13 @@ look_up_some(Pass *pass)
 	rows = clerk_outbox_unverified(clerk_max_concurrent_requests *
 								   REQUESTS_PER_LANE);
 	pass->host->commit();
-	if (rows == NIL || !may_send(pass, CLERK_ENDPOINT_LIST))
+	if (rows == NIL)
 		return false;
+	if (!may_send(pass, CLERK_ENDPOINT_LIST, &budget))
+	{
+		note_limit(pass, budget.available_at);
+		return false;
+	}
 
 	shipments = palloc0(list_length(rows) * sizeof(Shipment));
 	foreach(cell, rows)
@@ -271,25 +279,34 @@ send_some(Pass *pass)
 	return true;
 }
 
-/* Whether this endpoint takes requests now; if not, says when, or stops. */
+/*
+ * Whether an endpoint takes requests now, and what is left of its budget.  If
+ * not, the time when it will is in budget->available_at; without a usable key
+ * the pass is stopped.
+ */
 static bool
-may_send(Pass *pass, ClerkEndpoint endpoint)
+may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget)
 {
-	ClerkBudget budget;
 	ClerkError *error;
 
+	budget->available_at = DT_NOEND;
 	if (!clerk_chosen_instance(&pass->instance, &error))
 	{
 		stop(pass, error);
 		return false;
 	}
-	clerk_rate_limit_look(pass->instance, endpoint, &budget);
-	if (budget.available_at <= GetCurrentTimestamp())
-		return true;
-	if (pass->report->limited_until == 0 ||
-		pass->report->limited_until > budget.available_at)
-		pass->report->limited_until = budget.available_at;
-	return false;
+	clerk_rate_limit_look(pass->instance, endpoint, budget);
+	return budget->available_at <= GetCurrentTimestamp();
+}
+
+/* Rows are due that have to wait for Clerk's limits until then. */
+static void
+note_limit(Pass *pass, TimestampTz until)
+{
+	if (pass->report->stopped_by == NULL &&
+		(pass->report->limited_until == 0 ||
+		 pass->report->limited_until > until))
+		pass->report->limited_until = until;
 }
 
 /* Whether there is a plan with something left to do, and not too old. */
@@ -310,10 +327,8 @@ make_plan(Pass *pass)
 {
 	MemoryContext caller;
 	ClerkOutboxDue *due;
-	ClerkPlanBudget budget = {0};
-	ClerkBudget singles;
-	ClerkBudget bulks;
-	int			count;
+	ClerkPlanBudget budget;
+	int			count = 0;
 
 	if (pass->plan.count > 0 && pass->claimed_by_plan == 0)
 		return false;
@@ -321,25 +336,37 @@ make_plan(Pass *pass)
 	MemoryContextReset(pass->planning);
 	caller = MemoryContextSwitchTo(pass->planning);
 
+	/* With no budget, one row is enough to know that some have to wait. */
 	pass->host->begin();
-	count = clerk_outbox_due(LOOK_AHEAD, &due);
+	if (clerk_outbox_due(1, &due) > 0 && find_budget(pass, &budget))
+		count = clerk_outbox_due(LOOK_AHEAD, &due);
 	pass->host->commit();
 	if (count > 0)
-	{
-		bool		single = may_send(pass, CLERK_ENDPOINT_SINGLE);
-		bool		bulk = pass->report->stopped_by == NULL &&
-		may_send(pass, CLERK_ENDPOINT_BULK);
-
-		clerk_rate_limit_look(pass->instance, CLERK_ENDPOINT_SINGLE, &singles);
-		clerk_rate_limit_look(pass->instance, CLERK_ENDPOINT_BULK, &bulks);
-		budget.singles = single ? singles.remaining : 0;
-		budget.bulks = bulk ? bulks.remaining : 0;
-		budget.worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
-		if (single || bulk)
-			plan_due(pass, due, count, &budget);
-	}
+		plan_due(pass, due, count, &budget);
 	MemoryContextSwitchTo(caller);
 	return pass->plan.count > 0;
+}
+
+/* What may be spent now; false if nothing may. */
+static bool
+find_budget(Pass *pass, ClerkPlanBudget *budget)
+{
+	ClerkBudget singles;
+	ClerkBudget bulks;
+	bool		single = may_send(pass, CLERK_ENDPOINT_SINGLE, &singles);
+	bool		bulk = may_send(pass, CLERK_ENDPOINT_BULK, &bulks);
+
+	if (!single && !bulk)
+	{
+		note_limit(pass, Min(singles.available_at, bulks.available_at));
+		return false;
+	}
+	budget->singles = single ? singles.remaining : 0;
+	budget->bulks = bulk ? bulks.remaining : 0;
+
+	/* More than what a bulk request costs in requests for one each. */
+	budget->worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
+	return true;
 }
 
 static void

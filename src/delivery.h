@@ -6,6 +6,7 @@
 #define CLERK_DELIVERY_H
 
 #include "clerk_error.h"
+#include "datatype/timestamp.h"
 
 typedef struct ClerkDeliveryReport
 {

@@ -155,7 +155,9 @@ static const StatementText statement_texts[STATEMENTS] = {
 		"SELECT least((SELECT " DUE_AT " FROM %1$s WHERE state = 'queued' "
 		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1), "
 		"(SELECT " DUE_AT " FROM %1$s WHERE state = 'verifying' "
-		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1))",
+		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1), "
+		"(SELECT now() FROM %1$s WHERE state = 'sending' AND $1 = '-infinity' "
+		"LIMIT 1))",
 		1, {TIMESTAMPTZOID}
 	},
 	[COUNT_DUE] = {
