@@ -4,12 +4,14 @@
  *		sets and a window of its own.
  *
  * It contains that file once more, on the same shared memory, and is to be
- * linked with -Bsymbolic to use its own copy.  The settings are those of the
- * library, which must have been loaded before.
+ * linked with -Bsymbolic to use its own copy.  The budgets are the settings of
+ * the library, which must have been loaded before.
  */
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 static TimestampTz driver_now(void);
@@ -17,9 +19,12 @@ static TimestampTz driver_now(void);
 #define GetCurrentTimestamp() driver_now()
 #include "../src/rate_limit.c"
 #undef GetCurrentTimestamp
-#include "../src/clerk_api.h"
 
 PG_MODULE_MAGIC;
+
+int			clerk_single_requests_per_hour;
+int			clerk_bulk_requests_per_hour;
+int			clerk_rate_limit_window = 3600000;
 
 static TimestampTz clock_stands_at = 0;	/* 0: it is the real one */
 static ClerkTicket ticket;
@@ -29,6 +34,12 @@ static TimestampTz
 driver_now(void)
 {
 	return clock_stands_at != 0 ? clock_stands_at : GetCurrentTimestamp();
+}
+
+static int
+setting(const char *name)
+{
+	return pg_strtoint32(GetConfigOption(name, false, false));
 }
 
 PG_FUNCTION_INFO_V1(driver_set_clock);
@@ -60,16 +71,14 @@ driver_set_window(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* () RETURNS bigint: the one that the settings choose */
+/* (api_url text, key text) RETURNS bigint */
 Datum
 driver_instance(PG_FUNCTION_ARGS)
 {
-	uint64		instance;
-	ClerkError *error;
+	char	   *url = text_to_cstring(PG_GETARG_TEXT_PP(0));
 
-	if (!clerk_chosen_instance(&instance, &error))
-		elog(ERROR, "%s", error->summary);
-	PG_RETURN_INT64((int64) instance);
+	PG_RETURN_INT64((int64) clerk_rate_limit_instance(url, strlen(url),
+													  text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
 /* (): all that the server has to spare, until it restarts */
@@ -85,6 +94,8 @@ driver_use_up_memory(PG_FUNCTION_ARGS)
 Datum
 driver_take(PG_FUNCTION_ARGS)
 {
+	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
+	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
 	PG_RETURN_INT32(clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
 										  (ClerkEndpoint) PG_GETARG_INT32(1),
 										  PG_GETARG_INT32(2),

@@ -11,13 +11,14 @@ use strict;
 use warnings;
 
 use ClerkTest ();
+use Cwd qw(abs_path);
 use PostgreSQL::Test::Utils;
 
 # Names of the functions and what comes after them in CREATE FUNCTION.
 my @functions = (
 	[ 'driver_set_clock', '(timestamptz) RETURNS void' ],
 	[ 'driver_set_window', '(integer) RETURNS void' ],
-	[ 'driver_instance', '() RETURNS bigint' ],
+	[ 'driver_instance', '(text, text) RETURNS bigint' ],
 	[ 'driver_use_up_memory', '() RETURNS void' ],
 	[ 'driver_take', '(bigint, integer, integer) RETURNS integer' ],
 	[ 'driver_available_at', '() RETURNS timestamptz' ],
@@ -32,11 +33,13 @@ my @functions = (
 sub install
 {
 	my ($node) = @_;
-	my $library = PostgreSQL::Test::Utils::tempdir() . '/rate_limit_driver.so';
+	my $library = abs_path(PostgreSQL::Test::Utils::tempdir())
+	  . '/rate_limit_driver.so';
 
+	chomp(my $headers = `pg_config --includedir-server`);
 	system_or_bail(
 		$ENV{CC} // 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
-		'-I', $node->config_data('--includedir-server'),
+		'-I', $headers,
 		'-o', $library, "$ClerkTest::TEST_FOLDER/rate_limit_driver.c");
 	$node->safe_psql(
 		'postgres',
