@@ -25,7 +25,11 @@ OBJS = \
 	src/socket_set.o \
 	src/trigger.o \
 	src/url_rules.o \
-	src/verdict.o
+	src/verdict.o \
+	src/worker.o \
+	src/worker_slots.o \
+	src/worker_status.o \
+	src/worker_wakeup.o
 
 PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

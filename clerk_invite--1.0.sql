@@ -231,6 +231,23 @@ FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
 'refuses changes by hand that would lose an invitation or send it twice';
 
+CREATE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker()
+RETURNS trigger
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_wake_worker() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_wake_worker() IS
+'starts or wakes the background worker when the transaction commits, unless clerk_invite.worker is off';
+
+CREATE TRIGGER wake_worker
+AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.clerk_invitation_outbox
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker();
+
+COMMENT ON TRIGGER wake_worker ON @extschema@.clerk_invitation_outbox IS
+'starts or wakes the background worker when the transaction commits';
+
 CREATE FUNCTION @extschema@.clerk_enqueue_organization_invitation(
     org_id text,
     inviter text,
@@ -337,3 +354,20 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_rate_limit_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_rate_limit_status() IS
 'the budgets of requests of the Clerk instance that this session''s settings choose, shared by all sessions of the server with the same key; out: a row for each endpoint that Clerk limits, single (one invitation a request) and bulk, with the requests allowed in a window (clerk_invite.rate_limit_window, an hour), those sent in the window that ends now, those that remain, when one can be sent (NULL: now), and until when Clerk has closed the endpoint (NULL: it is open); raises 55000 (no key)';
+
+CREATE FUNCTION @extschema@.clerk_worker_status(
+    OUT database name,
+    OUT pid integer,
+    OUT state text,
+    OUT started_at timestamptz,
+    OUT wakes_at timestamptz,
+    OUT trouble text
+)
+RETURNS SETOF record
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_worker_status() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
+'tells what the background workers of the server do, one row for each database that has one; out: database, process ID, state (starting, sending, waiting), time when it was started, time when it looks again at the latest, what keeps it from sending (NULL: nothing)';

@@ -98,6 +98,7 @@ failed=
 make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
 	{ cat "$folder/build.log"; exit 1; }
 start_cluster "$folder" "$folder/root" 'autovacuum = off' 'max_wal_size = 8GB' \
+	'clerk_invite.worker = off'
 
 prepare
 

@@ -11,6 +11,7 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "rate_limit.h"
+#include "worker_slots.h"
 
 CLERK_MODULE_MAGIC;
 
@@ -21,4 +22,5 @@ _PG_init(void)
 {
 	clerk_define_settings();
 	clerk_rate_limit_request_memory();
+	clerk_worker_slots_request_memory();
 }

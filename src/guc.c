@@ -41,6 +41,7 @@ char	   *clerk_notify_channel;
 int			clerk_single_requests_per_hour;
 int			clerk_bulk_requests_per_hour;
 int			clerk_rate_limit_window;
+bool		clerk_worker_enabled;
 
 static char *secret_key_file;
 static char *secret_key_mask;	/* what guc.c believes the key to be */
@@ -58,6 +59,7 @@ static void define_transport_settings(void);
 static void define_delivery_settings(void);
 static void define_outbox_settings(void);
 static void define_rate_limit_settings(void);
+static void define_worker_settings(void);
 static bool check_secret_key(char **newval, void **extra, GucSource source);
 static void assign_secret_key(const char *newval, void *extra);
 static bool check_api_version(char **newval, void **extra, GucSource source);
@@ -74,6 +76,7 @@ clerk_define_settings(void)
 	define_delivery_settings();
 	define_outbox_settings();
 	define_rate_limit_settings();
+	define_worker_settings();
 	MarkGUCPrefixReserved("clerk_invite");
 }
 
@@ -336,6 +339,24 @@ define_rate_limit_settings(void)
 							PGC_SIGHUP,
 							GUC_UNIT_MS,
 							NULL, NULL, NULL);
+}
+
+/*
+ * PGC_SUSET: it can be set for a database or a session, but whether invitations
+ * go out by themselves is the administrator's choice, like the rest of the
+ * delivery.
+ */
+static void
+define_worker_settings(void)
+{
+	DefineCustomBoolVariable("clerk_invite.worker",
+							 "Sends invitations by a background worker as soon as they are committed.",
+							 "Otherwise clerk_send_invitations() has to be called.",
+							 &clerk_worker_enabled,
+							 true,
+							 PGC_SUSET,
+							 0,
+							 NULL, NULL, NULL);
 }
 
 /*

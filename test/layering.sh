@@ -13,7 +13,7 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		planner | secret_key | socket_set | url_rules) echo 1 ;;
+		planner | secret_key | socket_set | url_rules | worker_slots) echo 1 ;;
 		guc | json_wire) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
@@ -21,7 +21,9 @@ floor_of()
 		verdict) echo 6 ;;
 		delivery) echo 7 ;;
 		functions | rate_limit_status | send_invitations | trigger) echo 8 ;;
-		clerk_invite) echo 9 ;;
+		worker | worker_status) echo 8 ;;
+		worker_wakeup) echo 9 ;;
+		clerk_invite) echo 10 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
 }

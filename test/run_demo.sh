@@ -96,6 +96,7 @@ touch "$folder/journal"
 start_cluster "$folder" "$folder/root" \
 	"shared_preload_libraries = 'pg_cron'" \
 	"cron.host = '$folder'" \
+	'clerk_invite.worker = off' \
 	"clerk_invite.secret_key_file = 'clerk.key'" \
 	"clerk_invite.api_url = '$clerk_url'" \
 	"clerk_invite.ca_file = '$folder/tls.crt'"

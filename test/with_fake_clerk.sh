@@ -3,7 +3,8 @@
 #
 # pg_regress starts each psql through this (--launcher), so each test file has
 # a Clerk of its own and leaves nothing to the next.  PGOPTIONS carries the
-# fake's address and a key file to the sessions.  The server must keep the key
+# fake's address and a key file to the sessions, and keeps the background worker,
+# which knows neither, from sending what they commit.  The server must keep the key
 # file, since it accepts only one of its own: it is made and removed by it, in
 # its data directory.
 set -eu
@@ -38,5 +39,6 @@ as_superuser "COPY (SELECT '$key') TO PROGRAM 'umask 077; cat >$key_file'"
 export FAKE_CLERK_URL="http://127.0.0.1:$port"
 PGOPTIONS="${PGOPTIONS:-} -c clerk_invite.api_url=$FAKE_CLERK_URL"
 PGOPTIONS="$PGOPTIONS -c clerk_invite.secret_key_file=$key_file"
+PGOPTIONS="$PGOPTIONS -c clerk_invite.worker=off"
 export PGOPTIONS
 "$@" 9>&-

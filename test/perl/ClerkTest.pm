@@ -41,12 +41,14 @@ our $TEST_FOLDER = dirname(dirname(__FILE__));
 our $KEY = 'sk_test_fakeclerk000000000000000000000000000';
 
 # A running cluster with the extension in its database postgres, whose
-# sessions talk to the given fake (or to nothing, without one).  %params go to
-# PostgreSQL::Test::Cluster->init; "conf" is appended to postgresql.conf.
+# sessions talk to the given fake (or to nothing, without one).  It sends only
+# when it is called, unless "worker" is true.  "conf" is appended to
+# postgresql.conf; other %params go to PostgreSQL::Test::Cluster->init.
 sub clerk_cluster
 {
 	my ($name, $clerk, %params) = @_;
 	my $conf = delete $params{conf} // '';
+	my $worker = delete $params{worker} ? 'on' : 'off';
 	my $node = PostgreSQL::Test::Cluster->new($name);
 
 	$node->init(%params);
@@ -57,6 +59,7 @@ sub clerk_cluster
 	$node->append_conf('postgresql.conf',
 		"clerk_invite.api_url = '" . $clerk->url . "'\n")
 	  if $clerk;
+	$node->append_conf('postgresql.conf', "clerk_invite.worker = $worker\n");
 	$node->append_conf('postgresql.conf', $conf);
 	$node->start;
 	$node->safe_psql('postgres', 'CREATE EXTENSION clerk_invite');

@@ -1,0 +1,16 @@
+/*
+ * worker.h
+ *		The background worker that sends a database's invitations.
+ */
+#ifndef CLERK_WORKER_H
+#define CLERK_WORKER_H
+
+#include "postmaster/bgworker.h"
+
+/* Where the postmaster finds the library and the process's main function. */
+#define CLERK_WORKER_LIBRARY "$libdir/clerk_invite"
+
+extern bool clerk_worker_start(Oid database, BackgroundWorkerHandle **handle);
+extern PGDLLEXPORT void clerk_worker_main(Datum main_arg);
+
+#endif							/* CLERK_WORKER_H */

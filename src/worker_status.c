@@ -1,0 +1,93 @@
+/*
+ * worker_status.c
+ *		The SQL function that tells what the background workers do.
+ */
+#include "postgres.h"
+
+#include "commands/dbcommands.h"
+#include "compat.h"
+#include "fmgr.h"
+#include "funcapi.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+#include "worker_slots.h"
+
+/* The function's columns. */
+enum
+{
+	COLUMN_DATABASE,
+	COLUMN_PID,
+	COLUMN_STATE,
+	COLUMN_STARTED_AT,
+	COLUMN_WAKES_AT,
+	COLUMN_TROUBLE,
+	COLUMNS
+};
+
+static const char *const state_names[] = {
+	[CLERK_WORKER_STARTING] = "starting",
+	[CLERK_WORKER_SENDING] = "sending",
+	[CLERK_WORKER_WAITING] = "waiting",
+};
+
+static HeapTuple make_row(TupleDesc descriptor,
+						  const ClerkWorkerStatus *status);
+
+PG_FUNCTION_INFO_V1(clerk_worker_status);
+
+/*
+ * clerk_worker_status()
+ *		RETURNS TABLE (database name, pid integer, state text,
+ *			started_at timestamptz, wakes_at timestamptz, trouble text)
+ */
+Datum
+clerk_worker_status(PG_FUNCTION_ARGS)
+{
+	FuncCallContext *call;
+	HeapTuple	row;
+
+	if (SRF_IS_FIRSTCALL())
+	{
+		MemoryContext caller;
+		ClerkWorkerStatus *list = NULL;
+
+		call = SRF_FIRSTCALL_INIT();
+		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
+		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE ||
+			call->tuple_desc->natts != COLUMNS)
+			elog(ERROR, "unexpected result type of clerk_worker_status()");
+		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
+		if (clerk_worker_slots_attach())
+			call->max_calls = clerk_worker_list(&list);
+		call->user_fctx = list;
+		MemoryContextSwitchTo(caller);
+	}
+
+	call = SRF_PERCALL_SETUP();
+	if (call->call_cntr >= call->max_calls)
+		SRF_RETURN_DONE(call);
+	row = make_row(call->tuple_desc,
+				   &((ClerkWorkerStatus *) call->user_fctx)[call->call_cntr]);
+	SRF_RETURN_NEXT(call, HeapTupleGetDatum(row));
+}
+
+static HeapTuple
+make_row(TupleDesc descriptor, const ClerkWorkerStatus *status)
+{
+	Datum		values[COLUMNS];
+	bool		nulls[COLUMNS] = {false};
+	char	   *database = get_database_name(status->database);
+
+	/* NULL if it was dropped since. */
+	nulls[COLUMN_DATABASE] = (database == NULL);
+	values[COLUMN_DATABASE] = CStringGetDatum(database);
+	nulls[COLUMN_PID] = (status->pid == 0);
+	values[COLUMN_PID] = Int32GetDatum(status->pid);
+	values[COLUMN_STATE] = CStringGetTextDatum(state_names[status->state]);
+	values[COLUMN_STARTED_AT] = TimestampTzGetDatum(status->started_at);
+	nulls[COLUMN_WAKES_AT] = (status->wakes_at == 0);
+	values[COLUMN_WAKES_AT] = TimestampTzGetDatum(status->wakes_at);
+	nulls[COLUMN_TROUBLE] = (status->trouble[0] == '\0');
+	values[COLUMN_TROUBLE] = CStringGetTextDatum(status->trouble);
+	return heap_form_tuple(descriptor, values, nulls);
+}

@@ -1,0 +1,131 @@
+/*
+ * worker_wakeup.c
+ *		Starts or wakes the background worker when rows of the outbox are
+ *		committed.
+ *
+ * A statement trigger notes that the transaction has changed the outbox, and a
+ * callback tells the worker when the transaction commits: after that, because
+ * the rows must be visible by then, and in a place where nothing may raise an
+ * error.  A note that a rolled-back subtransaction leaves behind costs a look
+ * at the outbox, no more.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "fmgr.h"
+#include "guc.h"
+#include "miscadmin.h"
+#include "worker.h"
+#include "worker_slots.h"
+
+/* What the transaction has done to the outbox, in the order of importance. */
+typedef enum Change
+{
+	CHANGE_NONE,
+	CHANGE_REMOVED,				/* a worker that waits may have nothing left */
+	CHANGE_ADDED				/* there may be something to send */
+} Change;
+
+/* Of the current transaction. */
+static Change noted = CHANGE_NONE;
+
+static void on_transaction_end(XactEvent event, void *arg);
+static void wake_worker(bool start);
+
+PG_FUNCTION_INFO_V1(clerk_invitation_outbox_wake_worker);
+
+/*
+ * clerk_invitation_outbox_wake_worker() RETURNS trigger
+ *
+ * AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on the
+ * outbox.
+ */
+Datum
+clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
+{
+	static bool registered = false;
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Change		change;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_AFTER(trigger->tg_event) ||
+		!TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as the outbox's trigger",
+						"clerk_invitation_outbox_wake_worker")));
+
+	/*
+	 * A transaction without an ID has changed no row.  A standalone backend
+	 * has no workers, and pg_upgrade wants none.
+	 */
+	change = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+		CHANGE_ADDED : CHANGE_REMOVED;
+	if (change > noted &&
+		TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		IsUnderPostmaster && !IsBinaryUpgrade &&
+		!clerk_is_worker() &&
+		clerk_worker_slots_attach())
+	{
+		if (!registered)
+			RegisterXactCallback(on_transaction_end, NULL);
+		registered = true;
+		noted = change;
+	}
+	PG_RETURN_POINTER(NULL);
+}
+
+static void
+on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
+{
+	Change		change = noted;
+
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			noted = CHANGE_NONE;
+			if (change != CHANGE_NONE && clerk_worker_enabled)
+				wake_worker(change == CHANGE_ADDED);
+			break;
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE:
+			noted = CHANGE_NONE;
+			break;
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PARALLEL_ABORT:
+		case XACT_EVENT_PARALLEL_PRE_COMMIT:
+		case XACT_EVENT_PRE_COMMIT:
+		case XACT_EVENT_PRE_PREPARE:
+			break;
+	}
+}
+
+/* The transaction has committed: nothing in here may raise an error. */
+static void
+wake_worker(bool start)
+{
+	const char *detail;
+
+	switch (clerk_worker_wake(MyDatabaseId, start))
+	{
+		case CLERK_WAKE_START:
+			if (clerk_worker_start(MyDatabaseId, NULL))
+				return;
+			clerk_worker_not_started(MyDatabaseId);
+			detail = "All background worker slots of the server are in use.";
+			break;
+		case CLERK_WAKE_NO_SLOT:
+			detail = "Too many databases have one.";
+			break;
+		default:
+			return;
+	}
+	ereport(WARNING,
+			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+			 errmsg("could not start a background worker that sends invitations"),
+			 errdetail_internal("%s", detail),
+			 errhint("The next commit that adds invitations tries again. Consider increasing \"max_worker_processes\", or call clerk_send_invitations().")));
+}
