@@ -15,6 +15,7 @@ OBJS = \
 	src/http_transfer.o \
 	src/json_reader.o \
 	src/json_wire.o \
+	src/launcher.o \
 	src/outbox.o \
 	src/planner.o \
 	src/rate_limit.o \

@@ -10,6 +10,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "guc.h"
+#include "launcher.h"
 #include "rate_limit.h"
 #include "worker_slots.h"
 
@@ -23,4 +24,5 @@ _PG_init(void)
 	clerk_define_settings();
 	clerk_rate_limit_request_memory();
 	clerk_worker_slots_request_memory();
+	clerk_register_launcher();
 }

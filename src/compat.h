@@ -3,8 +3,9 @@
  *		Every difference between PostgreSQL 13 to 18, and between libcurl 7.74
  *		and later, that the other files would otherwise test for themselves.
  *
- * The parts for libcurl and for the JSON parser take effect only in a file that
- * has included curl.h or jsonapi.h before this header.
+ * The parts for libcurl, for the JSON parser and for pg_database take effect only
+ * in a file that has included curl.h, jsonapi.h or pg_database.h before this
+ * header.
  */
 #ifndef CLERK_COMPAT_H
 #define CLERK_COMPAT_H
@@ -90,6 +91,14 @@
 #define clerk_new_lwlock_tranche(name) LWLockNewTrancheId()
 #define clerk_name_lwlock_tranche(tranche, name) \
 	LWLockRegisterTranche(tranche, name)
+#endif
+
+/*
+ * The connection limit of a database whose DROP DATABASE did not finish; minor
+ * releases of August 2023 brought it.
+ */
+#if defined(PG_DATABASE_H) && !defined(DATCONNLIMIT_INVALID_DB)
+#define DATCONNLIMIT_INVALID_DB (-2)
 #endif
 
 /* Since 15 SPI_commit() begins the next transaction by itself. */

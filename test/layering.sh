@@ -22,7 +22,7 @@ floor_of()
 		delivery) echo 7 ;;
 		functions | rate_limit_status | send_invitations | trigger) echo 8 ;;
 		worker | worker_status) echo 8 ;;
-		worker_wakeup) echo 9 ;;
+		launcher | worker_wakeup) echo 9 ;;
 		clerk_invite) echo 10 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
