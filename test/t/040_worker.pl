@@ -1,51 +1,503 @@
-# A commit that adds invitations starts a background worker, which sends them,
-# stays as long as anything is open, and leaves.
+# A commit that adds invitations starts a background worker, or wakes the one
+# that is there.  It sends at once what is due, and at its time what is due
+# later, stays as long as anything is open, and leaves.
 use strict;
 use warnings;
 
 use ClerkTest;
+use WorkerTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(sleep time);
+
+# A row that keeps the worker there.
+my $FUTURE = 'future@example.com';
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
-my $node = clerk_cluster('main', $clerk, worker => 1);
 
-enqueue('first@example.com');
-wait_until('the row is sent',
-	sub { states('first@example.com') eq 'sent 1' });
-pass('the first commit starts a worker, which sends');
-wait_until('the worker is gone', sub { workers() eq '0' });
-pass('it leaves when nothing is open');
+# With debug1 the log tells of each process that is started.
+my $node = worker_cluster(
+	'main', $clerk,
+	conf => q(
+log_min_messages = debug1
+max_prepared_transactions = 2
+));
+
+check_life();
+check_what_starts_none();
+check_future_row();
+check_delay();
+check_idle();
+check_failing_row();
+check_trouble();
+check_error();
+check_other_sender();
+check_locked_row();
+check_prepared_transaction();
+check_setting();
+check_privileges();
+# Last, since whoever reads the fake's journal reads all of it.
+check_many_commits();
 
 $node->stop;
 done_testing();
 
-# How many workers there are.
-sub workers
+sub check_life
 {
-	return $node->safe_psql('postgres',
-		'SELECT count(*) FROM clerk_worker_status()');
-}
+	my $before = starts();
 
-sub enqueue
-{
-	$node->safe_psql(
-		'postgres',
-		join(
-			';',
-			map {
-				'INSERT INTO clerk_invitation_outbox '
-				  . '(organization_id, email_address, role) '
-				  . "VALUES ('org_test', '$_', 'org:member')"
-			} @_));
+	enqueue($node, 'postgres', 'first@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', 'first@example.com');
+	is(starts() - $before, 1, 'the first commit starts a worker, which sends');
+	my $first = wait_for_worker($node, 'postgres');
+	is( $node->safe_psql(
+			'postgres', qq(
+			SELECT w.state, w.wakes_at > now() - interval '1 s', w.trouble IS NULL,
+				w.started_at = a.backend_start OR w.started_at BETWEEN
+				a.backend_start AND a.backend_start + interval '10 s',
+				a.backend_type, a.datname, a.state, a.xact_start IS NULL
+			FROM clerk_worker_status() AS w JOIN pg_stat_activity AS a USING (pid)
+			WHERE w.database = 'postgres')),
+		'waiting|t|t|t|clerk_invite worker|postgres|idle|t',
+		'it is seen, waiting, in clerk_worker_status() and pg_stat_activity');
+	wait_until_gone($node);
+	wait_until('the process is gone', sub { !kill(0, $first) });
+	pass('when nothing is open any more, it leaves');
+	is($node->safe_psql('postgres',
+			"SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'clerk%'"),
+		'0',
+		'... and leaves no process behind');
+
+	enqueue($node, 'postgres', 'second@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', 'second@example.com');
+	is(starts() - $before, 2, 'the next commit starts another one');
+	wait_until_gone($node);
 	return;
 }
 
-sub states
+sub check_what_starts_none
 {
-	my $emails = join(', ', map { "'$_'" } @_);
+	my $before = starts();
+	my $rows = 'clerk_invitation_outbox';
 
-	return $node->safe_psql('postgres',
-		"SELECT string_agg(state || ' ' || attempts, ', ' ORDER BY id) "
-		  . "FROM clerk_invitation_outbox WHERE email_address IN ($emails)");
+	foreach my $case (
+		[ 'a rollback', 'BEGIN; %s; ROLLBACK' ],
+		[ 'a statement that fails', 'BEGIN; %s; SELECT 1 / 0; COMMIT' ],
+		[ 'an UPDATE of no row', "UPDATE $rows SET role = role WHERE id < 0" ],
+		[ 'an INSERT of no row', "INSERT INTO $rows SELECT * FROM $rows WHERE id < 0" ],
+		[ 'a DELETE', "DELETE FROM $rows WHERE email_address = 'first\@example.com'" ],
+		[ 'worker = off in the session', 'SET clerk_invite.worker = off; %s' ],
+		[
+			'worker = off in the transaction',
+			'BEGIN; SET LOCAL clerk_invite.worker = off; %s; COMMIT'
+		])
+	{
+		my ($title, $sql) = @$case;
+
+		$node->psql('postgres',
+			sprintf($sql, enqueue_sql('1 day', 'none@example.com')));
+		is(join(' ', workers($node)), '', "$title starts no worker");
+	}
+	is(starts(), $before, '... not even for a moment');
+	$node->safe_psql('postgres',
+		"DELETE FROM $rows WHERE email_address = 'none\@example.com'");
+
+	# What remains of the transaction counts.
+	$node->safe_psql('postgres',
+		    'BEGIN; '
+		  . enqueue_sql('kept@example.com')
+		  . '; SAVEPOINT a; '
+		  . enqueue_sql('undone@example.com')
+		  . '; ROLLBACK TO a; COMMIT');
+	wait_for_states($node, 'postgres', 'sent 1', 'kept@example.com');
+	is(requests($clerk, 'kept@example.com', 'undone@example.com'),
+		'1 0', 'what is rolled back to a savepoint is not sent');
+	wait_until_gone($node);
+	return;
+}
+
+sub check_future_row
+{
+	my ($due) = $node->safe_psql('postgres',
+		enqueue_sql('1500 ms', 'later@example.com')
+		  . ' RETURNING extract(epoch FROM send_after) * 1000');
+	my $worker = wait_for_worker($node, 'postgres');
+
+	is( $node->safe_psql(
+			'postgres', q(
+			SELECT w.wakes_at = o.send_after
+			FROM clerk_worker_status() AS w, clerk_invitation_outbox AS o
+			WHERE o.email_address = 'later@example.com')),
+		't',
+		'the worker waits for a row that is due later');
+	wait_for_states($node, 'postgres', 'sent 1', 'later@example.com');
+	my ($request) = $clerk->requests_for('later@example.com');
+	my $late = $request->{time} - $due;
+	note sprintf('it was sent %.0f ms after it was due', $late);
+	# The fake cuts its time to the millisecond.
+	cmp_ok($late, '>=', -1, '... and does not send it earlier');
+	cmp_ok($late, '<', 500, '... nor much later');
+	is(worker_of($node, 'postgres'), $worker, '... and is the same all the time');
+
+	# What is due earlier than what it waits for.
+	enqueue($node, 'postgres', '1 day', $FUTURE);
+	wait_for_worker($node, 'postgres');
+	enqueue($node, 'postgres', '200 ms', 'sooner@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', 'sooner@example.com');
+	is(worker_of($node, 'postgres'),
+		$worker, 'it stays as long as a row is due later');
+	return;
+}
+
+# From the INSERT, which is before the commit, to the arrival of the request.
+sub check_delay
+{
+	my $psql = start_psql($node, '');
+	my @delays;
+
+	wait_for_worker($node, 'postgres');
+	foreach my $number (1 .. 50)
+	{
+		my $email = "delay$number\@example.com";
+		my $insert = enqueue_sql($email);
+		my ($begun) = run_in_psql($psql,
+			"SELECT extract(epoch FROM clock_timestamp()) * 1000; $insert;");
+
+		wait_until("$email is sent", sub { requests($clerk, $email) eq '1' });
+		my ($request) = $clerk->requests_for($email);
+		push @delays, $request->{time} - $begun;
+		wait_for_worker($node, 'postgres');
+	}
+	$psql->{harness}->finish;
+	@delays = sort { $a <=> $b } @delays;
+	my $median = ($delays[24] + $delays[25]) / 2;
+	note sprintf(
+		'milliseconds from INSERT to request: median %.1f, least %.1f, most %.1f',
+		$median, @delays[ 0, -1 ]);
+	cmp_ok($median, '<', 20,
+		'a commit that finds a worker is sent within 20 ms (median of 50)');
+	return;
+}
+
+# While it waits its process is not scheduled at all.
+sub check_idle
+{
+  SKIP:
+	{
+		skip 'there is no /proc', 1 unless -r "/proc/$$/status";
+		my $worker = wait_for_worker($node, 'postgres');
+
+		wait_until('the worker sleeps',
+			sub { slurp_file("/proc/$worker/stat") =~ /\) S/ });
+		my $before = switches($worker);
+		# Nothing can be waited for: that it is nothing is what counts.
+		sleep(2);
+		is(switches($worker), $before,
+			'a worker that waits does nothing but wait');
+	}
+	$node->safe_psql('postgres',
+		"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
+	wait_until_gone($node);
+	pass('a worker whose last row is deleted leaves');
+	return;
+}
+
+sub switches
+{
+	my ($pid) = @_;
+
+	return join(' ',
+		slurp_file("/proc/$pid/status") =~ /_ctxt_switches:\s+(\d+)/g);
+}
+
+# Whether there is a worker or not when they begin.
+sub check_many_commits
+{
+	foreach my $case ([ 'a worker that waits', 'warm' ], [ 'no worker', 'cold' ])
+	{
+		my ($title, $name) = @$case;
+		my @emails = map { "$name$_\@example.com" } 1 .. 1000;
+		my @psql = map { start_psql($node, '') } 1 .. 4;
+
+		if ($name eq 'warm')
+		{
+			enqueue($node, 'postgres', '1 day', $FUTURE);
+			wait_for_worker($node, 'postgres');
+		}
+		my $before = starts();
+		my $waiting = 'clerk_invitation_outbox WHERE email_address LIKE '
+		  . "'$name%' AND state <> 'sent'";
+
+		foreach my $i (0 .. 3)
+		{
+			send_to_psql($psql[$i], join(';', map { enqueue_sql($_) }
+				@emails[ 250 * $i .. 250 * $i + 249 ]) . ';');
+		}
+		output_of_psql($_) foreach @psql;
+		wait_until("a thousand rows are sent with $title",
+			sub { $node->safe_psql('postgres', "SELECT count(*) FROM $waiting") eq '0' });
+		$_->{harness}->finish foreach @psql;
+		is(starts() - $before, $name eq 'cold' ? 1 : 0,
+			"1000 commits of four sessions with $title do with one worker");
+		my %requests;
+		$requests{ $_->{body}{email_address} // '' }++
+		  foreach grep { ref $_->{body} eq 'HASH' } $clerk->journal;
+		is_deeply([ map { $requests{$_} } @emails ],
+			[ (1) x 1000 ], '... each is sent once');
+		$node->safe_psql('postgres',
+			"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
+		wait_until_gone($node);
+	}
+	return;
+}
+
+sub check_failing_row
+{
+	my @failing = ('x-error-409-conflict--always@example.com', 'x-500--always@example.com');
+	my @others = map { "beside$_\@example.com" } 1 .. 20;
+	my $attempts = "SELECT min(attempts) FROM clerk_invitation_outbox WHERE email_address LIKE '%always%'";
+
+	$node->safe_psql('postgres',
+		'ALTER DATABASE postgres SET clerk_invite.max_attempts = 1000');
+	enqueue($node, 'postgres', @failing);
+	wait_until('both rows fail again and again',
+		sub { $node->safe_psql('postgres', $attempts) > 2 });
+	my $begun = time;
+	foreach my $email (@others)
+	{
+		enqueue($node, 'postgres', $email);
+	}
+	wait_for_states($node, 'postgres', 'sent 1', @others);
+	note sprintf('%d rows took %.1f s', scalar @others, time - $begun);
+	my $then = $node->safe_psql('postgres', $attempts);
+	wait_until('they fail on',
+		sub { $node->safe_psql('postgres', $attempts) > $then });
+	is(created($clerk, @others), join(' ', (1) x @others),
+		'rows that always fail do not delay the others');
+	$node->safe_psql('postgres',
+		'ALTER DATABASE postgres RESET clerk_invite.max_attempts');
+	stop_worker();
+	wait_until(
+		'the failing rows are given up',
+		sub {
+			enqueue($node, 'postgres', 'push' . int(time * 1000) . '@example.com');
+			return $node->safe_psql('postgres',
+				"SELECT count(*) FROM clerk_invitation_outbox "
+				  . "WHERE email_address LIKE '%always%' AND state = 'failed'") eq '2';
+		});
+	wait_until_gone($node);
+	return;
+}
+
+# What keeps it from sending is in the log once, and in clerk_worker_status().
+sub check_trouble
+{
+	my $key_file = $node->data_dir . '/clerk.key';
+	my $wrong = $ClerkTest::KEY =~ s/0000/1111/r;
+	my $log = -s $node->logfile;
+	my $asked = $clerk->journal;
+
+	ClerkTest::write_key($key_file, $wrong);
+	enqueue($node, 'postgres', map { "key$_\@example.com" } 1 .. 3);
+	wait_until('Clerk is asked three times in vain',
+		sub { $clerk->journal >= $asked + 3 });
+	wait_for_worker($node, 'postgres');
+	is( $node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+		'Clerk does not accept the secret key',
+		'clerk_worker_status() tells what keeps a worker from sending');
+	wait_until('it has tried again', sub { $clerk->journal >= $asked + 30 });
+	ClerkTest::write_key($key_file, $ClerkTest::KEY);
+	wait_for_states($node, 'postgres', 'sent 1', map { "key$_\@example.com" } 1 .. 3);
+	my $said = slurp_file($node->logfile, $log);
+	is(scalar(() = $said =~ /LOG:  stopped sending invitations: Clerk does not accept/g),
+		1, '... and the log tells it once');
+	is(scalar(() = $said =~ /LOG:  sending invitations again/g),
+		1, '... and when it is over');
+	ok(index($said, $wrong) < 0, '... without the key');
+	wait_for_worker($node, 'postgres');
+	is($node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+		'', '... and then nothing keeps the worker any more');
+	wait_until_gone($node);
+	return;
+}
+
+# An error of its own: it goes on, and nothing is sent twice.
+sub check_error
+{
+	my $log = -s $node->logfile;
+	my @emails = map { "error$_\@example.com" } 1 .. 3;
+
+	$node->safe_psql(
+		'postgres', q(
+		CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+			$$ BEGIN RAISE 'not now'; END $$;
+		CREATE TRIGGER refuse BEFORE UPDATE ON clerk_invitation_outbox
+			FOR EACH ROW WHEN (NEW.state = 'sent') EXECUTE FUNCTION refuse();));
+	enqueue($node, 'postgres', @emails);
+	wait_until('it has failed three times',
+		sub { (() = slurp_file($node->logfile, $log) =~ /ERROR:  not now/g) >= 3 });
+	wait_for_worker($node, 'postgres');
+	is($node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+		"error P0001, see the server's log",
+		'a worker that meets an error says so, and where to look');
+	is($node->safe_psql('postgres',
+			"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"),
+		'0', '... and keeps no other session from sending');
+	$node->safe_psql('postgres', 'DROP TRIGGER refuse ON clerk_invitation_outbox');
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	is(created($clerk, @emails), '1 1 1', '... and goes on when it can');
+	wait_until_gone($node);
+	return;
+}
+
+# One session sends at a time; the worker goes on where the other one was ended.
+sub check_other_sender
+{
+	my $email = 'x-hang-after--other@example.com';
+	my $psql = start_psql($node,
+		"SET clerk_invite.request_timeout = '1 h'; SET clerk_invite.worker = off;");
+
+	run_in_psql($psql, enqueue_sql($email) . ';');
+	send_to_psql($psql, 'CALL clerk_send_invitations();');
+	wait_until('the CALL has sent it', sub { requests($clerk, $email) eq '1' });
+	enqueue($node, 'postgres', 'waits@example.com');
+	wait_for_worker($node, 'postgres');
+	is(states($node, 'postgres', $email, 'waits@example.com'),
+		'sending 1, queued 0',
+		'while another session is sending, a worker leaves all rows alone');
+	$node->safe_psql('postgres',
+		"SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND state = 'active'");
+	output_of_psql($psql);
+	$psql->{harness}->finish;
+	wait_for_states($node, 'postgres', 'sent 1', $email, 'waits@example.com');
+	is(created($clerk, $email, 'waits@example.com'),
+		'1 1', '... and when that ends, it sends what is left');
+	is(requests($clerk, $email), '1', '... and verifies what was under way');
+
+	# A CALL that is ended leaves its rows to a worker.
+	$email = 'x-hang-after--left@example.com';
+	wait_until_gone($node);
+	$psql = start_psql($node,
+		"SET clerk_invite.request_timeout = '1 h'; SET clerk_invite.worker = off;");
+	run_in_psql($psql, enqueue_sql($email) . '; RESET clerk_invite.worker;');
+	send_to_psql($psql, 'CALL clerk_send_invitations();');
+	wait_until('the CALL has sent it', sub { requests($clerk, $email) eq '1' });
+	$node->safe_psql('postgres',
+		"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'CALL%' AND state = 'active'");
+	wait_for_states($node, 'postgres', 'sent 1', $email);
+	is(requests($clerk, $email), '1',
+		'what a CALL leaves behind a worker verifies, without another commit');
+	$psql->{harness}->finish;
+	wait_until_gone($node);
+	return;
+}
+
+sub check_locked_row
+{
+	my $email = 'locked@example.com';
+	my $psql = start_psql($node, 'SET clerk_invite.worker = off;');
+
+	run_in_psql($psql,
+		enqueue_sql($email)
+		  . "; BEGIN; SELECT id FROM clerk_invitation_outbox WHERE email_address = '$email' FOR UPDATE;");
+	enqueue($node, 'postgres', 'unlocked@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', 'unlocked@example.com');
+	wait_for_worker($node, 'postgres');
+	is(states($node, 'postgres', $email), 'queued 0',
+		'a row that is locked waits, the others do not');
+	run_in_psql($psql, 'ROLLBACK;');
+	wait_for_states($node, 'postgres', 'sent 1', $email);
+	pass('... until it is not locked any more, without another commit');
+	$psql->{harness}->finish;
+	wait_until_gone($node);
+	return;
+}
+
+# Its rows appear in a session that knows nothing of them.
+sub check_prepared_transaction
+{
+	my @emails = ('prepared@example.com', 'after-prepared@example.com');
+	my $before = starts();
+
+	$node->safe_psql('postgres',
+		    'BEGIN; '
+		  . enqueue_sql($emails[0])
+		  . "; PREPARE TRANSACTION 'two'; "
+		  . "COMMIT PREPARED 'two'; SELECT 1");
+	is(starts(), $before, 'a prepared transaction starts no worker');
+	enqueue($node, 'postgres', $emails[1]);
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	pass('... but its rows are sent with the next commit');
+	wait_until_gone($node);
+	return;
+}
+
+sub check_setting
+{
+	my @emails = map { "off$_\@example.com" } 1 .. 3;
+
+	enqueue($node, 'postgres', '1 day', $FUTURE);
+	wait_for_worker($node, 'postgres');
+	$node->safe_psql('postgres', 'ALTER SYSTEM SET clerk_invite.worker = off');
+	$node->reload;
+	wait_until_gone($node);
+	pass('a worker leaves when clerk_invite.worker is turned off');
+	enqueue($node, 'postgres', $emails[0]);
+	is(join(' ', workers($node)), '', '... and a commit starts none');
+	$node->safe_psql('postgres', 'SET client_min_messages = error; CALL clerk_send_invitations()');
+	is(states($node, 'postgres', $emails[0]), 'sent 1', '... but CALL sends');
+	$node->safe_psql('postgres', 'ALTER SYSTEM RESET clerk_invite.worker');
+	$node->reload;
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres SET clerk_invite.worker = off');
+	enqueue($node, 'postgres', $emails[1]);
+	is(join(' ', workers($node)), '', 'it can be off for a database');
+	my $before = starts();
+	$node->safe_psql('postgres',
+		'SET clerk_invite.worker = on; ' . enqueue_sql($emails[2]));
+	wait_until('a worker is started', sub { starts() > $before });
+	wait_until_gone($node);
+	is(states($node, 'postgres', @emails[ 1, 2 ]),
+		'queued 0, queued 0',
+		"... and a worker obeys the database's setting, not that of who starts it");
+	$node->safe_psql('postgres', 'ALTER DATABASE postgres RESET clerk_invite.worker');
+	my $library = ClerkTest::library_name($node);
+	is( attempt($node, 'postgres',
+			"LOAD '$library'; CREATE ROLE app; SET ROLE app; SET clerk_invite.worker = off;")->{sqlstate},
+		'42501',
+		'an ordinary role cannot change it');
+	$node->safe_psql('postgres',
+		"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
+	enqueue($node, 'postgres', 'on@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', @emails, 'on@example.com');
+	wait_until_gone($node);
+	return;
+}
+
+sub check_privileges
+{
+	is( attempt($node, 'postgres', 'SET ROLE app; SELECT * FROM clerk_worker_status();')->{sqlstate},
+		'42501',
+		'an ordinary role cannot see the workers');
+	is( attempt($node, 'postgres',
+			"CREATE TABLE t (); CREATE TRIGGER t AFTER INSERT ON t FOR EACH ROW "
+			  . 'EXECUTE FUNCTION clerk_invitation_outbox_wake_worker(); INSERT INTO t DEFAULT VALUES;')->{sqlstate},
+		'39P01',
+		"the outbox's trigger function refuses to be another trigger");
+	return;
+}
+
+# Ends the worker, as a new one has the database's new settings.
+sub stop_worker
+{
+	$node->safe_psql('postgres',
+		'SELECT pg_terminate_backend(pid) FROM clerk_worker_status()');
+	wait_until_gone($node);
+	return;
+}
+
+# How many workers have been started, ever.
+sub starts
+{
+	return scalar(() = slurp_file($node->logfile) =~
+		  /starting background worker process "clerk_invite worker/g);
 }
