@@ -10,6 +10,7 @@ package WorkerTest;
 use strict;
 use warnings;
 
+use Carp;
 use Exporter 'import';
 use ClerkTest;
 
@@ -26,6 +27,7 @@ our @EXPORT = qw(
   worker_of
   wait_for_worker
   wait_until_gone
+  kill_process
 );
 
 # Neither budgets nor delays are what these tests are about.
@@ -170,6 +172,36 @@ sub wait_until_gone
 			my %left = map { $_ => 1 } workers($node);
 			return !(@databases ? grep { $left{$_} } @databases : %left);
 		});
+}
+
+# Kills a server process with SIGKILL, and waits until the server has got over
+# it; restart_after_crash must be on.
+sub kill_process
+{
+	my ($node, $pid) = @_;
+	my $before = _start_of_server($node);
+
+	kill('KILL', $pid) or croak "could not kill $pid: $!";
+	return wait_until(
+		'the server is up again',
+		sub {
+			my $now = _start_of_server($node);
+			return $now ne '' && $now ne $before;
+		});
+}
+
+# Changes with each start, also after a crash; empty if the server is not up.
+sub _start_of_server
+{
+	my ($node) = @_;
+	my ($stdout, $stderr);
+	my $failed = $node->psql(
+		'postgres',
+		"SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'",
+		stdout => \$stdout,
+		stderr => \$stderr);
+
+	return $failed ? '' : $stdout;
 }
 
 1;

@@ -21,7 +21,7 @@ clerk_invite.request_timeout = '1 h'
 check_fast_stop();
 check_end('pg_terminate_backend()',
 	sub { $node->safe_psql('postgres', "SELECT pg_terminate_backend($_[0])") });
-check_end('SIGKILL', \&kill_worker);
+check_end('SIGKILL', sub { kill_process($node, @_) });
 check_end('an immediate stop', sub { $node->stop('immediate'); $node->start; });
 check_binary_upgrade();
 
@@ -90,34 +90,6 @@ sub check_rows
 	is(requests($clerk, @emails), '1 2', '... and sends only what Clerk does not have');
 	wait_until_gone($node);
 	return;
-}
-
-sub kill_worker
-{
-	my ($worker) = @_;
-	my $before = start_of_server();
-
-	kill('KILL', $worker) or die "could not kill: $!";
-	wait_until(
-		'the server is up again',
-		sub {
-			my $now = start_of_server();
-			return $now ne '' && $now ne $before;
-		});
-	return;
-}
-
-# Changes with each start, also after a crash.
-sub start_of_server
-{
-	my $stdout;
-	my $failed = $node->psql(
-		'postgres',
-		"SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'",
-		stdout => \$stdout,
-		stderr => \my $stderr);
-
-	return $failed ? '' : $stdout;
 }
 
 # As pg_upgrade starts the servers: with or without preload.
