@@ -267,8 +267,9 @@ clerk_worker_begin_look(void)
 }
 
 /*
- * This worker waits until then, or until it is woken; "trouble" says in ASCII
- * what keeps it from sending, NULL if nothing does.
+ * This worker waits until then, or until it is woken; "trouble" says what keeps
+ * it from sending, and is empty if nothing does.  It is kept in ASCII, since
+ * the databases that read it may have other encodings.
  */
 void
 clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble)
@@ -276,8 +277,10 @@ clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->status.state = CLERK_WORKER_WAITING;
 	own_slot->status.wakes_at = wakes_at;
-	strlcpy(own_slot->status.trouble, trouble != NULL ? trouble : "",
-			CLERK_WORKER_TROUBLE_SIZE);
+	strlcpy(own_slot->status.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE);
+	for (char *c = own_slot->status.trouble; *c != '\0'; c++)
+		if (IS_HIGHBIT_SET(*c))
+			*c = '?';
 	LWLockRelease(&shared->lock);
 }
 
