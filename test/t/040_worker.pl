@@ -186,29 +186,14 @@ sub check_idle
   SKIP:
 	{
 		skip 'there is no /proc', 1 unless -r "/proc/$$/status";
-		my $worker = wait_for_worker($node, 'postgres');
-
-		wait_until('the worker sleeps',
-			sub { slurp_file("/proc/$worker/stat") =~ /\) S/ });
-		my $before = switches($worker);
-		# Nothing can be waited for: that it is nothing is what counts.
-		sleep(2);
-		is(switches($worker), $before,
-			'a worker that waits does nothing but wait');
+		is(wakeups(wait_for_worker($node, 'postgres'), 2),
+			0, 'a worker that waits does nothing but wait');
 	}
 	$node->safe_psql('postgres',
 		"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
 	wait_until_gone($node);
 	pass('a worker whose last row is deleted leaves');
 	return;
-}
-
-sub switches
-{
-	my ($pid) = @_;
-
-	return join(' ',
-		slurp_file("/proc/$pid/status") =~ /_ctxt_switches:\s+(\d+)/g);
 }
 
 # Whether there is a worker or not when they begin.
