@@ -370,4 +370,4 @@ LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_worker_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
-'tells what the background workers of the server do, one row for each database that has one; out: database, process ID, state (starting, sending, waiting), time when it was started, time when it looks again at the latest, what keeps it from sending (NULL: nothing)';
+'tells what the background workers of the server do, one row for each database that has one; out: database, process ID, state (wanted: the server had no room, starting, sending, waiting), time when it was started or asked for, time when it looks again at the latest, what keeps it from sending (NULL: nothing)';

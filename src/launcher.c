@@ -7,7 +7,7 @@
  * stopped or crashed, or when it was a standby, would wait for the next one.
  * So after each start, and after a promotion, each database gets a worker, one
  * after another; a worker that finds nothing to do leaves at once.  Then the
- * launcher sleeps for good.
+ * launcher sleeps, until a commit finds no room for a worker.
  */
 #include "postgres.h"
 
@@ -88,6 +88,9 @@ clerk_launcher_main(Datum main_arg pg_attribute_unused())
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
 	BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+	if (!clerk_worker_slots_attach())
+		proc_exit(1);
+	clerk_worker_register_launcher();
 	launcher.wait_event = clerk_new_wait_event("ClerkInviteLauncher");
 
 	for (;;)
@@ -144,15 +147,18 @@ list_databases(void)
 static bool
 start_workers(void)
 {
-	if (!clerk_worker_slots_attach())
-		return false;
-	while (launcher.databases != NIL)
+	while (clerk_worker_enabled)
 	{
-		if (!clerk_worker_enabled)
+		bool		listed = (launcher.databases != NIL);
+		Oid			database = listed ? linitial_oid(launcher.databases) :
+		clerk_worker_wanted();
+
+		if (!OidIsValid(database))
 			break;
-		if (!start_worker(linitial_oid(launcher.databases)))
+		if (!start_worker(database))
 			return false;
-		launcher.databases = list_delete_first(launcher.databases);
+		if (listed)
+			launcher.databases = list_delete_first(launcher.databases);
 	}
 	return true;
 }

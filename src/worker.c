@@ -47,13 +47,14 @@
 /*
  * When a row is due and cannot be taken: another session is sending, or has
  * locked the row.  Also the shortest time between two looks while something
- * keeps the worker from sending, however many commits wake it.
+ * keeps the worker from sending, however many commits wake it, and the time
+ * after an error, which doubles with each further one.
  */
 #define PAUSE_MS 1000
 
 /*
- * Nobody wakes a worker when the extension is dropped or a prepared transaction
- * is committed.
+ * Nobody wakes a worker when the extension is dropped, when a prepared
+ * transaction is committed, or when the reason of an error is gone.
  */
 #define LONGEST_REST_MS 60000
 
@@ -284,7 +285,7 @@ note_trouble(const ClerkError *error)
 static void
 recover(Outlook *outlook)
 {
-	int64		delay = clerk_retry_delay;
+	int64		delay = PAUSE_MS;
 	int			sqlstate = geterrcode();
 
 	HOLD_INTERRUPTS();
@@ -294,11 +295,10 @@ recover(Outlook *outlook)
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 
-	for (int i = 0; i < worker.failures && delay < clerk_retry_delay_max; i++)
+	for (int i = 0; i < worker.failures && delay < LONGEST_REST_MS; i++)
 		delay *= 2;
 	worker.failures++;
-	outlook->earliest = from_now(PAUSE_MS);
-	outlook->latest = from_now(Min(delay, clerk_retry_delay_max));
+	outlook->earliest = outlook->latest = from_now(delay);
 	snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
 			 "error %s, see the server's log", unpack_sql_state(sqlstate));
 }
@@ -307,8 +307,11 @@ recover(Outlook *outlook)
 static void
 rest(const Outlook *outlook)
 {
-	TimestampTz latest = Min(outlook->latest, from_now(LONGEST_REST_MS));
+	TimestampTz latest = outlook->latest;
 
+	/* Clerk may have told how long to keep away. */
+	if (outlook->trouble[0] == '\0')
+		latest = Min(latest, from_now(LONGEST_REST_MS));
 	clerk_worker_begin_rest(latest, outlook->trouble);
 	for (;;)
 	{

@@ -59,6 +59,7 @@ typedef struct Slot
 typedef struct Slots
 {
 	LWLock		lock;			/* protects all that follows */
+	Latch	   *launcher;		/* NULL: there is none */
 	Slot		slots[SLOTS];
 } Slots;
 
@@ -74,6 +75,7 @@ static Slot *take_slot(Oid database);
 static void free_slot(Slot *slot);
 static bool has_failed_to_start(const Slot *slot);
 static void free_own_slot(int code, Datum arg);
+static void forget_launcher(int code, Datum arg);
 
 /*
  * Asks the server for the memory while it still can be asked: to be called
@@ -170,7 +172,9 @@ clerk_worker_wake(Oid database, bool start)
 		slot->woken = true;
 		latch = slot->latch;
 	}
-	else if (start && (slot == NULL || has_failed_to_start(slot)))
+	else if (start &&
+			 (slot == NULL || slot->status.state == CLERK_WORKER_WANTED ||
+			  has_failed_to_start(slot)))
 	{
 		if (slot == NULL)
 			slot = take_slot(database);
@@ -194,17 +198,54 @@ clerk_worker_wake(Oid database, bool start)
 	return result;
 }
 
-/* The server has no room for the worker: the next one to wake it tries again. */
+/*
+ * The server has no room for the worker: whoever wakes it next tries again, and
+ * so does the launcher, if there is one.
+ */
 void
 clerk_worker_not_started(Oid database)
 {
+	Latch	   *launcher;
 	Slot	   *slot;
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	launcher = shared->launcher;
 	slot = find_slot(database);
 	if (slot != NULL && slot->latch == NULL)
-		free_slot(slot);
+	{
+		if (launcher != NULL)
+			slot->status.state = CLERK_WORKER_WANTED;
+		else
+			free_slot(slot);
+	}
 	LWLockRelease(&shared->lock);
+	/* The launcher itself waits before it tries again. */
+	if (launcher != NULL && launcher != MyLatch)
+		SetLatch(launcher);
+}
+
+/* Makes this process the launcher until it ends. */
+void
+clerk_worker_register_launcher(void)
+{
+	before_shmem_exit(forget_launcher, (Datum) 0);
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	shared->launcher = &MyProc->procLatch;
+	LWLockRelease(&shared->lock);
+}
+
+/* A database for which there was no room; invalid if there is none. */
+Oid
+clerk_worker_wanted(void)
+{
+	Oid			database = InvalidOid;
+
+	LWLockAcquire(&shared->lock, LW_SHARED);
+	for (int i = 0; i < SLOTS && !OidIsValid(database); i++)
+		if (shared->slots[i].status.state == CLERK_WORKER_WANTED)
+			database = shared->slots[i].status.database;
+	LWLockRelease(&shared->lock);
+	return database;
 }
 
 /* Tells of all workers: an array in the current memory context, its length. */
@@ -267,8 +308,9 @@ clerk_worker_begin_look(void)
 }
 
 /*
- * This worker waits until then, or until it is woken; "trouble" says in ASCII
- * what keeps it from sending, NULL if nothing does.
+ * This worker waits until then, or until it is woken; "trouble" says what keeps
+ * it from sending, and is empty if nothing does.  It is kept in ASCII, since
+ * the databases that read it may have other encodings.
  */
 void
 clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble)
@@ -276,8 +318,10 @@ clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->status.state = CLERK_WORKER_WAITING;
 	own_slot->status.wakes_at = wakes_at;
-	strlcpy(own_slot->status.trouble, trouble != NULL ? trouble : "",
-			CLERK_WORKER_TROUBLE_SIZE);
+	strlcpy(own_slot->status.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE);
+	for (char *c = own_slot->status.trouble; *c != '\0'; c++)
+		if (IS_HIGHBIT_SET(*c))
+			*c = '?';
 	LWLockRelease(&shared->lock);
 }
 
@@ -365,5 +409,14 @@ free_own_slot(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	free_slot(own_slot);
 	own_slot = NULL;
+	LWLockRelease(&shared->lock);
+}
+
+static void
+forget_launcher(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	if (shared->launcher == &MyProc->procLatch)
+		shared->launcher = NULL;
 	LWLockRelease(&shared->lock);
 }

@@ -17,6 +17,7 @@
 typedef enum ClerkWorkerState
 {
 	CLERK_WORKER_NONE,
+	CLERK_WORKER_WANTED,		/* the server had no room; see the launcher */
 	CLERK_WORKER_STARTING,		/* asked for, has not entered yet */
 	CLERK_WORKER_SENDING,		/* looks, and sends what is due */
 	CLERK_WORKER_WAITING		/* rests until wakes_at, or until woken */
@@ -44,6 +45,8 @@ extern void clerk_worker_slots_request_memory(void);
 extern bool clerk_worker_slots_attach(void);
 extern ClerkWakeResult clerk_worker_wake(Oid database, bool start);
 extern void clerk_worker_not_started(Oid database);
+extern void clerk_worker_register_launcher(void);
+extern Oid	clerk_worker_wanted(void);
 extern int	clerk_worker_list(ClerkWorkerStatus **list);
 
 extern bool clerk_is_worker(void);

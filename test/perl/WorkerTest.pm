@@ -13,6 +13,7 @@ use warnings;
 use Carp;
 use Exporter 'import';
 use ClerkTest;
+use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(
   worker_cluster
@@ -28,6 +29,7 @@ our @EXPORT = qw(
   wait_for_worker
   wait_until_gone
   kill_process
+  wakeups
 );
 
 # Neither budgets nor delays are what these tests are about.
@@ -172,6 +174,25 @@ sub wait_until_gone
 			my %left = map { $_ => 1 } workers($node);
 			return !(@databases ? grep { $left{$_} } @databases : %left);
 		});
+}
+
+# How often a process that sleeps is woken within so many seconds; needs /proc.
+sub wakeups
+{
+	my ($pid, $seconds) = @_;
+	my $count = sub {
+		my $sum = 0;
+		$sum += $_
+		  foreach slurp_file("/proc/$pid/status") =~ /_ctxt_switches:\s+(\d+)/g;
+		return $sum;
+	};
+
+	wait_until("process $pid sleeps",
+		sub { slurp_file("/proc/$pid/stat") =~ /\) S/ });
+	my $before = $count->();
+	# Nothing can be waited for: what counts is that nothing happens.
+	sleep($seconds);
+	return $count->() - $before;
 }
 
 # Kills a server process with SIGKILL, and waits until the server has got over

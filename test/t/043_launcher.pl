@@ -149,7 +149,23 @@ sub check_room
 	$node->safe_psql($first, 'DELETE FROM clerk_invitation_outbox');
 	wait_for_worker($node, $second);
 	pass('a launcher that finds no room tries again');
+
+	# It does so for a commit, too.
+	my $commit = attempt($node, $first, enqueue_sql('room3@example.com') . ';');
+	like($commit->{stderr}, qr/WARNING:  53400:/, 'a commit that finds no room says so');
+	is( $node->safe_psql('postgres',
+			"SELECT state, pid IS NULL FROM clerk_worker_status() WHERE database = '$first'"),
+		'wanted|t',
+		'... and clerk_worker_status() tells that a worker is wanted');
+  SKIP:
+	{
+		skip 'there is no /proc', 1 unless -r "/proc/$$/status";
+		cmp_ok(wakeups(launcher(), 1),
+			'<=', 4, '... while the launcher sleeps between its attempts');
+	}
 	$node->safe_psql($second, 'DELETE FROM clerk_invitation_outbox');
+	wait_for_states($node, $first, 'sent 1', 'room3@example.com');
+	pass('... and gets one when there is room, without another commit');
 	wait_until_gone($node);
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 10');
 	$node->restart;
