@@ -97,7 +97,8 @@ drain()
 SET client_min_messages = error;
 SELECT clock_timestamp() AS begun \\gset
 CALL clerk_send_invitations($DRAIN);
-SELECT extract(epoch FROM clock_timestamp() - :'begun'), count(DISTINCT invitation_id)
+SELECT clock_timestamp() AS ended \\gset
+SELECT extract(epoch FROM :'ended'::timestamptz - :'begun'), count(DISTINCT invitation_id)
 FROM clerk_invitation_outbox WHERE state = 'sent' AND settled_at >= :'begun';
 SQL
 	read -r seconds sent <"$folder/last"
