@@ -6,7 +6,7 @@
 # clerk_send_invitations() for 10,000 rows, with 10,000 and with 1,000,000 rows
 # queued, for one organization and for an organization each.  Prints medians in
 # invitations a second, ratios, how busy the server was and what it can do
-# alone; and how much the sender's private memory grows over 100,000 more.
+# alone; and how much the sender's private memory has grown after 100,000 more.
 # Fails below 5,000 a second, if a million queued rows make it more than 10 %
 # slower, or at a growth of 2 MiB or more.
 #

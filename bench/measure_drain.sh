@@ -18,7 +18,7 @@ trap stop_everything EXIT
 trap 'exit 130' INT TERM
 
 organization=org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN
-warm_up=5000					# invitations
+warm_up=10000					# invitations: plans look 5,000 ahead
 memory_limit=2048				# kB
 rate_limit=5000					# invitations a second
 ratio_limit=0.90
@@ -137,13 +137,16 @@ sent_ever()
 	psql -XAt -d "$1" -c "SELECT count(*) FROM clerk_invitation_outbox WHERE state = 'sent'"
 }
 
-# measure_growth TITLE NAME: the most that a sender's private memory grows, over
-# what it has after a warm-up, while it sends more
+# measure_growth TITLE NAME: how much a sender's private memory has grown, over
+# what it is after a warm-up, when it has sent more; and the most it has in
+# between, when there is a plan in it
 measure_growth()
 {
 	fill_up "$2"
 	sent_before=$(sent_ever "$2")
-	psql -XAtq -v ON_ERROR_STOP=1 -d "$2" >"$folder/sender" <<SQL &
+	: >"$folder/samples"
+	: >"$folder/sender"
+	psql -XAtq -v ON_ERROR_STOP=1 -d "$2" >>"$folder/sender" <<SQL &
 SET client_min_messages = error;
 SELECT pg_backend_pid();
 CALL clerk_send_invitations($warm_up);
@@ -154,7 +157,6 @@ SELECT substring(pg_read_file('/proc/' || pg_backend_pid() || '/status')
 	FROM 'RssAnon:\s*(\d+)');
 SQL
 	client=$!
-	: >"$folder/samples"
 	while kill -0 "$client" 2>"$folder/gone.log"; do
 		pid=$(sed -n 1p "$folder/sender")
 		if [ "$(wc -l <"$folder/sender")" -ge 2 ]; then
@@ -163,11 +165,12 @@ SQL
 		sleep 0.1
 	done
 	wait "$client"
-	sed -n 3p "$folder/sender" >>"$folder/samples"
 	sent=$(($(sent_ever "$2") - sent_before))
-	growth=$(($(sort -n "$folder/samples" | tail -n 1) - $(sed -n 2p "$folder/sender")))
-	echo "a sender's memory, $1: $growth kB more in $((sent - warm_up)) invitations" \
-		"($(wc -l <"$folder/samples") looks)"
+	warm=$(sed -n 2p "$folder/sender")
+	growth=$(($(sed -n 3p "$folder/sender") - warm))
+	most=$(($(sort -n "$folder/samples" | tail -n 1) - warm))
+	echo "a sender's memory, $1: $growth kB more after $((sent - warm_up)) invitations," \
+		"and at most $most kB in between"
 	[ "$sent" -eq $((warm_up + MORE)) ] || failed=1
 	[ "$growth" -lt "$memory_limit" ] || failed=1
 }
