@@ -43,6 +43,13 @@ REGRESS_OPTS = --launcher=test/with_fake_clerk.sh
 CURL_CONFIG = curl-config
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
+
+# So has each isolation test, where the server comes with the tester.
+ifneq ($(wildcard $(dir $(PGXS))../test/isolation/pg_isolation_regress),)
+ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
+ISOLATION_OPTS = --launcher=test/with_fake_clerk.sh --inputdir=test
+endif
+
 include $(PGXS)
 
 # Make's own rule knows nothing of headers.

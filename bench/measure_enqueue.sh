@@ -5,6 +5,7 @@ set -eu
 folder=$1
 cd "$folder/source"
 . test/throwaway_cluster.sh
+. bench/figures.sh
 trap stop_cluster EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
@@ -75,23 +76,12 @@ SQL
 	} | psql -XAtq -v ON_ERROR_STOP=1
 }
 
-median()
-{
-	sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'
-}
-
-ratio()
-{
-	awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f\n", a / b}'
-}
-
 # report NAME FIGURES RATIOS LIMIT
 report()
 {
 	overhead=$(median <"$folder/$3")
 	printf '%-36s %10s %8s %8s\n' "$1" "$(median <"$folder/$2")" "$overhead" "$4"
-	awk -v ratio="$overhead" -v limit="$4" 'BEGIN {exit !(ratio > limit)}' && failed=1
-	return 0
+	! exceeds "$overhead" "$4" || failed=1
 }
 
 failed=

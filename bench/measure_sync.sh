@@ -6,6 +6,8 @@ folder=$1
 bin=$("$PG_CONFIG" --bindir)
 cd "$folder/source"
 . test/throwaway_cluster.sh
+. bench/cores.sh
+. bench/figures.sh
 
 stop_everything()
 {
@@ -30,13 +32,6 @@ version='Clerk-API-Version: 2026-05-12'
 agent='User-Agent: clerk_invite/1.0 PostgreSQL/15.0'
 body='{"email_address":"ann@example.com","role":"org:member","public_metadata":{"team": "red"}}'
 organization=org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN
-
-# The server and its clients have a core each.  Left alone, the kernel puts them
-# now on one core and now on two, and what that costs is more than what is to
-# be measured.
-cpus=$(taskset -pc $$ | sed 's/.*: *//; s/,/ /g; s/\([0-9]*\)-\([0-9]*\)/\1 \2/g')
-server_cpu=${cpus%% *}
-client_cpu=${cpus##* }
 
 free_port()
 {
@@ -100,16 +95,6 @@ FROM begun;
 SQL
 }
 
-median()
-{
-	sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'
-}
-
-ratio()
-{
-	awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f", a / b}'
-}
-
 # What the server's own parser takes for the answer, which is part of ours.
 time_jsonb()
 {
@@ -137,12 +122,11 @@ compare()
 		echo "$bare" >>"$folder/bare"
 		time_jsonb >>"$folder/jsonb"
 		ratio "$ours" "$bare" >>"$folder/ratios"
-		echo >>"$folder/ratios"
 		if [ -n "$pgsql_http" ]; then
 			time_pgsql_http "$2" >>"$folder/theirs"
 		fi
 	done
-	overhead=$(grep . "$folder/ratios" | median)
+	overhead=$(median <"$folder/ratios")
 	printf '%-20s %12s %10s %10s %10s' "$1" "$(median <"$folder/ours")" \
 		"$(median <"$folder/jsonb")" "$(median <"$folder/bare")" "$overhead"
 	if [ -n "$pgsql_http" ]; then
@@ -150,8 +134,7 @@ compare()
 			"$(ratio "$(median <"$folder/theirs")" "$(median <"$folder/bare")")"
 	fi
 	echo
-	awk -v ratio="$overhead" 'BEGIN {exit !(ratio > 1.15)}' && failed=1
-	return 0
+	! exceeds "$overhead" 1.15 || failed=1
 }
 
 # Private memory of a session, in kB, before and after 20,000 calls of which
@@ -186,7 +169,7 @@ make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.lo
 ${CC:-cc} -O2 -o "$folder/libcurl_loop" bench/libcurl_loop.c \
 	$(curl-config --cflags --libs)
 start_cluster "$folder" "$folder/root"
-taskset -apc "$client_cpu" "$(head -n 1 "$PGDATA/postmaster.pid")" >"$folder/taskset.log"
+pin_cluster
 (umask 077; echo sk_test_benchmark >"$PGDATA/clerk.key")
 psql -Xq -c 'CREATE EXTENSION clerk_invite'
 pgsql_http=$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = 'http'")

@@ -409,6 +409,16 @@ class CapTest(ServerTest):
         self.assert_refused(self.clerk.create(unique()), 403, "organization_membership_quota_exceeded")
         self.clerk.control("expire", id=first["id"])
         self.assertEqual(self.clerk.create(unique()).status, 200)
+        self.clerk.control("reset")
+
+    def test_batch_that_does_not_fit_is_refused_as_a_whole(self):
+        addresses = [unique() for _ in range(3)]
+        batch = [invitation(address) for address in addresses]
+        self.assert_refused(self.clerk.ask("POST", BULK, batch), 403, "organization_membership_quota_exceeded")
+        self.assertFalse(any(map(self.clerk.exists, addresses)))
+        self.assertEqual(self.clerk.ask("POST", BULK, batch[:2]).status, 200)
+        self.assert_refused(self.clerk.create(addresses[2]), 403, "organization_membership_quota_exceeded")
+        self.clerk.control("reset")
 
     def test_only_named_organizations_exist(self):
         answer = self.clerk.ask("GET", "/v1/organizations/org_2/invitations")
@@ -574,6 +584,7 @@ PLAIN_ANSWERS = [
     ("no-meta", 422, "form_param_format_invalid", False),
     ("no-trace", 400, "bad_request", False),
     ("no-ids", 400, "bad_request", False),
+    ("partly-error-400-bad_request", 400, "bad_request", False),
     ("echo-key", 400, "bad_request", False),
     ("echo-url", 500, "internal_clerk_error", True),
     ("unheard-of", 501, "unknown_behaviour", False),
@@ -609,6 +620,8 @@ TESTED_APART = [
     "minimal",
     "extra",
     "odd-times",
+    "other-case",
+    "left-out",
     "wrong-type-created_at",
 ]
 
@@ -682,6 +695,121 @@ class MisbehaviourTest(ServerTest):
         self.assertEqual(self.misbehave("empty-500-after", True).status, 500)
         self.assertEqual(len(self.misbehave("nested", False).raw), 200_000)
         self.assertIsInstance(self.misbehave("not-object", False).json, list)
+
+    def ask_for_batch(self, name: str) -> list:
+        """The addresses of a batch in whose middle is one that misbehaves."""
+        return [unique("First"), unique("x-" + name), unique("Last")]
+
+    def send_batch(self, addresses: list, **options) -> Answer:
+        return self.clerk.ask("POST", BULK, [invitation(address) for address in addresses], **options)
+
+    def created_of(self, addresses: list) -> list:
+        """Which of these exist, by the journal as well."""
+        entry = self.clerk.journal()[-1]
+        existing = [address for address in addresses if self.clerk.exists(address)]
+        self.assertEqual([each["email_address"] for each in entry["created"]], existing)
+        return existing
+
+    def test_order_of_a_batch(self):
+        addresses = self.ask_for_batch("extra")
+        answered = [each["email_address"] for each in self.send_batch(addresses).json["data"]]
+        self.assertEqual(answered, addresses[::-1])
+
+    def test_batch_that_is_not_answered(self):
+        cases = [
+            ("drop-before", http.client.RemoteDisconnected, False),
+            ("drop-after", http.client.RemoteDisconnected, True),
+            ("reset-after", ConnectionResetError, True),
+            ("half-body", http.client.IncompleteRead, True),
+        ]
+        for name, error, created in cases:
+            with self.subTest(name=name):
+                addresses = self.ask_for_batch(name)
+                self.assertRaises(error, self.send_batch, addresses)
+                self.assertEqual(self.created_of(addresses), addresses if created else [])
+        addresses = self.ask_for_batch("hang-after")
+        self.assertRaises(socket.timeout, self.send_batch, addresses, timeout=IMPATIENCE)
+        self.assertEqual(self.created_of(addresses), addresses)
+
+    def test_batch_that_is_answered_badly(self):
+        cases = [("500-before", 500, False), ("500-after", 500, True), ("html-502-after", 502, True)]
+        for name, status, created in cases:
+            with self.subTest(name=name):
+                addresses = self.ask_for_batch(name)
+                self.assertEqual(self.send_batch(addresses).status, status)
+                self.assertEqual(self.created_of(addresses), addresses if created else [])
+        addresses = self.ask_for_batch("truncated")
+        self.assertRaises(ValueError, lambda: self.send_batch(addresses).json)
+        self.assertEqual(self.created_of(addresses), addresses)
+
+    def test_batch_that_is_refused_for_one(self):
+        """The culprit is named in meta.email_addresses, meta.identifiers, the long message only, or nowhere."""
+        cases = [
+            (400, "duplicate_record", "email_addresses", True),
+            (400, "organization_invitation_not_unique", "email_addresses", False),
+            (403, "not_allowed_access", "identifiers", True),
+            (400, "already_a_member_in_organization", None, True),
+            (422, "form_param_format_invalid", None, False),
+        ]
+        for status, code, name_in_meta, named_in_message in cases:
+            with self.subTest(code=code):
+                addresses = self.ask_for_batch(f"error-{status}-{code}")
+                answer = self.send_batch(addresses)
+                self.assert_refused(answer, status, code)
+                self.assertEqual(self.created_of(addresses), [])
+                meta = answer.error.get("meta", {})
+                named = {name: meta[name] for name in ("email_addresses", "identifiers") if name in meta}
+                self.assertEqual(named, {name_in_meta: [addresses[1]]} if name_in_meta else {})
+                self.assertEqual(addresses[1] in answer.error["long_message"], named_in_message)
+
+    def test_batch_that_is_refused_for_several(self):
+        pending = [unique(), unique()]
+        for address in pending:
+            self.clerk.create(address)
+        answer = self.send_batch([pending[0], unique(), pending[1]])
+        self.assertEqual(answer.error["meta"], {"email_addresses": pending})
+
+    def test_batch_that_is_refused_once(self):
+        addresses = self.ask_for_batch("error-400-bad_request-once")
+        self.assertEqual([self.send_batch(addresses).status for _ in range(2)], [400, 200])
+
+    def test_batch_of_which_a_part_is_created(self):
+        addresses = self.ask_for_batch("partly-error-400-duplicate_record")
+        answer = self.send_batch(addresses)
+        self.assert_refused(answer, 400, "duplicate_record")
+        self.assertEqual(answer.error["meta"], {"email_addresses": addresses[1:2]})
+        self.assertEqual(self.created_of(addresses), addresses[:1])
+        addresses = [unique() for _ in range(4)]
+        behaviour = "partly-error-500-internal_clerk_error"
+        self.clerk.control("misbehave", operation="CreateOrganizationInvitationBulk", behaviour=behaviour)
+        self.assertEqual(self.send_batch(addresses).status, 500)
+        self.assertEqual(self.created_of(addresses), addresses[:2])
+
+    def test_addresses_in_another_case(self):
+        addresses = self.ask_for_batch("other-case")
+        answered = {each["email_address"] for each in self.send_batch(addresses).json["data"]}
+        self.assertEqual(answered, {address.swapcase() for address in addresses})
+        self.assertEqual(self.created_of(addresses), addresses)
+        address = unique("x-other-case")
+        self.assertEqual(self.clerk.create(address).json["email_address"], address.swapcase())
+
+    def test_member_of_a_batch_that_is_left_out(self):
+        addresses = self.ask_for_batch("left-out")
+        document = self.send_batch(addresses).json
+        self.assertEqual({each["email_address"] for each in document["data"]}, {addresses[0], addresses[2]})
+        self.assertEqual(document["total_count"], 2)
+        self.assertEqual(self.created_of(addresses), addresses)
+        self.assertEqual(self.misbehave("left-out", True).status, 200)
+
+    def test_limit_on_batches_only(self):
+        self.clerk.control("misbehave", operation="CreateOrganizationInvitationBulk", behaviour="429-17", times=2)
+        addresses = [unique(), unique()]
+        for _ in range(2):
+            answer = self.send_batch(addresses)
+            self.assert_refused(answer, 429, "too_many_requests")
+            self.assertEqual(answer.headers["Retry-After"], "17")
+        self.assertEqual(self.clerk.create(unique()).status, 200)
+        self.assertEqual(self.send_batch(addresses).status, 200)
 
     def test_redirect(self):
         answer = self.misbehave("redirect", False)

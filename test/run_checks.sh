@@ -91,23 +91,38 @@ fake_clerk()
 	count $((ran > bad ? ran - bad : 0)) "$bad"
 }
 
-# As a user would run them: "make installcheck" against a running server.  Up
-# to 15 pg_regress says "test NAME ... ok", then "ok N - NAME".
-regress()
+# installcheck NAME VARIABLE=...: tests as a user would run them, by "make
+# installcheck" against a running server.  Up to 15 pg_regress says "test NAME
+# ... ok", then "ok N - NAME".
+installcheck()
 {
-	start_cluster "$folder" "$folder/root" || { count 0 1; return; }
-	make -s PG_CONFIG="$PG_CONFIG" installcheck >"$folder/regress.log" 2>&1
+	name=$1
+	shift
+	mkdir "$folder/$name"
+	start_cluster "$folder/$name" "$folder/root" || { count 0 1; return; }
+	make -s PG_CONFIG="$PG_CONFIG" installcheck "$@" >"$folder/$name.log" 2>&1
 	status=$?
-	good=$(grep -cE '^(test .*\.\.\. ok|ok )' "$folder/regress.log")
-	bad=$(grep -cE '^(test .*\.\.\. FAILED|not ok )' "$folder/regress.log")
+	good=$(grep -cE '^(test .*\.\.\. ok|ok )' "$folder/$name.log")
+	bad=$(grep -cE '^(test .*\.\.\. FAILED|not ok )' "$folder/$name.log")
 	if [ $status -ne 0 ] || [ "$good" -eq 0 ]; then
 		[ "$bad" -gt 0 ] || bad=1
-		cat "$folder/regress.log"
-		cat regression.diffs 2>/dev/null
+		cat "$folder/$name.log"
+		cat regression.diffs output_iso/regression.diffs 2>/dev/null
 	fi
-	verdict "$bad" "regress ($good tests)"
+	verdict "$bad" "$name ($good tests)"
 	count "$good" "$bad"
 	stop_cluster
+}
+
+# Debian 11's packages of the server have no isolation tester.
+isolation()
+{
+	if [ -x "$pgxs_src/test/isolation/pg_isolation_regress" ]; then
+		installcheck isolation REGRESS=
+	else
+		echo "skipped isolation: the server's packages have no pg_isolation_regress"
+		count 0 0 1
+	fi
 }
 
 # Assertions are counted, not files, but for those that end badly without one
@@ -132,7 +147,7 @@ tap()
 	count "$good" "$bad" "$left_out"
 }
 
-all="build layering style static_analysis fake_clerk regress tap"
+all="build layering style static_analysis fake_clerk regress isolation tap"
 
 chosen()
 {
@@ -159,7 +174,8 @@ chosen build || passed=0
 ! chosen style || check_with pg_bsd_indent style perl test/indent.pl --check
 ! chosen static_analysis || check static_analysis static_analysis
 ! chosen fake_clerk || fake_clerk
-! chosen regress || regress
+! chosen regress || installcheck regress ISOLATION=
+! chosen isolation || isolation
 ! chosen tap || tap
 
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -42,7 +42,7 @@ failed=
 make -s PG_CONFIG="$PG_CONFIG" installcheck >"$folder/regress.log" 2>&1 || failed=1
 grep -E '^(test |ok|not ok)' "$folder/regress.log"
 if [ -n "$failed" ]; then
-	cat regression.diffs
+	cat regression.diffs output_iso/regression.diffs 2>/dev/null || true
 fi
 kill -INT "$server"
 wait "$server" || true

@@ -133,7 +133,7 @@ def addresses(call: Call) -> List[str]:
     return [address for address in found if isinstance(address, str)]
 
 
-# Answers that refuse. Nothing is created.
+# Answers that refuse. Nothing is created, except partly.
 
 
 @misbehaviour(r"error-(?P<status>\d{3})-(?P<code>[a-z0-9_]+)")
@@ -144,6 +144,15 @@ def any_error(call: Call, status: str, code: str) -> Reply:
     if reply.status == 429:
         reply.headers.append(("Retry-After", str(PLAIN_RETRY_SECONDS)))
     return reply
+
+
+@misbehaviour(r"partly-error-(?P<status>\d{3})-(?P<code>[a-z0-9_]+)")
+def error_after_a_part(call: Call, status: str, code: str) -> Reply:
+    """What stands before the address that asked for it is created, and all refused: were bulk not all-or-nothing."""
+    wanted = addresses(call)
+    address, _ = first_choice(call)
+    call.perform_first(wanted.index(address) if address else len(wanted) // 2)
+    return any_error(call, status, code)
 
 
 @misbehaviour(r"(?P<status>50[0234])(-before)?")
@@ -398,6 +407,27 @@ def wrong_type(call: Call, name: str) -> Reply:
     if reply.succeeded():
         for document in [reply.document] if name in reply.document else _invitations(reply):
             document[name] = {"unexpected": "object"} if isinstance(document.get(name), int) else 42
+    return reply
+
+
+@misbehaviour(r"other-case")
+def address_in_other_case(call: Call) -> Reply:
+    """Clerk may fold the case of addresses (inferred): clients must not rely on getting back what they sent."""
+
+    def fold(document):
+        document["email_address"] = document["email_address"].swapcase()
+
+    return _changed(call, fold)
+
+
+@misbehaviour(r"left-out")
+def left_out_of_the_list(call: Call) -> Reply:
+    """All of a batch is created, but the answer's list lacks the address that asked for it."""
+    reply = call.perform()
+    if reply.succeeded() and "data" in reply.document:
+        address, _ = first_choice(call)
+        kept = [each for each in reply.document["data"] if each["email_address"] != address]
+        reply.document.update(data=kept, total_count=len(kept))
     return reply
 
 

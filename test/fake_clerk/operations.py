@@ -39,6 +39,11 @@ class Call:
                 self._reply = refusal(error)
         return self._reply
 
+    def perform_first(self, count: int):
+        """Create the first invitations of a bulk request, and say nothing. Raises if one of them is refused."""
+        if self.operation.name == "CreateOrganizationInvitationBulk":
+            _create(self, validation.read_bulk(self.request.json())[:count])
+
     def organization(self) -> str:
         """The organization of the path. Any exists, unless some were named or its id says that it is missing."""
         organization = self.parameters[0]

@@ -1,0 +1,21 @@
+# figures.sh - medians and ratios
+#
+# Sourced, not run.
+
+# median: of the numbers on standard input, one a line
+median()
+{
+	sort -n | awk '{v[NR] = $1} END {print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2}'
+}
+
+# ratio A B
+ratio()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN {printf "%.2f\n", a / b}'
+}
+
+# exceeds A B: whether A is more than B
+exceeds()
+{
+	awk -v a="$1" -v b="$2" 'BEGIN {exit !(a > b)}'
+}
