@@ -49,8 +49,11 @@
 /* Milliseconds that libcurl's limits are longer than ours: rule 3. */
 #define SPARE_TIME 1000
 
-/* Easy handles kept for reuse: one serves a session's calls one by one. */
-#define MAX_IDLE_HANDLES 4
+/*
+ * Easy handles kept for reuse: one serves a session's calls one by one, and a
+ * sender has some ten under way.
+ */
+#define MAX_IDLE_HANDLES 16
 
 /* Header lines, which are the same for nearly all requests of a process. */
 struct HeaderList
