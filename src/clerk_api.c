@@ -582,6 +582,8 @@ read_invitation(const char *text, int length, ClerkInvitation *invitation,
 			continue;
 		complaint = read_field(&fields[i], field_types[i],
 							   &invitation->values[i], fault);
+		if (*fault != CLERK_JSON_GOOD)
+			return complaint;
 		if (complaint != NULL)
 			return psprintf("\"%s\" %s", field_names[i], complaint);
 	}
@@ -600,19 +602,19 @@ read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 	switch (type)
 	{
 		case TEXTOID:
-			good = (value->kind == CLERK_JSON_STRING);
-			if (good)
-				*datum = CStringGetTextDatum(value->scalar);
-			break;
+			if (value->kind != CLERK_JSON_STRING)
+				break;
+			*datum = PointerGetDatum(clerk_json_string(value, fault));
+			return *fault == CLERK_JSON_GOOD ?
+				NULL : clerk_json_fault_text(*fault);
 		case JSONBOID:
 			*datum = JsonbPGetDatum(clerk_json_parse(value->source,
 													 value->length, fault));
-			if (*fault != CLERK_JSON_GOOD)
-				return "is not JSON that jsonb can hold";
-			return NULL;
+			return *fault == CLERK_JSON_GOOD ?
+				NULL : clerk_json_fault_text(*fault);
 		case TIMESTAMPTZOID:
 			good = (value->kind == CLERK_JSON_NUMBER &&
-					read_milliseconds(value->scalar, datum));
+					read_milliseconds(value->source, datum));
 			break;
 		default:
 			elog(ERROR, "unexpected type %u of an invitation's field", type);
@@ -620,7 +622,10 @@ read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 	return good ? NULL : "is not of the documented type, or out of range";
 }
 
-/* From Clerk's milliseconds since 1970, a JSON number, to a timestamptz. */
+/*
+ * From Clerk's milliseconds since 1970, a JSON number with more of the text
+ * behind it, to a timestamptz.
+ */
 static bool
 read_milliseconds(const char *milliseconds, Datum *datum)
 {

@@ -134,19 +134,10 @@
 /* 17 takes the lexer's memory from the caller, or allocates it for NULL. */
 #if PG_VERSION_NUM >= 170000
 #define clerk_make_json_lexer(text, length, encoding) \
-	makeJsonLexContextCstringLen(NULL, text, length, encoding, true)
+	makeJsonLexContextCstringLen(NULL, text, length, encoding, false)
 #else
 #define clerk_make_json_lexer(text, length, encoding) \
-	makeJsonLexContextCstringLen(unconstify(char *, text), length, encoding, true)
-#endif
-
-/* The parser's callbacks can fail since 16. */
-#if PG_VERSION_NUM >= 160000
-typedef JsonParseErrorType ClerkJsonAction;
-#define CLERK_JSON_ACTION_DONE return JSON_SUCCESS
-#else
-typedef void ClerkJsonAction;
-#define CLERK_JSON_ACTION_DONE return
+	makeJsonLexContextCstringLen(unconstify(char *, text), length, encoding, false)
 #endif
 
 #endif							/* JSONAPI_H */

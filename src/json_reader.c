@@ -2,13 +2,13 @@
  * json_reader.c
  *		JSON's structure, read by the server's own parser.
  *
- * Two ways to read.  An object whose fields are known is read in one pass by
- * the parser's callbacks, which hand out its fields where they lie in the
- * text.  What is to be looked through becomes a jsonb, which takes several
- * times as long: it sorts the keys and copies every value twice.
+ * Two ways to read.  An object whose fields are known is read token by token,
+ * and its values are handed out where they lie in the text.  What is to be
+ * looked through becomes a jsonb, which takes several times as long: it undoes
+ * the escapes of every string, sorts the keys, and copies every value twice.
  *
- * Both refuse the same texts, except that only jsonb minds a number that
- * numeric cannot hold.
+ * The first way is content with what it skips if that is JSON; jsonb also minds
+ * numbers that numeric cannot hold and \u0000.
  */
 #include "postgres.h"
 
@@ -18,34 +18,34 @@
 #include "mb/pg_wchar.h"
 #include "utils/builtins.h"
 
-/* What the parser's callbacks know and find. */
+/* A position between two tokens of a text. */
 typedef struct Reader
 {
-	JsonLexContext *lexer;
-	bool		is_object;		/* the outermost value is */
-	bool		is_array;
-	const char *const *names;	/* fields that are wanted */
-	ClerkJsonValue *values;		/* them, or the elements of an array */
-	int			count;
-	int			allocated;		/* room in "values"; only for an array */
-	int			next_name;		/* where the next field's name may be */
-	ClerkJsonValue *current;	/* being read; NULL if it is not wanted */
+	JsonLexContext *lexer;		/* stands at the next token */
+	bool		good;			/* everything up to here was JSON */
 } Reader;
 
-static bool read_with(Reader *reader, JsonSemAction *actions,
-					  const char *text, int length, ClerkJsonFault *fault);
-static void begin_value(Reader *reader, bool is_null);
-static void end_value(Reader *reader);
-static ClerkJsonValue *wanted_field(Reader *reader, const char *name);
-static ClerkJsonValue *new_element(Reader *reader);
+/* What the fields of an object, or the elements of an array, are read into. */
+typedef struct Target
+{
+	const char *const *names;	/* fields that are wanted; NULL: an array */
+	ClerkJsonValue *values;		/* by name, or by position */
+	int			count;			/* of values */
+	int			allocated;		/* room in "values"; only for an array */
+	int			next_name;		/* where the next field's name may be */
+} Target;
 
-static ClerkJsonAction on_object_start(void *arg);
-static ClerkJsonAction on_array_start(void *arg);
-static ClerkJsonAction on_field_start(void *arg, char *name, bool is_null);
-static ClerkJsonAction on_field_end(void *arg, char *name, bool is_null);
-static ClerkJsonAction on_element_start(void *arg, bool is_null);
-static ClerkJsonAction on_element_end(void *arg, bool is_null);
-static ClerkJsonAction on_scalar(void *arg, char *token, JsonTokenType type);
+static bool read_guarded(const char *text, int length, Target *target,
+						 ClerkJsonFault *fault);
+static bool read_whole(const char *text, int length, Target *target,
+					   ClerkJsonFault *fault);
+static void read_member(Reader *reader, Target *target);
+static ClerkJsonValue *wanted_field(Reader *reader, Target *target);
+static ClerkJsonValue *new_element(Target *target);
+static void read_value(Reader *reader, ClerkJsonValue *value);
+static void skip_nested(Reader *reader, const char *begin);
+static bool take(Reader *reader, JsonTokenType type);
+static void advance(Reader *reader);
 
 /*
  * Reads the fields of an object that have one of "count" names into "values",
@@ -57,20 +57,10 @@ clerk_json_read_object(const char *text, int length, const char *const *names,
 					   int count, ClerkJsonValue *values,
 					   ClerkJsonFault *fault)
 {
-	Reader		reader = {.names = names,.values = values,.count = count};
-	JsonSemAction actions = {
-		.object_start = on_object_start,
-		.object_field_start = on_field_start,
-		.object_field_end = on_field_end,
-		.scalar = on_scalar
-	};
+	Target		target = {.names = names,.values = values,.count = count};
 
 	memset(values, 0, count * sizeof(*values));
-	if (!read_with(&reader, &actions, text, length, fault))
-		return false;
-	if (!reader.is_object)
-		*fault = CLERK_JSON_NOT_OBJECT;
-	return reader.is_object;
+	return read_guarded(text, length, &target, fault);
 }
 
 /* Reads the elements of an array into a palloc'd one, in the same way. */
@@ -78,21 +68,33 @@ bool
 clerk_json_read_array(const char *text, int length, ClerkJsonValue **elements,
 					  int *count, ClerkJsonFault *fault)
 {
-	Reader		reader = {0};
-	JsonSemAction actions = {
-		.array_start = on_array_start,
-		.array_element_start = on_element_start,
-		.array_element_end = on_element_end,
-		.scalar = on_scalar
-	};
+	Target		target = {0};
+	bool		good = read_guarded(text, length, &target, fault);
 
-	if (!read_with(&reader, &actions, text, length, fault))
-		return false;
-	if (!reader.is_array)
-		*fault = CLERK_JSON_NOT_ARRAY;
-	*elements = reader.values;
-	*count = reader.count;
-	return reader.is_array;
+	*elements = target.values;
+	*count = target.count;
+	return good;
+}
+
+/*
+ * A string's content.  Returns NULL and says why in *fault if the database's
+ * encoding lacks what an escape stands for.
+ */
+text *
+clerk_json_string(const ClerkJsonValue *value, ClerkJsonFault *fault)
+{
+	Jsonb	   *parsed;
+	JsonbValue	string;
+
+	*fault = CLERK_JSON_GOOD;
+	if (memchr(value->source, '\\', value->length) == NULL)
+		return cstring_to_text_with_len(value->source + 1, value->length - 2);
+	parsed = clerk_json_parse(value->source, value->length, fault);
+	if (parsed == NULL)
+		return NULL;
+	JsonbExtractScalar(&parsed->root, &string);
+	return cstring_to_text_with_len(string.val.string.val,
+									string.val.string.len);
 }
 
 /*
@@ -171,22 +173,20 @@ clerk_json_text_field(JsonbContainer *object, const char *name)
 }
 
 /*
- * Parses with callbacks.  The parser only says that something is wrong;
- * jsonb's way of saying what is serves both ways to read.
+ * The lexer only says that something is wrong; jsonb's way of saying what is
+ * serves both ways to read.
  */
 static bool
-read_with(Reader *reader, JsonSemAction *actions, const char *text, int length,
-		  ClerkJsonFault *fault)
+read_guarded(const char *text, int length, Target *target,
+			 ClerkJsonFault *fault)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool done = false;
+	volatile bool good = false;
 
+	*fault = CLERK_JSON_MALFORMED;
 	PG_TRY();
 	{
-		reader->lexer = clerk_make_json_lexer(text, length,
-											  GetDatabaseEncoding());
-		actions->semstate = reader;
-		done = (pg_parse_json(reader->lexer, actions) == JSON_SUCCESS);
+		good = read_whole(text, length, target, fault);
 	}
 	PG_CATCH();
 	{
@@ -194,151 +194,178 @@ read_with(Reader *reader, JsonSemAction *actions, const char *text, int length,
 	}
 	PG_END_TRY();
 
-	*fault = CLERK_JSON_GOOD;
-	if (!done && clerk_json_parse(text, length, fault) != NULL)
+	if (!good && *fault == CLERK_JSON_MALFORMED &&
+		clerk_json_parse(text, length, fault) != NULL)
 		*fault = CLERK_JSON_MALFORMED;
-	return done;
+	return good;
 }
 
-/* The lexer stands at the first token of reader->current, if that is wanted. */
-static void
-begin_value(Reader *reader, bool is_null)
+/* Reads a text that is one object or array, and nothing else. */
+static bool
+read_whole(const char *text, int length, Target *target, ClerkJsonFault *fault)
 {
-	ClerkJsonValue *value = reader->current;
+	bool		is_object = (target->names != NULL);
+	JsonTokenType end = is_object ? JSON_TOKEN_OBJECT_END : JSON_TOKEN_ARRAY_END;
+	Reader		reader;
+	JsonTokenType type;
 
-	if (value == NULL)
-		return;
-	value->kind = is_null ? CLERK_JSON_ABSENT : CLERK_JSON_OTHER;
-	value->source = reader->lexer->token_start;
-	value->scalar = NULL;
+	reader.lexer = clerk_make_json_lexer(text, length, GetDatabaseEncoding());
+	reader.good = true;
+	advance(&reader);
+	type = reader.lexer->token_type;
+	if (!take(&reader, is_object ? JSON_TOKEN_OBJECT_START : JSON_TOKEN_ARRAY_START))
+	{
+		if (clerk_json_parse(text, length, fault) != NULL)
+			*fault = is_object ? CLERK_JSON_NOT_OBJECT : CLERK_JSON_NOT_ARRAY;
+		return false;
+	}
+	type = reader.lexer->token_type;
+	if (type != end)
+	{
+		read_member(&reader, target);
+		while (reader.good && reader.lexer->token_type == JSON_TOKEN_COMMA)
+		{
+			advance(&reader);
+			read_member(&reader, target);
+		}
+	}
+	if (!take(&reader, end) || reader.lexer->token_type != JSON_TOKEN_END)
+		return false;
+	*fault = CLERK_JSON_GOOD;
+	return true;
 }
 
-/* The lexer stands behind the last token of reader->current. */
+/* A field with its name, or an element. */
 static void
-end_value(Reader *reader)
+read_member(Reader *reader, Target *target)
 {
-	ClerkJsonValue *value = reader->current;
+	ClerkJsonValue unwanted;
+	ClerkJsonValue *value;
 
-	if (value != NULL)
-		value->length = reader->lexer->prev_token_terminator - value->source;
-	reader->current = NULL;
+	value = target->names != NULL ?
+		wanted_field(reader, target) : new_element(target);
+	if (reader->good)
+		read_value(reader, value != NULL ? value : &unwanted);
 }
 
 /*
- * Where a field goes; NULL if it is not wanted.  Clerk sends the fields mostly
- * in the order of its documents, which is near to that of the names: the
- * search begins behind the last one found.
+ * Reads a field's name; returns where its value goes, NULL if it is not
+ * wanted.  Clerk sends the fields mostly in the order of its documents, which
+ * is near to that of the names: the search begins behind the last one found.
  */
 static ClerkJsonValue *
-wanted_field(Reader *reader, const char *name)
+wanted_field(Reader *reader, Target *target)
 {
-	for (int i = 0; i < reader->count; i++)
-	{
-		int			candidate = (reader->next_name + i) % reader->count;
+	const char *name = reader->lexer->token_start + 1;
+	size_t		length = reader->lexer->token_terminator - name - 1;
 
-		if (strcmp(reader->names[candidate], name) == 0)
+	if (!take(reader, JSON_TOKEN_STRING) || !take(reader, JSON_TOKEN_COLON))
+		return NULL;
+	for (int i = 0; i < target->count; i++)
+	{
+		int			candidate = (target->next_name + i) % target->count;
+
+		if (strncmp(target->names[candidate], name, length) == 0 &&
+			target->names[candidate][length] == '\0')
 		{
-			reader->next_name = candidate + 1;
-			return &reader->values[candidate];
+			target->next_name = candidate + 1;
+			return &target->values[candidate];
 		}
 	}
 	return NULL;
 }
 
 static ClerkJsonValue *
-new_element(Reader *reader)
+new_element(Target *target)
 {
-	if (reader->count == reader->allocated)
+	if (target->count == target->allocated)
 	{
-		reader->allocated = Max(reader->allocated * 2, 16);
-		reader->values = reader->values == NULL ?
-			palloc(reader->allocated * sizeof(ClerkJsonValue)) :
-			repalloc(reader->values,
-					 reader->allocated * sizeof(ClerkJsonValue));
+		target->allocated = Max(target->allocated * 2, 16);
+		target->values = target->values == NULL ?
+			palloc(target->allocated * sizeof(ClerkJsonValue)) :
+			repalloc(target->values,
+					 target->allocated * sizeof(ClerkJsonValue));
 	}
-	return &reader->values[reader->count++];
+	return &target->values[target->count++];
 }
 
-static ClerkJsonAction
-on_object_start(void *arg)
+static void
+read_value(Reader *reader, ClerkJsonValue *value)
 {
-	Reader	   *reader = arg;
-
-	if (reader->lexer->lex_level == 0)
-		reader->is_object = true;
-	CLERK_JSON_ACTION_DONE;
-}
-
-static ClerkJsonAction
-on_array_start(void *arg)
-{
-	Reader	   *reader = arg;
-
-	if (reader->lexer->lex_level == 0)
-		reader->is_array = true;
-	CLERK_JSON_ACTION_DONE;
-}
-
-/* Level 1 is the inside of the outermost value. */
-static ClerkJsonAction
-on_field_start(void *arg, char *name, bool is_null)
-{
-	Reader	   *reader = arg;
-
-	if (reader->lexer->lex_level == 1 && reader->is_object)
+	value->source = reader->lexer->token_start;
+	value->kind = CLERK_JSON_OTHER;
+	switch (reader->lexer->token_type)
 	{
-		reader->current = wanted_field(reader, name);
-		begin_value(reader, is_null);
+		case JSON_TOKEN_OBJECT_START:
+		case JSON_TOKEN_ARRAY_START:
+			skip_nested(reader, value->source);
+			break;
+		case JSON_TOKEN_STRING:
+			value->kind = CLERK_JSON_STRING;
+			advance(reader);
+			break;
+		case JSON_TOKEN_NUMBER:
+			value->kind = CLERK_JSON_NUMBER;
+			advance(reader);
+			break;
+		case JSON_TOKEN_NULL:
+			value->kind = CLERK_JSON_ABSENT;
+			advance(reader);
+			break;
+		case JSON_TOKEN_TRUE:
+		case JSON_TOKEN_FALSE:
+			advance(reader);
+			break;
+		default:
+			reader->good = false;
+			break;
 	}
-	CLERK_JSON_ACTION_DONE;
+	value->length = reader->lexer->prev_token_terminator - value->source;
 }
 
-static ClerkJsonAction
-on_field_end(void *arg, char *name pg_attribute_unused(),
-			 bool is_null pg_attribute_unused())
+/* To behind the end of an object or array, which must be JSON in itself. */
+static void
+skip_nested(Reader *reader, const char *begin)
 {
-	Reader	   *reader = arg;
+	int			depth = 0;
 
-	if (reader->lexer->lex_level == 1 && reader->is_object)
-		end_value(reader);
-	CLERK_JSON_ACTION_DONE;
-}
-
-static ClerkJsonAction
-on_element_start(void *arg, bool is_null)
-{
-	Reader	   *reader = arg;
-
-	if (reader->lexer->lex_level == 1 && reader->is_array)
+	do
 	{
-		reader->current = new_element(reader);
-		begin_value(reader, is_null);
-	}
-	CLERK_JSON_ACTION_DONE;
-}
+		JsonTokenType type = reader->lexer->token_type;
 
-static ClerkJsonAction
-on_element_end(void *arg, bool is_null pg_attribute_unused())
-{
-	Reader	   *reader = arg;
+		if (type == JSON_TOKEN_OBJECT_START || type == JSON_TOKEN_ARRAY_START)
+			depth++;
+		else if (type == JSON_TOKEN_OBJECT_END || type == JSON_TOKEN_ARRAY_END)
+			depth--;
+		else if (type == JSON_TOKEN_END)
+			reader->good = false;
+		advance(reader);
+	} while (reader->good && depth > 0);
 
-	if (reader->lexer->lex_level == 1 && reader->is_array)
-		end_value(reader);
-	CLERK_JSON_ACTION_DONE;
-}
-
-static ClerkJsonAction
-on_scalar(void *arg, char *token, JsonTokenType type)
-{
-	Reader	   *reader = arg;
-
-	if (reader->lexer->lex_level == 1 && reader->current != NULL)
+	if (reader->good)
 	{
-		if (type == JSON_TOKEN_STRING)
-			reader->current->kind = CLERK_JSON_STRING;
-		else if (type == JSON_TOKEN_NUMBER)
-			reader->current->kind = CLERK_JSON_NUMBER;
-		reader->current->scalar = token;
+		int			length = reader->lexer->prev_token_terminator - begin;
+		JsonLexContext *nested = clerk_make_json_lexer(begin, length,
+													   GetDatabaseEncoding());
+
+		reader->good = (pg_parse_json(nested, &nullSemAction) == JSON_SUCCESS);
 	}
-	CLERK_JSON_ACTION_DONE;
+}
+
+/* Steps over the next token if it is of this type. */
+static bool
+take(Reader *reader, JsonTokenType type)
+{
+	if (!reader->good || reader->lexer->token_type != type)
+		reader->good = false;
+	else
+		advance(reader);
+	return reader->good;
+}
+
+static void
+advance(Reader *reader)
+{
+	if (json_lex(reader->lexer) != JSON_SUCCESS)
+		reader->good = false;
 }

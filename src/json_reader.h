@@ -22,7 +22,6 @@ typedef struct ClerkJsonValue
 	ClerkJsonKind kind;
 	const char *source;			/* where it is in the text; not NUL-terminated */
 	int			length;			/* of the source, in bytes */
-	char	   *scalar;			/* a string without its escapes, or a number */
 } ClerkJsonValue;
 
 extern bool clerk_json_read_object(const char *text, int length,
@@ -32,6 +31,8 @@ extern bool clerk_json_read_object(const char *text, int length,
 extern bool clerk_json_read_array(const char *text, int length,
 								  ClerkJsonValue **elements, int *count,
 								  ClerkJsonFault *fault);
+extern text * clerk_json_string(const ClerkJsonValue *value,
+								ClerkJsonFault *fault);
 extern Jsonb *clerk_json_parse(const char *text, int length,
 							   ClerkJsonFault *fault);
 extern Jsonb *clerk_json_parse_what_is_legible(const char *utf8, size_t length);
