@@ -313,6 +313,7 @@ make_plan(Pass *pass)
 	ClerkPlanBudget budget = {0};
 	ClerkBudget singles;
 	ClerkBudget bulks;
+	TimestampTz looks_limited_until = pass->report->limited_until;
 	int			count;
 
 	if (pass->plan.count > 0 && pass->claimed_by_plan == 0)
@@ -336,7 +337,11 @@ make_plan(Pass *pass)
 		budget.bulks = bulk ? bulks.remaining : 0;
 		budget.worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
 		if (single || bulk)
+		{
+			/* The limit of the other one does not matter. */
+			pass->report->limited_until = looks_limited_until;
 			plan_due(pass, due, count, &budget);
+		}
 	}
 	MemoryContextSwitchTo(caller);
 	return pass->plan.count > 0;
