@@ -152,12 +152,12 @@ static const StatementText statement_texts[STATEMENTS] = {
 		TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID}
 	},
 	[NEXT_DUE] = {
-		"SELECT least((SELECT " DUE_AT " FROM %1$s WHERE state = 'queued' "
+		"SELECT least((SELECT now() FROM %1$s WHERE state = 'sending' "
+		"AND now() > $1 LIMIT 1), "
+		"(SELECT " DUE_AT " FROM %1$s WHERE state = 'queued' "
 		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1), "
 		"(SELECT " DUE_AT " FROM %1$s WHERE state = 'verifying' "
-		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1), "
-		"(SELECT now() FROM %1$s WHERE state = 'sending' AND $1 = '-infinity' "
-		"LIMIT 1))",
+		"AND " DUE_AT " > $1 ORDER BY " DUE_AT ", id LIMIT 1))",
 		1, {TIMESTAMPTZOID}
 	},
 	[COUNT_DUE] = {
@@ -435,7 +435,7 @@ fill_settle_arrays(SettleArrays *arrays, const ClerkOutboxChange *change,
 
 /*
  * The earliest time after the given one at which a row is due; 0 if there is
- * none.
+ * none.  One that is sending, and was left so by its sender, is due now.
  */
 TimestampTz
 clerk_outbox_next_due(TimestampTz after)

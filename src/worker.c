@@ -45,10 +45,9 @@
 #define LINGER_MS 1000
 
 /*
- * When a row is due and cannot be taken: another session is sending, or has
- * locked the row.  Also the shortest time between two looks while something
- * keeps the worker from sending, however many commits wake it, and the time
- * after an error, which doubles with each further one.
+ * The time between two looks while another session is sending; the shortest
+ * one while something keeps the worker from sending, however many commits wake
+ * it; and the one after an error, which doubles with each further error.
  */
 #define PAUSE_MS 1000
 
@@ -229,33 +228,35 @@ extension_schema(void)
 static void
 judge(const ClerkDeliveryReport *report, Outlook *outlook)
 {
-	TimestampTz next_due = report->next_due;
-	bool		sent = report->sent + report->skipped + report->failed > 0;
+	TimestampTz pause = from_now(PAUSE_MS);
+
+	if (report->sent + report->skipped + report->failed > 0)
+		worker.has_sent = true;
+	if (report->busy)
+	{
+		outlook->earliest = outlook->latest = pause;
+		return;
+	}
 
 	note_trouble(report->stopped_by);
 	strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
-	if (sent)
-		worker.has_sent = true;
-
 	if (report->stopped_by != NULL)
 	{
-		int64		delay = Max(clerk_retry_delay,
-								report->stopped_by->retry_after * INT64CONST(1000));
-
-		outlook->earliest = from_now(PAUSE_MS);
-		outlook->latest = Max(from_now(delay), next_due);
+		outlook->earliest = pause;
+		outlook->latest = Max(from_now(clerk_retry_delay), report->next_due);
 	}
-	else if (report->busy)
-		outlook->earliest = outlook->latest = from_now(PAUSE_MS);
-	else if (next_due == 0 || TIMESTAMP_IS_NOEND(next_due))
+	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
 	{
 		outlook->over = true;
 		outlook->latest = worker.has_sent ? from_now(LINGER_MS) : 0;
 	}
-	else if (next_due > GetCurrentTimestamp() || sent)
-		outlook->latest = next_due;
 	else
-		outlook->latest = from_now(PAUSE_MS);
+	{
+		/* What is committed meanwhile is as limited as the rest. */
+		if (report->limited_until != 0)
+			outlook->earliest = pause;
+		outlook->latest = Min(report->next_due, from_now(LONGEST_REST_MS));
+	}
 }
 
 /*
@@ -309,9 +310,6 @@ rest(const Outlook *outlook)
 {
 	TimestampTz latest = outlook->latest;
 
-	/* Clerk may have told how long to keep away. */
-	if (outlook->trouble[0] == '\0')
-		latest = Min(latest, from_now(LONGEST_REST_MS));
 	clerk_worker_begin_rest(latest, outlook->trouble);
 	for (;;)
 	{

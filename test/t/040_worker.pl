@@ -291,7 +291,7 @@ sub check_trouble
 	is( $node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
 		'Clerk does not accept the secret key',
 		'clerk_worker_status() tells what keeps a worker from sending');
-	wait_until('it has tried again', sub { $clerk->journal >= $asked + 30 });
+	wait_until('it has tried again', sub { $clerk->journal >= $asked + 9 });
 	ClerkTest::write_key($key_file, $ClerkTest::KEY);
 	wait_for_states($node, 'postgres', 'sent 1', map { "key$_\@example.com" } 1 .. 3);
 	my $said = slurp_file($node->logfile, $log);
@@ -416,6 +416,23 @@ sub check_locked_row
 	run_in_psql($psql, 'ROLLBACK;');
 	wait_for_states($node, 'postgres', 'sent 1', $email);
 	pass('... until it is not locked any more, without another commit');
+
+	# Its answer comes while it is locked, and nothing else is open.
+	$email = 'x-slow-500--locked@example.com';
+	my $log = -s $node->logfile;
+	enqueue($node, 'postgres', $email);
+	wait_until('the request is under way',
+		sub { states($node, 'postgres', $email) eq 'sending 1' });
+	run_in_psql($psql,
+		"BEGIN; SELECT id FROM clerk_invitation_outbox WHERE email_address = '$email' FOR UPDATE;");
+	wait_until('the answer cannot be recorded',
+		sub { slurp_file($node->logfile, $log) =~ /of the outbox is locked, or was changed/ });
+	wait_for_worker($node, 'postgres');
+	is(states($node, 'postgres', $email), 'sending 1',
+		'a row that is locked when its answer comes stays as it is');
+	run_in_psql($psql, 'ROLLBACK;');
+	wait_for_states($node, 'postgres', 'sent 1', $email);
+	is(requests($clerk, $email), '1', '... and the worker stays, and verifies it');
 	$psql->{harness}->finish;
 	wait_until_gone($node);
 	return;

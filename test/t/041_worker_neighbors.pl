@@ -1,10 +1,11 @@
 # Workers stay out of everybody's way: other databases and their workers, CREATE
 # and DROP DATABASE, CREATE and DROP EXTENSION, changes of the owner, VACUUM, and
-# a server that has no room for a worker.
+# a server that has no room for a worker, or no memory to tell it.
 use strict;
 use warnings;
 
 use ClerkTest;
+use RateLimitDriver;
 use WorkerTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -28,6 +29,7 @@ check_drop_extension();
 check_owner();
 check_read_only_database();
 check_no_room();
+check_no_memory();
 
 $node->stop;
 done_testing();
@@ -233,9 +235,20 @@ sub check_read_only_database
 	$node->safe_psql('postgres',
 		'ALTER DATABASE readonly SET default_transaction_isolation = serializable;'
 		  . 'ALTER DATABASE readonly RESET default_transaction_read_only');
+	$node->safe_psql(
+		'readonly', q(
+		CREATE TABLE seen (isolation text);
+		CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
+			BEGIN
+				INSERT INTO public.seen VALUES (current_setting('transaction_isolation'));
+				RETURN NULL;
+			END $$;
+		CREATE TRIGGER see AFTER UPDATE ON clerk_invitation_outbox
+			FOR EACH STATEMENT EXECUTE FUNCTION see();));
 	enqueue($node, 'readonly', 'serializable@example.com');
 	wait_for_states($node, 'readonly', 'sent 1', 'readonly@example.com', 'serializable@example.com');
-	pass('a database whose transactions are serializable is like any other');
+	is($node->safe_psql('readonly', 'SELECT DISTINCT isolation FROM seen'),
+		'read committed', "a worker's transactions are read committed, whatever the database's default");
 	wait_until_gone($node, 'readonly');
 	return;
 }
@@ -279,5 +292,30 @@ sub check_no_room
 	my @emails = map { "no-room$_\@example.com" } 1 .. 3;
 	wait_for_states($node, 'db1', 'sent 1', @emails);
 	is(created($clerk, @emails), '1 1 1', '... and nothing is lost');
+	return;
+}
+
+# Whoever inserts shall not fail because nobody can be told of it.
+sub check_no_memory
+{
+	RateLimitDriver::install($node);
+	$node->restart;
+	$node->safe_psql('postgres',
+		RateLimitDriver::session($node) . 'SELECT driver_use_up_memory()');
+	foreach my $time ('', ' again')
+	{
+		my $commit = attempt($node, 'postgres',
+			enqueue_sql('no-memory@example.com') . "; SELECT 'still here';");
+		is($commit->{sqlstate}, '', "a commit succeeds$time when the server has no shared memory to spare");
+		like($commit->{stdout}, qr/still here/, '... and the session goes on');
+		like(
+			$commit->{stderr},
+			qr/WARNING:  53200: no background worker can be told that there are invitations to send/,
+			'... with a warning');
+	}
+	my $status = attempt($node, 'postgres', 'SELECT * FROM clerk_worker_status();');
+	is("$status->{stdout}$status->{sqlstate}", '', '... and clerk_worker_status() knows of no worker');
+	is(states($node, 'postgres', 'no-memory@example.com'),
+		'queued 0, queued 0', '... but the rows are there');
 	return;
 }
