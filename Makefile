@@ -23,6 +23,7 @@ OBJS = \
 	src/rollback_warning.o \
 	src/secret_key.o \
 	src/send_invitations.o \
+	src/shared_memory.o \
 	src/socket_set.o \
 	src/trigger.o \
 	src/url_rules.o \

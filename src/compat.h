@@ -70,14 +70,16 @@
 #endif
 
 /*
- * 15 wants shared memory to be asked for in a hook; before that _PG_init() does
- * it.  "hook" calls "previous", which is a variable, if that is not NULL.
+ * 15 wants shared memory to be asked for in a hook, which finds in "previous"
+ * the one to call before; until then each request is made at once.
  */
 #if PG_VERSION_NUM >= 150000
 #define clerk_at_shmem_request(hook, previous) \
 	((previous) = shmem_request_hook, shmem_request_hook = (hook))
+#define clerk_shmem_requested(size) ((void) 0)
 #else
-#define clerk_at_shmem_request(hook, previous) ((previous) = NULL, (hook)())
+#define clerk_at_shmem_request(hook, previous) ((previous) = NULL, (void) (hook))
+#define clerk_shmem_requested(size) RequestAddinShmemSpace(size)
 #endif
 
 /*

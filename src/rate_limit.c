@@ -27,11 +27,8 @@
 #include "common/hashfn.h"
 #include "compat.h"
 #include "guc.h"
-#include "miscadmin.h"
 #include "rate_limit.h"
-#include "storage/ipc.h"
-#include "storage/lwlock.h"
-#include "storage/shmem.h"
+#include "shared_memory.h"
 #include "utils/timestamp.h"
 
 #define BUCKETS 128
@@ -40,12 +37,6 @@
 
 /* More Clerk instances than databases of one server are likely to use. */
 #define INSTANCES 16
-
-/*
- * The server has 100 kB to spare for libraries that were not preloaded, and we
- * are not the only one.
- */
-#define MAX_SHARED_MEMORY (24 * 1024)
 
 /* Names the layout, too: one that is changed needs another name. */
 #define SHARED_MEMORY_NAME "clerk_invite rate limit"
@@ -87,9 +78,7 @@ typedef struct State
 
 /* Of this process: the shared memory, once it is known. */
 static State *state = NULL;
-static void (*previous_shmem_request_hook) (void) = NULL;
 
-static void request_memory(void);
 static void lock_state(void);
 static void unlock_state(void);
 static Instance *find_instance(uint64 name);
@@ -111,25 +100,13 @@ static void reserve(Instance *instance, ClerkEndpoint endpoint,
 static void assess(Instance *instance, ClerkEndpoint endpoint,
 				   TimestampTz now, ClerkBudget *budget);
 
-/*
- * Asks the server for the memory while it still can be asked: to be called
- * when the library is loaded.
- */
+/* Asks for the memory; to be called when the library is loaded. */
 void
 clerk_rate_limit_request_memory(void)
 {
-	StaticAssertStmt(sizeof(State) <= MAX_SHARED_MEMORY,
+	StaticAssertStmt(sizeof(State) <= CLERK_SHARED_MEMORY_MAX,
 					 "the budgets need too much shared memory");
-	if (process_shared_preload_libraries_in_progress)
-		clerk_at_shmem_request(request_memory, previous_shmem_request_hook);
-}
-
-static void
-request_memory(void)
-{
-	if (previous_shmem_request_hook != NULL)
-		previous_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(State)));
+	clerk_request_shared_memory(sizeof(State));
 }
 
 /*
@@ -284,23 +261,14 @@ clerk_rate_limit_look(uint64 instance, ClerkEndpoint endpoint,
 static void
 lock_state(void)
 {
-	State	   *found_state;
-	bool		found;
-
 	if (state == NULL)
-	{
-		LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-		found_state = ShmemInitStruct(SHARED_MEMORY_NAME, sizeof(State), &found);
-		if (!found)
-		{
-			memset(found_state, 0, sizeof(State));
-			LWLockInitialize(&found_state->lock,
-							 clerk_new_lwlock_tranche("clerk_invite"));
-		}
-		LWLockRelease(AddinShmemInitLock);
-		clerk_name_lwlock_tranche(found_state->lock.tranche, "clerk_invite");
-		state = found_state;
-	}
+		state = clerk_find_shared_memory(SHARED_MEMORY_NAME, sizeof(State));
+	if (state == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OUT_OF_MEMORY),
+				 errmsg("requests to Clerk cannot be counted"),
+				 errdetail("There is not enough shared memory left."),
+				 errhint("Add clerk_invite to \"shared_preload_libraries\".")));
 	LWLockAcquire(&state->lock, LW_EXCLUSIVE);
 }
 

@@ -22,22 +22,16 @@
 
 #include "compat.h"
 #include "miscadmin.h"
+#include "shared_memory.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
-#include "storage/shmem.h"
 #include "utils/timestamp.h"
 #include "worker_slots.h"
 
 /* More databases of one server than are likely to invite at a time. */
 #define SLOTS 32
-
-/*
- * The server has 100 kB to spare for libraries that were not preloaded, and we
- * are not the only one.
- */
-#define MAX_SHARED_MEMORY (8 * 1024)
 
 /* Names the layout, too: one that is changed needs another name. */
 #define SHARED_MEMORY_NAME "clerk_invite workers"
@@ -66,10 +60,7 @@ typedef struct Slots
 /* Of this process: the shared memory once it is known, a worker's own slot. */
 static Slots *shared = NULL;
 static Slot *own_slot = NULL;
-static void (*previous_shmem_request_hook) (void) = NULL;
 
-static void request_memory(void);
-static Slots *find_memory(void);
 static Slot *find_slot(Oid database);
 static Slot *take_slot(Oid database);
 static void free_slot(Slot *slot);
@@ -77,25 +68,13 @@ static bool has_failed_to_start(const Slot *slot);
 static void free_own_slot(int code, Datum arg);
 static void forget_launcher(int code, Datum arg);
 
-/*
- * Asks the server for the memory while it still can be asked: to be called
- * when the library is loaded.
- */
+/* Asks for the memory; to be called when the library is loaded. */
 void
 clerk_worker_slots_request_memory(void)
 {
-	StaticAssertStmt(sizeof(Slots) <= MAX_SHARED_MEMORY,
+	StaticAssertStmt(sizeof(Slots) <= CLERK_SHARED_MEMORY_MAX,
 					 "the workers' slots need too much shared memory");
-	if (process_shared_preload_libraries_in_progress)
-		clerk_at_shmem_request(request_memory, previous_shmem_request_hook);
-}
-
-static void
-request_memory(void)
-{
-	if (previous_shmem_request_hook != NULL)
-		previous_shmem_request_hook();
-	RequestAddinShmemSpace(MAXALIGN(sizeof(Slots)));
+	clerk_request_shared_memory(sizeof(Slots));
 }
 
 /*
@@ -106,25 +85,8 @@ request_memory(void)
 bool
 clerk_worker_slots_attach(void)
 {
-	MemoryContext caller = CurrentMemoryContext;
-
-	if (shared != NULL)
-		return true;
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
-	PG_TRY();
-	{
-		shared = find_memory();
-	}
-	PG_CATCH();
-	{
-		/* Nothing but ShmemInitStruct() can have failed; it cleans up. */
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		/* An error forgets that a lock holds interrupts off. */
-		HOLD_INTERRUPTS();
-	}
-	PG_END_TRY();
-	LWLockRelease(AddinShmemInitLock);
+	if (shared == NULL)
+		shared = clerk_find_shared_memory(SHARED_MEMORY_NAME, sizeof(Slots));
 	if (shared == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
@@ -132,23 +94,6 @@ clerk_worker_slots_attach(void)
 				 errdetail("There is not enough shared memory left."),
 				 errhint("Add clerk_invite to \"shared_preload_libraries\", or call clerk_send_invitations().")));
 	return shared != NULL;
-}
-
-static Slots *
-find_memory(void)
-{
-	bool		found;
-	Slots	   *memory = ShmemInitStruct(SHARED_MEMORY_NAME, sizeof(Slots),
-										 &found);
-
-	if (!found)
-	{
-		memset(memory, 0, sizeof(Slots));
-		LWLockInitialize(&memory->lock,
-						 clerk_new_lwlock_tranche("clerk_invite"));
-	}
-	clerk_name_lwlock_tranche(memory->lock.tranche, "clerk_invite");
-	return memory;
 }
 
 /*

@@ -13,8 +13,8 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		planner | secret_key | socket_set | url_rules | worker_slots) echo 1 ;;
-		guc | json_wire) echo 2 ;;
+		planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
+		guc | json_wire | worker_slots) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error) echo 4 ;;
 		clerk_api) echo 5 ;;

@@ -17,6 +17,7 @@
 static TimestampTz driver_now(void);
 
 #define GetCurrentTimestamp() driver_now()
+#include "../src/shared_memory.c"
 #include "../src/rate_limit.c"
 #undef GetCurrentTimestamp
 
