@@ -30,6 +30,8 @@ our @EXPORT = qw(
   wait_until_gone
   kill_process
   wakeups
+  wait_until_asleep
+  switches
 );
 
 # Neither budgets nor delays are what these tests are about.
@@ -180,19 +182,32 @@ sub wait_until_gone
 sub wakeups
 {
 	my ($pid, $seconds) = @_;
-	my $count = sub {
-		my $sum = 0;
-		$sum += $_
-		  foreach slurp_file("/proc/$pid/status") =~ /_ctxt_switches:\s+(\d+)/g;
-		return $sum;
-	};
+	my $before;
 
-	wait_until("process $pid sleeps",
-		sub { slurp_file("/proc/$pid/stat") =~ /\) S/ });
-	my $before = $count->();
+	wait_until_asleep($pid);
+	$before = switches($pid);
 	# Nothing can be waited for: what counts is that nothing happens.
 	sleep($seconds);
-	return $count->() - $before;
+	return switches($pid) - $before;
+}
+
+sub wait_until_asleep
+{
+	my ($pid) = @_;
+
+	return wait_until("process $pid sleeps",
+		sub { slurp_file("/proc/$pid/stat") =~ /\) S/ });
+}
+
+# How often a process has been switched to; needs /proc.
+sub switches
+{
+	my ($pid) = @_;
+	my $sum = 0;
+
+	$sum += $_
+	  foreach slurp_file("/proc/$pid/status") =~ /_ctxt_switches:\s+(\d+)/g;
+	return $sum;
 }
 
 # Kills a server process with SIGKILL, and waits until the server has got over

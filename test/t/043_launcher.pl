@@ -128,6 +128,22 @@ sub check_setting
 	$node->reload;
 	wait_for_states($node, 'one', 'sent 1', $email);
 	pass('... until it is turned on');
+	wait_until_gone($node);
+
+  SKIP:
+	{
+		skip 'there is no /proc', 1 unless -r "/proc/$$/status";
+		$node->safe_psql('postgres', 'ALTER SYSTEM SET clerk_invite.worker = off');
+		my $before = switches(launcher());
+		$node->reload;
+		wait_until('the launcher has noticed', sub { switches(launcher()) > $before });
+		wait_until_asleep(launcher());
+		enqueue($node, 'one', 'turned-on-again@example.com');
+		$node->safe_psql('postgres', 'ALTER SYSTEM RESET clerk_invite.worker');
+		$node->reload;
+		wait_for_states($node, 'one', 'sent 1', 'turned-on-again@example.com');
+		pass('... or turned off and on again');
+	}
 	$node->append_conf('postgresql.conf', 'log_min_messages = warning');
 	$node->reload;
 	wait_until_gone($node);
