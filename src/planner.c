@@ -9,9 +9,9 @@
  * So each organization's invitations are cut into tens and a remainder.  A
  * piece that fills a bulk request better than the budgets' ratio (250 / 50 = 5
  * invitations) is worth one; the others go one by one.  If one budget then has
- * something left, it serves what the other could not: single requests begin
- * with the smallest pieces, so that full ones stay whole for the next bulk
- * budget; bulk requests begin with the largest.
+ * something left, it serves what the other could not.  Bulk requests always
+ * begin with the largest pieces and single ones with the smallest, so that what
+ * has to wait is what the next bulk budget carries best.
  *
  * Age decides among equals.  What is overdue comes first whatever its size, so
  * that a steady stream of full tens cannot keep a remainder waiting for ever.
@@ -62,7 +62,6 @@ static int	compare_organizations(const void *a, const void *b,
 								  void *candidates);
 static int	compare_for_bulks(const void *a, const void *b);
 static int	compare_for_singles(const void *a, const void *b);
-static int	compare_for_spare_singles(const void *a, const void *b);
 static int	compare_ages(const void *a, const void *b, void *ages);
 
 /*
@@ -179,7 +178,7 @@ static void
 plan_singles(Planning *planning, bool worthwhile)
 {
 	qsort(planning->pieces, planning->piece_count, sizeof(Piece),
-		  worthwhile ? compare_for_spare_singles : compare_for_singles);
+		  compare_for_singles);
 	for (int i = 0; i < planning->piece_count; i++)
 	{
 		Piece	   *piece = &planning->pieces[i];
@@ -268,15 +267,9 @@ compare_for_bulks(const void *a, const void *b)
 	return first->age - second->age;
 }
 
-static int
-compare_for_singles(const void *a, const void *b)
-{
-	return ((const Piece *) a)->age - ((const Piece *) b)->age;
-}
-
 /* The overdue, then the smallest, then the oldest. */
 static int
-compare_for_spare_singles(const void *a, const void *b)
+compare_for_singles(const void *a, const void *b)
 {
 	const Piece *first = a;
 	const Piece *second = b;

@@ -11,8 +11,7 @@ use strict;
 use warnings;
 
 use ClerkTest ();
-use Cwd qw(abs_path);
-use PostgreSQL::Test::Utils;
+use Driver;
 
 # Names of the functions and what comes after them in CREATE FUNCTION.
 my @functions = (
@@ -33,14 +32,8 @@ my @functions = (
 sub install
 {
 	my ($node) = @_;
-	my $library = abs_path(PostgreSQL::Test::Utils::tempdir())
-	  . '/rate_limit_driver.so';
+	my $library = Driver::build('rate_limit_driver');
 
-	chomp(my $headers = `pg_config --includedir-server`);
-	system_or_bail(
-		$ENV{CC} // 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
-		'-I', $headers,
-		'-o', $library, "$ClerkTest::TEST_FOLDER/rate_limit_driver.c");
 	$node->safe_psql(
 		'postgres',
 		session($node)
