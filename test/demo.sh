@@ -3,8 +3,9 @@
 #
 # Runs on a bare Debian or Ubuntu: installs what is missing, builds the
 # extension, makes a PostgreSQL cluster in a temporary folder, starts a fake
-# Clerk over TLS beside it, and invites people with a query, with a trigger on a
-# members table, and with a pg_cron job.  Leaves the machine's own PostgreSQL
+# Clerk over TLS beside it, and invites people with a query, with triggers on a
+# members table, now and after the commit, while Clerk is down and when its
+# answer is lost, and with a pg_cron job.  Leaves the machine's own PostgreSQL
 # alone, and no file or process behind.
 #
 # With CLERK_SECRET_KEY in the environment, and an organization and an address

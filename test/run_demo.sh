@@ -9,10 +9,7 @@ cd "$folder/source"
 stop_everything()
 {
 	stop_cluster
-	if [ -n "${fake_clerk:-}" ]; then
-		kill "$fake_clerk" 2>/dev/null || true
-		wait "$fake_clerk" || true
-	fi
+	stop_fake_clerk
 }
 trap stop_everything EXIT
 trap 'exit 130' INT
@@ -24,21 +21,34 @@ build()
 		{ cat "$folder/build.log"; exit 1; }
 }
 
-# Sets clerk_url; its certificate is its own authority.  The fake Clerk ends with
-# its standard input, should nobody be left to stop it.
-start_fake_clerk()
+# Its certificate is its own authority.
+make_certificate()
 {
 	openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost \
 		-addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
 		-keyout "$folder/tls.key" -out "$folder/tls.crt" 2>"$folder/openssl.log"
-	mkfifo "$folder/life" "$folder/port"
-	python3 test/fake_clerk.py --exit-with-stdin --tls "$folder/tls.crt" \
-		"$folder/tls.key" --journal "$folder/journal" --secret-key "$1" \
+}
+
+# start_fake_clerk [PORT]: sets port.  The fake Clerk ends with its standard
+# input, should nobody be left to stop it.
+start_fake_clerk()
+{
+	python3 test/fake_clerk.py --exit-with-stdin --port "${1:-0}" \
+		--tls "$folder/tls.crt" "$folder/tls.key" \
+		--journal "$folder/journal" --secret-key "$key" \
 		<"$folder/life" >"$folder/port" &
 	fake_clerk=$!
 	exec 9>"$folder/life"
 	read -r port <"$folder/port"
-	clerk_url=https://localhost:$port
+}
+
+stop_fake_clerk()
+{
+	if [ -n "${fake_clerk:-}" ]; then
+		kill "$fake_clerk" 2>/dev/null || true
+		wait "$fake_clerk" || true
+		fake_clerk=
+	fi
 }
 
 headline()
@@ -70,50 +80,44 @@ clerk_received()
 import json, sys
 for line in sys.stdin:
     request = json.loads(line)
-    print("  %s %s -> %s" % (request["method"], request["path"], request["status"]))
-    print("    %s" % json.dumps(request["body"], ensure_ascii=False))
+    answer = request["status"] or "no answer"
+    created = ", %d created" % len(request["created"]) if request["created"] else ""
+    print("  %s %s -> %s%s" % (request["method"], request["path"], answer, created))
+    if request["body"]:
+        print("    %s" % json.dumps(request["body"], ensure_ascii=False))
 '
 	journal_lines_shown=$(wc -l <"$folder/journal")
 }
 
-# pg_cron looks once a minute: two ticks are ample.
-wait_for_cron()
+# wait_for WHAT QUERY: until the query gives true.  It takes a second, or for
+# pg_cron, which looks once a minute, up to one; two are ample.
+wait_for()
 {
 	for _ in $(seq 650); do
-		[ "$(psql -XAt -c "SELECT count(*) FROM cron.job_run_details WHERE status IN ('succeeded', 'failed')")" = 0 ] ||
-			return 0
+		[ "$(psql -XAt -c "$2")" != t ] || return 0
 		sleep 0.2
 	done
-	echo "pg_cron did not run the job" >&2
+	echo "$1 did not happen" >&2
 	return 1
 }
 
-key=sk_test_demonstration
-journal_lines_shown=0
-build
-start_fake_clerk "$key"
-touch "$folder/journal"
-start_cluster "$folder" "$folder/root" \
-	"shared_preload_libraries = 'pg_cron'" \
-	"cron.host = '$folder'" \
-	'clerk_invite.worker = off' \
-	"clerk_invite.secret_key_file = 'clerk.key'" \
-	"clerk_invite.api_url = '$clerk_url'" \
-	"clerk_invite.ca_file = '$folder/tls.crt'"
-(umask 077; echo "$key" >"$PGDATA/clerk.key")
-
-chapter 'A query'
-sql <<'SQL'
+show_query()
+{
+	chapter 'A query'
+	sql <<'SQL'
 CREATE EXTENSION clerk_invite;
 
 SELECT id, email_address, role, status, expires_at::date
 FROM clerk_create_organization_invitation(
 	'org_acme', 'user_ines', 'ann@example.com', 'org:member');
 SQL
-clerk_received
+	clerk_received
+}
 
-chapter 'A trigger on a members table'
-sql <<'SQL'
+show_trigger()
+{
+	chapter 'A trigger on a members table'
+	sql <<'SQL'
 CREATE TABLE members (
 	email text PRIMARY KEY,
 	team text,
@@ -141,10 +145,86 @@ VALUES ('ann@example.com', 'red'), ('bob@example.com', 'blue');
 
 SELECT * FROM members;
 SQL
-clerk_received
+	clerk_received
+}
 
-chapter 'A pg_cron job'
-sql <<'SQL'
+show_outbox()
+{
+	chapter 'The outbox: invitations that follow the commit'
+	sql <<'SQL'
+DROP TRIGGER invite_member ON members;
+
+-- The ready-made one.  It calls nobody: it puts rows into the outbox.
+CREATE TRIGGER invite AFTER INSERT ON members
+REFERENCING NEW TABLE AS new_members
+FOR EACH STATEMENT EXECUTE FUNCTION
+clerk_invitation_trigger('=org_acme', '=user_ines', 'email', '=org:member');
+
+BEGIN;
+INSERT INTO members (email, team) VALUES ('eve@example.com', 'red');
+ROLLBACK;
+
+INSERT INTO members (email, team)
+VALUES ('fay@example.com', 'red'), ('gil@example.com', 'blue');
+SQL
+	wait_for 'the delivery' "$all_sent"
+	echo 'A background worker has started by itself, and has sent them.'
+	sql <<'SQL'
+SELECT email_address, state, attempts, settled_at - enqueued_at AS took
+FROM clerk_invitation_outbox ORDER BY id;
+SQL
+	clerk_received
+}
+
+show_outage()
+{
+	chapter 'Clerk is down, and comes back'
+	stop_fake_clerk
+	echo 'Nobody listens at the address of Clerk now.'
+	sql <<'SQL'
+INSERT INTO members (email, team)
+VALUES ('hal@example.com', 'red'), ('ida@example.com', 'blue');
+SQL
+	wait_for 'the attempt' "SELECT bool_or(trouble IS NOT NULL)
+		FROM clerk_worker_status()"
+	sql <<'SQL'
+SELECT email_address, state, attempts, error_message
+FROM clerk_invitation_outbox WHERE state <> 'sent' ORDER BY id;
+
+SELECT database, trouble FROM clerk_worker_status();
+SQL
+	start_fake_clerk "$port"
+	echo 'Clerk is back.  Nobody does anything.'
+	wait_for 'the delivery' "$all_sent"
+	sql <<'SQL'
+SELECT email_address, state, attempts, error_message,
+	enqueued_at::time(3), settled_at::time(3)
+FROM clerk_invitation_outbox ORDER BY id;
+SQL
+	clerk_received
+}
+
+show_lost_answer()
+{
+	chapter 'Clerk invites, but its answer is lost'
+	echo 'The fake Clerk does so once for an address that begins like this one.'
+	sql <<'SQL'
+INSERT INTO members (email, team)
+VALUES ('x-drop-after-once--jon@example.com', 'red');
+SQL
+	wait_for 'the delivery' "$all_sent"
+	echo 'The worker has asked Clerk whether it has the invitation, and has not sent it again.'
+	sql <<'SQL'
+SELECT email_address, state, attempts, invitation_id
+FROM clerk_invitation_outbox ORDER BY id DESC LIMIT 1;
+SQL
+	clerk_received
+}
+
+show_cron()
+{
+	chapter 'A pg_cron job'
+	sql <<'SQL'
 CREATE EXTENSION pg_cron;
 
 CREATE TABLE waiting_list (email text PRIMARY KEY, invitation_id text);
@@ -167,11 +247,38 @@ $$;
 
 SELECT cron.schedule('invite', '* * * * *', 'CALL invite_waiting()');
 SQL
-echo 'Waiting for the next full minute ...'
-wait_for_cron
-sql <<'SQL'
+	echo 'Waiting for the next full minute ...'
+	wait_for 'the job' "SELECT count(*) > 0 FROM cron.job_run_details
+		WHERE status IN ('succeeded', 'failed')"
+	sql <<'SQL'
 SELECT status, return_message FROM cron.job_run_details;
 
 SELECT * FROM waiting_list;
 SQL
-clerk_received
+	clerk_received
+}
+
+key=sk_test_demonstration
+all_sent="SELECT bool_and(state = 'sent') FROM clerk_invitation_outbox"
+journal_lines_shown=0
+build
+make_certificate
+mkfifo "$folder/life" "$folder/port"
+touch "$folder/journal"
+start_fake_clerk
+# After a failure the worker waits for 10 seconds, unless told otherwise.
+start_cluster "$folder" "$folder/root" \
+	"shared_preload_libraries = 'pg_cron'" \
+	"cron.host = '$folder'" \
+	"clerk_invite.secret_key_file = 'clerk.key'" \
+	"clerk_invite.api_url = 'https://localhost:$port'" \
+	"clerk_invite.ca_file = '$folder/tls.crt'" \
+	"clerk_invite.retry_delay = '2s'"
+(umask 077; echo "$key" >"$PGDATA/clerk.key")
+
+show_query
+show_trigger
+show_outbox
+show_outage
+show_lost_answer
+show_cron

@@ -89,13 +89,17 @@ sub fails
 # As Ctrl-C does it, a terminal that is closed, and a service manager.
 sub check_stopped
 {
-	foreach my $signal (qw(INT HUP TERM))
+	foreach my $case (
+		[ INT => qr/What Clerk received/ ],
+		[ HUP => qr/Nobody listens/ ],
+		[ TERM => qr/Clerk is back/ ])
 	{
+		my ($signal, $moment) = @$case;
 		my $checkout = Checkout->new;
 
 		$checkout->with_what_is_built;
 		my $run = $checkout->start(['test/demo.sh'], %environment);
-		$checkout->wait_for($run, qr/What Clerk received/);
+		$checkout->wait_for($run, $moment);
 		$checkout->signal_group($run, $signal);
 		$checkout->finish($run);
 		isnt($run->{status}, 0, "SIG$signal stops the demonstration");
@@ -176,8 +180,14 @@ sub check_demonstration
 		'... and shows neither a key nor the url of an invitation');
 
 	my %part = map { /\A(.*)\n/; $1 => $_ } split(/^== /m, $run->{stdout});
-	my ($query, $trigger, $job) =
-	  @part{ 'A query', 'A trigger on a members table', 'A pg_cron job' };
+	my ($query, $trigger, $outbox, $outage, $lost, $job) = @part{
+		'A query',
+		'A trigger on a members table',
+		'The outbox: invitations that follow the commit',
+		'Clerk is down, and comes back',
+		'Clerk invites, but its answer is lost',
+		'A pg_cron job'
+	};
 	like($query,
 		qr/^ $id \| ann\@example\.com \| org:member \| pending \| \d/m,
 		'the query shows the invitation');
@@ -191,6 +201,9 @@ sub check_demonstration
 		[ received($trigger) ],
 		[ 'ann@example.com: 400', 'bob@example.com: 200' ],
 		'... which is what Clerk received');
+	check_outbox($outbox);
+	check_outage($outage);
+	check_lost_answer($lost);
 	like($job, qr/^ succeeded \|/m, 'the job succeeds');
 	my @waiting = ('cleo@example.com', 'dan@example.com');
 	is_deeply([ $job =~ /^ (\S+) +\| $id$/mg ],
@@ -202,6 +215,58 @@ sub check_demonstration
 	return;
 }
 
+sub check_outbox
+{
+	my ($said) = @_;
+	my @sent = $said =~ /^ (\S+) \| sent  \| +1 \| 00:00:0\d\.\d+$/mg;
+	my @emails = ('fay@example.com', 'gil@example.com');
+
+	like($said, qr/eve\@example\.com.*^ROLLBACK$/ms,
+		'the outbox is shown with an insert that is rolled back');
+	is_deeply(\@sent, \@emails,
+		'... and one that is committed and sent within seconds');
+	is_deeply(
+		[ sort(received($said)) ],
+		[ map { "$_: 200" } @emails ],
+		'... and Clerk received the second one only, each address once');
+	return;
+}
+
+sub check_outage
+{
+	my ($said) = @_;
+	my ($down, $up) = split(/^Clerk is back\./m, $said);
+	my @emails = ('hal@example.com', 'ida@example.com');
+	my $trouble = 'could not connect to Clerk';
+
+	is_deeply(
+		[ $down =~ /^ (\S+) \| queued \| +0 \| $trouble$/mg ],
+		\@emails, 'while Clerk is down the outbox says what is wrong');
+	like($down, qr/^ postgres \| $trouble$/m, '... and so does the worker');
+	like($up, qr/^ $_ \| sent  \| +1 \| +\| [\d:.]+ \| [\d:.]+$/m,
+		"... and $_ is sent when it is back")
+	  foreach @emails;
+	is_deeply(
+		[ sort(received($said)) ],
+		[ map { "$_: 200" } @emails ],
+		'... as Clerk received it, each address once');
+	return;
+}
+
+sub check_lost_answer
+{
+	my ($said) = @_;
+
+	like($said, qr/^ x-drop\S+ \| sent  \| +1 \| orginv_\w+$/m,
+		'after a lost answer the outbox has the invitation');
+	is_deeply(
+		[ map { /: (.*)/ } received($said) ],
+		['no answer'], '... which Clerk was asked for once');
+	like($said, qr{^  GET /v1/organizations/org_acme/invitations -> 200$}m,
+		'... and looked up');
+	return;
+}
+
 # What a part of the output says that Clerk received: whom it was asked to
 # invite, and what it answered.
 sub received
@@ -210,7 +275,7 @@ sub received
 	my @requests;
 
 	while ($said =~
-		m{^  POST /v1/organizations/org_acme/invitations -> (\d+)\n    (.*)$}mg)
+		m{^  POST /v1/organizations/org_acme/invitations -> (\d+|no answer)(?:, 1 created)?\n    (.*)$}mg)
 	{
 		my ($status, $body) = ($1, $2);
 		my ($email) = $body =~ /"email_address": "([^"]+)"/;
