@@ -328,17 +328,19 @@ make_plan(Pass *pass)
 	MemoryContext caller;
 	ClerkOutboxDue *due;
 	ClerkPlanBudget budget;
+	bool		in_vain = pass->plan.count > 0 && pass->claimed_by_plan == 0;
 	int			count = 0;
 
-	if (pass->plan.count > 0 && pass->claimed_by_plan == 0)
-		return false;
 	pass->plan.count = 0;
 	MemoryContextReset(pass->planning);
 	caller = MemoryContextSwitchTo(pass->planning);
 
-	/* With no budget, one row is enough to know that some have to wait. */
+	/*
+	 * With no budget, one row is enough to know that some have to wait: also
+	 * if it was another session that left the last plan none.
+	 */
 	pass->host->begin();
-	if (clerk_outbox_due(1, &due) > 0 && find_budget(pass, &budget))
+	if (clerk_outbox_due(1, &due) > 0 && find_budget(pass, &budget) && !in_vain)
 		count = clerk_outbox_due(LOOK_AHEAD, &due);
 	pass->host->commit();
 	if (count > 0)
