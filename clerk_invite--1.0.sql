@@ -146,6 +146,11 @@ CREATE INDEX clerk_invitation_outbox_invitation_id
 ON @extschema@.clerk_invitation_outbox (invitation_id)
 WHERE invitation_id IS NOT NULL;
 
+-- What is settled, oldest first: for its removal, and to be counted by state.
+CREATE INDEX clerk_invitation_outbox_settled
+ON @extschema@.clerk_invitation_outbox (settled_at, state)
+WHERE state IN ('sent', 'skipped', 'failed', 'canceled');
+
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
 
@@ -159,6 +164,8 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
 'finds the rows whose outcome is not known';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
+'finds the rows that have been settled for long, and counts those that are settled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
 'number of the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS

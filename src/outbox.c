@@ -63,11 +63,8 @@
 /* When a row is due; the index clerk_invitation_outbox_due has the same. */
 #define DUE_AT "coalesce(next_attempt_at, send_after)"
 
-/*
- * Old rows that a removal looks at: it reads them in the order in which they
- * came in, and needs no index on settled_at that every row would pay for.
- */
-#define REMOVAL_LOOKS_AT "10000"
+/* Rows that a removal takes at a time. */
+#define REMOVED_AT_A_TIME "10000"
 
 typedef enum Statement
 {
@@ -167,11 +164,11 @@ static const StatementText statement_texts[STATEMENTS] = {
 		0, {0}
 	},
 	[REMOVE_OLDER] = {
-		"DELETE FROM %1$s AS o USING (SELECT id, settled_at FROM %1$s "
-		"ORDER BY id LIMIT " REMOVAL_LOOKS_AT ") AS oldest "
-		"WHERE o.id = oldest.id AND oldest.settled_at < $1 "
-		"AND o.settled_at < $1 "
-		"AND o.state IN ('sent', 'skipped', 'failed', 'canceled')",
+		"DELETE FROM %1$s AS o USING (SELECT id FROM %1$s "
+		"WHERE state IN ('sent', 'skipped', 'failed', 'canceled') "
+		"AND settled_at < $1 ORDER BY settled_at LIMIT " REMOVED_AT_A_TIME " "
+		"FOR UPDATE SKIP LOCKED) AS old "
+		"WHERE o.id = old.id",
 		1, {TIMESTAMPTZOID}
 	},
 };
@@ -458,8 +455,8 @@ clerk_outbox_count_due(void)
 }
 
 /*
- * Removes rows that were settled before this time, some at a time; returns how
- * many.
+ * Removes some of the rows that were settled before this time; returns how
+ * many.  Those that somebody has locked stay: nobody may keep a sender waiting.
  */
 int
 clerk_outbox_remove_older(TimestampTz settled_before)
