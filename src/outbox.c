@@ -158,10 +158,10 @@ static const StatementText statement_texts[STATEMENTS] = {
 		1, {TIMESTAMPTZOID}
 	},
 	[COUNT_DUE] = {
-		"SELECT (SELECT count(*) FROM %1$s WHERE state = 'queued' "
-		"AND " DUE_AT " <= now()) + (SELECT count(*) FROM %1$s "
+		"SELECT least((SELECT count(*) FROM %1$s WHERE state = 'queued' "
+		"AND " DUE_AT " <= now()), $1) + (SELECT count(*) FROM %1$s "
 		"WHERE state = 'verifying' AND " DUE_AT " <= now())",
-		0, {0}
+		1, {INT8OID}
 	},
 	[REMOVE_OLDER] = {
 		"DELETE FROM %1$s AS o USING (SELECT id FROM %1$s "
@@ -444,13 +444,14 @@ clerk_outbox_next_due(TimestampTz after)
 	return (TimestampTz) due_at;
 }
 
-/* How many rows are due now. */
+/* How many rows are due now, of which at most so many are yet to be sent. */
 int64
-clerk_outbox_count_due(void)
+clerk_outbox_count_due(int64 most_unsent)
 {
+	Datum		values[] = {Int64GetDatum(most_unsent)};
 	int64		count = 0;
 
-	run(COUNT_DUE, NULL, NULL, collect_number, &count);
+	run(COUNT_DUE, values, NULL, collect_number, &count);
 	return count;
 }
 
