@@ -13,6 +13,7 @@ OBJS = \
 	src/http.o \
 	src/http_event_loop.o \
 	src/http_transfer.o \
+	src/invitation_progress.o \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/launcher.o \

@@ -146,6 +146,11 @@ CREATE INDEX clerk_invitation_outbox_invitation_id
 ON @extschema@.clerk_invitation_outbox (invitation_id)
 WHERE invitation_id IS NOT NULL;
 
+-- What is settled, oldest first: for its removal, and to be counted by state.
+CREATE INDEX clerk_invitation_outbox_settled
+ON @extschema@.clerk_invitation_outbox (settled_at, state)
+WHERE state IN ('sent', 'skipped', 'failed', 'canceled');
+
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
 
@@ -159,6 +164,8 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
 'finds the rows whose outcome is not known';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
+'finds the rows that have been settled for long, and counts those that are settled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
 'number of the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS
@@ -371,3 +378,139 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_worker_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
 'tells what the background workers of the server do, one row for each database that has one; out: database, process ID, state (wanted: the server had no room, starting, sending, waiting), time when it was started or asked for, time when it looks again at the latest, what keeps it from sending (NULL: nothing)';
+
+CREATE FUNCTION @extschema@.clerk_invitation_progress_limits(
+    OUT single_limit integer,
+    OUT single_left integer,
+    OUT bulk_limit integer,
+    OUT bulk_left integer,
+    OUT more_at timestamptz,
+    OUT limit_window interval
+)
+RETURNS record
+AS 'MODULE_PATHNAME'
+LANGUAGE C STABLE PARALLEL RESTRICTED;
+
+-- Not revoked from PUBLIC: it asks for the privilege to read the view.
+COMMENT ON FUNCTION @extschema@.clerk_invitation_progress_limits() IS
+'tells clerk_invitation_progress of Clerk''s limits; out: for single and bulk requests those allowed in a window and those that can be sent now, when more can be sent (NULL: now), the length of a window; all NULL without a key; raises 42501 if the caller may not read that view';
+
+-- How long the limits keep the queue busy follows from how it is packed into
+-- requests.  Each organization's invitations make pieces: tens, a remainder,
+-- and those that must go alone.  Serving the largest pieces by bulk requests
+-- and the others one by one, it takes as long as the budget that is used up
+-- later, which is shortest where both are used up at the same time.  That is
+-- looked for among the pieces of each size.
+CREATE VIEW @extschema@.clerk_invitation_progress AS
+WITH organization AS (
+    SELECT count(*) AS queued,
+           count(*) FILTER (WHERE send_alone) AS alone,
+           count(*) FILTER (WHERE coalesce(next_attempt_at, send_after) <= now()) AS due,
+           min(coalesce(next_attempt_at, send_after)) AS oldest_due
+    FROM @extschema@.clerk_invitation_outbox
+    WHERE state = 'queued'
+    GROUP BY organization_id
+), queue AS (
+    SELECT coalesce(sum(queued), 0)::bigint AS queued,
+           coalesce(sum(due), 0)::bigint AS due,
+           min(oldest_due) AS oldest_due
+    FROM organization
+), unsettled AS (
+    SELECT count(*) FILTER (WHERE state = 'sending') AS sending,
+           count(*) FILTER (WHERE state = 'verifying') AS verifying,
+           count(*) FILTER (WHERE verifying_due <= now()) AS due,
+           min(verifying_due) AS oldest_due
+    FROM (SELECT state,
+                 CASE state WHEN 'verifying'
+                     THEN coalesce(next_attempt_at, send_after) END AS verifying_due
+          FROM @extschema@.clerk_invitation_outbox
+          WHERE state IN ('sending', 'verifying')) AS row
+), settled AS (
+    SELECT coalesce(sum(count) FILTER (WHERE state = 'sent'), 0)::bigint AS sent,
+           coalesce(sum(count) FILTER (WHERE state = 'skipped'), 0)::bigint AS skipped,
+           coalesce(sum(count) FILTER (WHERE state = 'failed'), 0)::bigint AS failed,
+           coalesce(sum(count) FILTER (WHERE state = 'canceled'), 0)::bigint AS canceled
+    FROM (SELECT state, count(*) AS count
+          FROM @extschema@.clerk_invitation_outbox
+          WHERE state IN ('sent', 'skipped', 'failed', 'canceled')
+          GROUP BY state) AS state
+), limits AS MATERIALIZED (
+    SELECT * FROM @extschema@.clerk_invitation_progress_limits()
+), piece AS (
+    SELECT piece.size, sum(piece.count)::float8 AS count
+    FROM organization,
+         LATERAL (VALUES (10, (queued - alone) / 10),
+                         ((queued - alone) % 10, 1),
+                         (1, alone)) AS piece (size, count)
+    WHERE piece.size > 0 AND piece.count > 0
+    GROUP BY piece.size
+), larger_by_bulk AS (
+    SELECT size, count,
+           coalesce(sum(count) OVER larger, 0) AS bulks,
+           sum(size * count) OVER () - coalesce(sum(size * count) OVER larger, 0) AS singles
+    FROM piece
+    WINDOW larger AS (ORDER BY size DESC
+                      ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+), some_by_bulk AS (
+    SELECT bulks + added AS bulks, singles - size * added AS singles
+    FROM larger_by_bulk, limits,
+         LATERAL (SELECT least(greatest(
+                      (bulk_limit * (singles - single_left) - single_limit * (bulks - bulk_left)) /
+                      nullif(single_limit::float8 + bulk_limit * size, 0), 0), count) AS added) AS balance
+), packing AS (
+    SELECT min(greatest(
+               CASE WHEN bulks > bulk_left
+                    THEN coalesce((bulks - bulk_left) / nullif(bulk_limit, 0), 'Infinity')
+                    ELSE 0 END,
+               CASE WHEN singles > single_left
+                    THEN coalesce((singles - single_left) / nullif(single_limit, 0), 'Infinity')
+                    ELSE 0 END)) AS windows
+    FROM some_by_bulk, limits
+)
+SELECT queue.queued, sending, verifying, sent, skipped, failed, canceled,
+       queue.due + unsettled.due AS due,
+       CASE WHEN queue.due + unsettled.due > 0
+            THEN least(queue.oldest_due, unsettled.oldest_due) END AS oldest_due,
+       single_left AS singles_left,
+       bulk_left AS bulks_left,
+       more_at,
+       CASE WHEN queue.queued + sending + verifying > 0 AND single_limit IS NOT NULL
+            THEN CASE WHEN queue.queued = 0 THEN interval '0'
+                      WHEN windows < 'Infinity' AND more_at IS DISTINCT FROM 'infinity'
+                      THEN justify_hours(make_interval(secs => ceil(greatest(
+                               windows * extract(epoch FROM limit_window),
+                               extract(epoch FROM more_at - now()))::float8)))
+                 END
+       END AS time_to_empty
+FROM queue, unsettled, settled, limits, packing;
+
+REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
+
+COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
+'how far clerk_invitation_outbox has come: one row, exact but for time_to_empty; Clerk''s limits are those of the key and address that the session''s settings choose, and NULL without a key';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
+'invitations that wait to be sent, also those for later';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS
+'invitations whose request is on its way, or was when their sender ended';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.verifying IS
+'invitations whose outcome is not known yet';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sent IS
+'invitations that were sent';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.skipped IS
+'invitations that Clerk had already';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.failed IS
+'invitations that have failed';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.canceled IS
+'invitations that were canceled';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.due IS
+'invitations to be sent or looked up now, which is in queued and verifying, too';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.oldest_due IS
+'time since when the oldest of them has been due; NULL: there is none';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.singles_left IS
+'requests for one invitation each that Clerk''s limits allow now';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.bulks_left IS
+'requests for up to ten invitations that Clerk''s limits allow now';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.more_at IS
+'time when one of the two allows a request again; NULL: now; infinity: never, both limits are 0';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
+'estimate of how long Clerk''s limits need for everything that is queued, packed as well as possible, as if all of it were due; NULL: nothing is open, or the limits allow nothing, or there is no key';

@@ -196,7 +196,8 @@ begin_pass(Pass *pass)
 	control.hcxt = pass->memory;
 	pass->postponed = hash_create("clerk_invite postponed rows", 64, &control,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	pass->progress_at = GetCurrentTimestamp();
+	pass->report->begun_at = GetCurrentTimestamp();
+	pass->progress_at = pass->report->begun_at;
 }
 
 static void
@@ -764,7 +765,7 @@ report_progress(Pass *pass)
 	pass->progress_at = GetCurrentTimestamp();
 	pass->report->postponed = hash_get_num_entries(pass->postponed);
 	pass->host->begin();
-	pass->host->progress(pass->report, clerk_outbox_count_due());
+	pass->host->progress(pass->report, clerk_outbox_count_due(pass->allowance));
 	pass->host->commit();
 }
 

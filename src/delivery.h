@@ -10,6 +10,7 @@
 
 typedef struct ClerkDeliveryReport
 {
+	TimestampTz begun_at;
 	bool		busy;			/* another session is sending: nothing done */
 	int64		sent;
 	int64		skipped;
@@ -31,9 +32,9 @@ typedef struct ClerkDeliveryHost
 
 	/*
 	 * Called now and then, in a transaction, with the number of rows that are
-	 * still due; NULL if nobody wants to know.
+	 * still due, and that the pass may send; NULL if nobody wants to know.
 	 */
-	void		(*progress) (const ClerkDeliveryReport *report, int64 due);
+	void		(*progress) (const ClerkDeliveryReport *report, int64 left);
 } ClerkDeliveryHost;
 
 extern void clerk_deliver(Oid schema, int64 max_invitations,

@@ -63,11 +63,8 @@
 /* When a row is due; the index clerk_invitation_outbox_due has the same. */
 #define DUE_AT "coalesce(next_attempt_at, send_after)"
 
-/*
- * Old rows that a removal looks at: it reads them in the order in which they
- * came in, and needs no index on settled_at that every row would pay for.
- */
-#define REMOVAL_LOOKS_AT "10000"
+/* Rows that a removal takes at a time. */
+#define REMOVED_AT_A_TIME "10000"
 
 typedef enum Statement
 {
@@ -161,17 +158,17 @@ static const StatementText statement_texts[STATEMENTS] = {
 		1, {TIMESTAMPTZOID}
 	},
 	[COUNT_DUE] = {
-		"SELECT (SELECT count(*) FROM %1$s WHERE state = 'queued' "
-		"AND " DUE_AT " <= now()) + (SELECT count(*) FROM %1$s "
+		"SELECT least((SELECT count(*) FROM %1$s WHERE state = 'queued' "
+		"AND " DUE_AT " <= now()), $1) + (SELECT count(*) FROM %1$s "
 		"WHERE state = 'verifying' AND " DUE_AT " <= now())",
-		0, {0}
+		1, {INT8OID}
 	},
 	[REMOVE_OLDER] = {
-		"DELETE FROM %1$s AS o USING (SELECT id, settled_at FROM %1$s "
-		"ORDER BY id LIMIT " REMOVAL_LOOKS_AT ") AS oldest "
-		"WHERE o.id = oldest.id AND oldest.settled_at < $1 "
-		"AND o.settled_at < $1 "
-		"AND o.state IN ('sent', 'skipped', 'failed', 'canceled')",
+		"DELETE FROM %1$s AS o USING (SELECT id FROM %1$s "
+		"WHERE state IN ('sent', 'skipped', 'failed', 'canceled') "
+		"AND settled_at < $1 ORDER BY settled_at LIMIT " REMOVED_AT_A_TIME " "
+		"FOR UPDATE SKIP LOCKED) AS old "
+		"WHERE o.id = old.id",
 		1, {TIMESTAMPTZOID}
 	},
 };
@@ -447,19 +444,20 @@ clerk_outbox_next_due(TimestampTz after)
 	return (TimestampTz) due_at;
 }
 
-/* How many rows are due now. */
+/* How many rows are due now, of which at most so many are yet to be sent. */
 int64
-clerk_outbox_count_due(void)
+clerk_outbox_count_due(int64 most_unsent)
 {
+	Datum		values[] = {Int64GetDatum(most_unsent)};
 	int64		count = 0;
 
-	run(COUNT_DUE, NULL, NULL, collect_number, &count);
+	run(COUNT_DUE, values, NULL, collect_number, &count);
 	return count;
 }
 
 /*
- * Removes rows that were settled before this time, some at a time; returns how
- * many.
+ * Removes some of the rows that were settled before this time; returns how
+ * many.  Those that somebody has locked stay: nobody may keep a sender waiting.
  */
 int
 clerk_outbox_remove_older(TimestampTz settled_before)

@@ -81,7 +81,7 @@ extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);
 extern TimestampTz clerk_outbox_next_due(TimestampTz after);
-extern int64 clerk_outbox_count_due(void);
+extern int64 clerk_outbox_count_due(int64 most_unsent);
 extern int	clerk_outbox_remove_older(TimestampTz settled_before);
 
 #endif							/* CLERK_OUTBOX_H */

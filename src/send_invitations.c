@@ -17,7 +17,7 @@
 
 static void begin_nothing(void);
 static void commit_and_begin(void);
-static void report_progress(const ClerkDeliveryReport *report, int64 due);
+static void report_progress(const ClerkDeliveryReport *report, int64 left);
 static void report_counts(const ClerkDeliveryReport *report);
 static void report(const ClerkDeliveryReport *report);
 
@@ -81,18 +81,17 @@ commit_and_begin(void)
 
 /* While it goes on: how far it has come, and how long the rest will take. */
 static void
-report_progress(const ClerkDeliveryReport *report, int64 due)
+report_progress(const ClerkDeliveryReport *report, int64 left)
 {
 	int64		done = report->sent + report->skipped + report->failed;
-	TimestampTz begun_at = GetCurrentStatementStartTimestamp();
-	TimestampTz now = GetCurrentTimestamp();
+	int64		seconds = (GetCurrentTimestamp() - report->begun_at) / USECS_PER_SEC;
 
 	report_counts(report);
-	if (done > 0)
+	if (done > 0 && left > 0)
 		ereport(NOTICE,
 				(errmsg("%lld invitations left, about %lld seconds at this rate",
-						(long long) due,
-						(long long) ((now - begun_at) / USECS_PER_SEC * due / done))));
+						(long long) left,
+						(long long) (seconds * left / done))));
 }
 
 static void

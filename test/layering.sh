@@ -20,7 +20,7 @@ floor_of()
 		clerk_api) echo 5 ;;
 		verdict) echo 6 ;;
 		delivery) echo 7 ;;
-		functions | rate_limit_status | send_invitations | trigger) echo 8 ;;
+		functions | invitation_progress | rate_limit_status | send_invitations | trigger) echo 8 ;;
 		worker | worker_status) echo 8 ;;
 		launcher | worker_wakeup) echo 9 ;;
 		clerk_invite) echo 10 ;;
