@@ -28,6 +28,7 @@ check_what_starts_none();
 check_future_row();
 check_delay();
 check_idle();
+check_slow_start();
 check_failing_row();
 check_trouble();
 check_error();
@@ -193,6 +194,28 @@ sub check_idle
 		"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
 	wait_until_gone($node);
 	pass('a worker whose last row is deleted leaves');
+	return;
+}
+
+# The postmaster is busy, and commits come faster than it starts a worker.
+sub check_slow_start
+{
+	my @emails = map { "slow$_\@example.com" } 1 .. 20;
+	my $psql = start_psql($node, '');
+	my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my $before = starts();
+
+	run_in_psql($psql, 'SELECT 1;');
+	kill('STOP', $postmaster) or die "could not stop the postmaster: $!";
+	my ($stdout) = run_in_psql($psql,
+		join('', map { enqueue_sql($_) . ';' } @emails)
+		  . 'SELECT state, pid IS NULL FROM clerk_worker_status();');
+	kill('CONT', $postmaster) or die "could not continue the postmaster: $!";
+	is($stdout, "starting|t\n", 'a worker that is not there yet is seen as starting');
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	is(starts() - $before, 1, 'commits ask for a worker once while it starts');
+	$psql->{harness}->finish;
+	wait_until_gone($node);
 	return;
 }
 
