@@ -127,5 +127,19 @@ ROLLBACK TO s;
 ROLLBACK;
 SELECT count(*) FROM clerk_invitation_outbox WHERE email_address LIKE 'gone%';
 
+-- Metadata that is stored out of line reaches Clerk, in every wave of a CALL.
+SET clerk_invite.max_concurrent_requests = 1;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, public_metadata)
+SELECT 'org_test', 'large' || n || '@example.com', 'org:member', jsonb_build_object('text', noise)
+FROM generate_series(1, 6) AS n,
+LATERAL (SELECT string_agg(md5(n || ' ' || i), '') AS noise FROM generate_series(1, 240) AS i) AS made;
+SELECT pg_relation_size(reltoastrelid) > 0 AS out_of_line
+FROM pg_class WHERE oid = 'clerk_invitation_outbox'::regclass;
+SET client_min_messages = warning;
+CALL clerk_send_invitations();
+RESET client_min_messages;
+SELECT state, count(*) FROM clerk_invitation_outbox
+WHERE email_address LIKE 'large%' GROUP BY state;
+
 DROP FUNCTION enqueue;
 DROP EXTENSION clerk_invite;
