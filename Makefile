@@ -4,6 +4,7 @@ EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).
 MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
 OBJS = \
+	src/arguments.o \
 	src/clerk_api.o \
 	src/clerk_error.o \
 	src/clerk_invite.o \
@@ -13,10 +14,12 @@ OBJS = \
 	src/http.o \
 	src/http_event_loop.o \
 	src/http_transfer.o \
+	src/invitation_json.o \
 	src/invitation_progress.o \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/launcher.o \
+	src/list_invitations.o \
 	src/outbox.o \
 	src/planner.o \
 	src/rate_limit.o \
@@ -26,6 +29,7 @@ OBJS = \
 	src/send_invitations.o \
 	src/shared_memory.o \
 	src/socket_set.o \
+	src/statement_request.o \
 	src/trigger.o \
 	src/url_rules.o \
 	src/verdict.o \

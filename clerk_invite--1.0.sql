@@ -76,6 +76,60 @@ COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
 'invites an e-mail address to a Clerk organization, now (Clerk''s CreateOrganizationInvitation); in: organization ID, inviting user''s ID or NULL, address, role key, URL to go to after acceptance, public and private metadata (objects), days until it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail (default true); out: the invitation; raises 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05 (created, but the answer is not of the database''s encoding), 23505 (pending or a member already), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit or quota), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
 
+CREATE FUNCTION @extschema@.clerk_get_organization_invitation(
+    org_id text,
+    invitation_id text
+)
+RETURNS @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) IS
+'asks Clerk for an invitation (Clerk''s GetOrganizationInvitation); in: organization ID, invitation ID; out: the invitation as it is now; raises 22004, 22023 (arguments, or there is none), 22P05 (the answer is not of the database''s encoding), 25000 (parallel operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 57014 (canceled), 08001 (not sent), 08006 (no usable answer)';
+
+CREATE FUNCTION @extschema@.clerk_revoke_organization_invitation(
+    org_id text,
+    invitation_id text,
+    requesting_user text DEFAULT NULL
+)
+RETURNS @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) IS
+'revokes a pending invitation, now (Clerk''s RevokeOrganizationInvitation); in: organization ID, invitation ID, revoking user''s ID or NULL; out: the invitation, revoked; raises 22004, 22023 (arguments, or there is none that is pending), 22P05 (revoked, but the answer is not of the database''s encoding), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
+
+CREATE FUNCTION @extschema@.clerk_list_organization_invitations(
+    org_id text,
+    status text[] DEFAULT NULL,
+    email text DEFAULT NULL
+)
+RETURNS SETOF @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[], text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[], text) IS
+'lists an organization''s invitations, oldest first (Clerk''s ListOrganizationInvitations); in: organization ID, statuses (pending, accepted, revoked, expired) or NULL for all, address or NULL for all; out: the invitations, of which each that belongs to the list throughout comes exactly once; reads a page of 200 when it is needed, so that a LIMIT saves requests in the SELECT list, but not in FROM; raises 22004, 22023 (arguments, or there is no such organization), 22P05 (an answer is not of the database''s encoding), 25000 (parallel operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 57014 (canceled), 08001 (not sent), 08006 (no usable answer)';
+
+CREATE FUNCTION @extschema@.clerk_list_instance_organization_invitations(
+    status text[] DEFAULT NULL,
+    query text DEFAULT NULL
+)
+RETURNS SETOF @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) IS
+'lists the invitations of all organizations of the Clerk instance, oldest first (Clerk''s ListInstanceOrganizationInvitations); in: statuses (pending, accepted, revoked, expired) or NULL for all, an invitation''s ID or a part of an address, or NULL for all; out and raises: as clerk_list_organization_invitations, and public_organization_data';
+
 CREATE TABLE @extschema@.clerk_invitation_outbox (
     id bigserial PRIMARY KEY,
     organization_id text NOT NULL

@@ -2,21 +2,19 @@
  * clerk_api.c
  *		Clerk's operations on organization invitations: request out, answer in.
  *
- * Written from Clerk's Backend API documents of version 2026-05-12.  Fields
- * that are NULL are left out of a request, fields that are unknown are left
- * alone in an answer.
+ * Written from Clerk's Backend API documents of version 2026-05-12.
  */
 #include "postgres.h"
 
 #include <ctype.h>
-#include <math.h>
 
-#include "catalog/pg_type_d.h"
+#include "catalog/pg_collation.h"
 #include "clerk_api.h"
 #include "guc.h"
 #include "json_reader.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/formatting.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -41,44 +39,6 @@
 /* Clerk's longest are an hour: what is over a day is no answer of Clerk's. */
 #define MAX_RETRY_AFTER SECS_PER_DAY
 
-/* Names of an invitation's fields, in Clerk's JSON and in the SQL type. */
-static const char *const field_names[CLERK_INVITATION_FIELDS] = {
-	[CLERK_INVITATION_ID] = "id",
-	[CLERK_INVITATION_ORGANIZATION_ID] = "organization_id",
-	[CLERK_INVITATION_EMAIL_ADDRESS] = "email_address",
-	[CLERK_INVITATION_ROLE] = "role",
-	[CLERK_INVITATION_ROLE_NAME] = "role_name",
-	[CLERK_INVITATION_STATUS] = "status",
-	[CLERK_INVITATION_INVITER_ID] = "inviter_id",
-	[CLERK_INVITATION_URL] = "url",
-	[CLERK_INVITATION_PUBLIC_METADATA] = "public_metadata",
-	[CLERK_INVITATION_PRIVATE_METADATA] = "private_metadata",
-	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = "public_inviter_data",
-	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = "public_organization_data",
-	[CLERK_INVITATION_CREATED_AT] = "created_at",
-	[CLERK_INVITATION_UPDATED_AT] = "updated_at",
-	[CLERK_INVITATION_EXPIRES_AT] = "expires_at",
-};
-
-/* Their types in the SQL type. */
-static const Oid field_types[CLERK_INVITATION_FIELDS] = {
-	[CLERK_INVITATION_ID] = TEXTOID,
-	[CLERK_INVITATION_ORGANIZATION_ID] = TEXTOID,
-	[CLERK_INVITATION_EMAIL_ADDRESS] = TEXTOID,
-	[CLERK_INVITATION_ROLE] = TEXTOID,
-	[CLERK_INVITATION_ROLE_NAME] = TEXTOID,
-	[CLERK_INVITATION_STATUS] = TEXTOID,
-	[CLERK_INVITATION_INVITER_ID] = TEXTOID,
-	[CLERK_INVITATION_URL] = TEXTOID,
-	[CLERK_INVITATION_PUBLIC_METADATA] = JSONBOID,
-	[CLERK_INVITATION_PRIVATE_METADATA] = JSONBOID,
-	[CLERK_INVITATION_PUBLIC_INVITER_DATA] = JSONBOID,
-	[CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA] = JSONBOID,
-	[CLERK_INVITATION_CREATED_AT] = TIMESTAMPTZOID,
-	[CLERK_INVITATION_UPDATED_AT] = TIMESTAMPTZOID,
-	[CLERK_INVITATION_EXPIRES_AT] = TIMESTAMPTZOID,
-};
-
 static ClerkHttpRequest *start_request(const char *path, char *body,
 									   ClerkError **error);
 static size_t base_url_length(void);
@@ -88,26 +48,26 @@ static void settle_ticket(const ClerkHttpRequest *request,
 static void heed_refusal(const ClerkHttpRequest *request, uint64 instance,
 						 ClerkEndpoint endpoint);
 static char *query_value(const char *text);
-static bool was_accepted(const ClerkHttpRequest *request, bool writes,
+static char *invitations_path(const char *organization_id, const char *rest,
+							  ClerkError **error);
+static char *invitation_path(const char *organization_id,
+							 const char *invitation_id, const char *rest,
+							 ClerkError **error);
+static char *list_query(const ClerkListing *listing, ClerkError **error);
+static bool append_parameter(StringInfo query, const char *name,
+							 const char *value);
+static bool was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
 						 ClerkError **error);
-static const char *read_created(const ClerkHttpRequest *request,
-								ClerkInvitation *created,
-								ClerkJsonFault *fault);
+static bool finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
+					   ClerkInvitation *invitation, ClerkError **error);
+static const char *read_one(const ClerkHttpRequest *request,
+							ClerkInvitation *invitation,
+							ClerkJsonFault *fault);
+static const char *check_ids(const ClerkHttpRequest *request,
+							 const ClerkInvitationList *list);
 static const char *read_listed(const ClerkHttpRequest *request,
 							   ClerkInvitationList *list,
 							   ClerkJsonFault *fault);
-static const char *read_list(const char *text, ClerkInvitationList *list,
-							 ClerkJsonFault *fault);
-static void append_name(StringInfo json, const char *name);
-static void append_string(StringInfo json, const char *name, const char *value);
-static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
-static char *new_invitation_json(const ClerkNewInvitation *wanted);
-static const char *read_invitation(const char *text, int length,
-								   ClerkInvitation *invitation,
-								   ClerkJsonFault *fault);
-static const char *read_field(const ClerkJsonValue *value, Oid type,
-							  Datum *datum, ClerkJsonFault *fault);
-static bool read_milliseconds(const char *milliseconds, Datum *datum);
 static bool is_quotable(const ClerkHttpRequest *request, const char *id);
 static const char *id_for_error(const ClerkHttpRequest *request);
 
@@ -125,19 +85,6 @@ clerk_is_identifier(const char *text)
 	return length > 0 && length <= MAX_IDENTIFIER_LENGTH &&
 		text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 					"abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
-}
-
-/* Whether a row of this type can hold an invitation's fields as they are. */
-bool
-clerk_fits_invitation(TupleDesc descriptor)
-{
-	if (descriptor->natts != CLERK_INVITATION_FIELDS)
-		return false;
-	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
-		if (TupleDescAttr(descriptor, i)->attisdropped ||
-			TupleDescAttr(descriptor, i)->atttypid != field_types[i])
-			return false;
-	return true;
 }
 
 /*
@@ -169,14 +116,10 @@ ClerkHttpRequest *
 clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 							  ClerkError **error)
 {
-	if (!clerk_is_identifier(wanted->organization_id))
-	{
-		*error = clerk_error_unsendable("the organization ID is not a Clerk identifier");
-		return NULL;
-	}
-	return start_request(psprintf("/organizations/%s/invitations",
-								  wanted->organization_id),
-						 new_invitation_json(wanted), error);
+	char	   *path = invitations_path(wanted->organization_id, "", error);
+
+	return path == NULL ? NULL :
+		start_request(path, clerk_new_invitation_json(wanted), error);
 }
 
 /*
@@ -188,20 +131,8 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 							   const ClerkTicket *ticket,
 							   ClerkInvitation *created, ClerkError **error)
 {
-	ClerkJsonFault fault;
-	const char *complaint;
-
 	settle_ticket(request, ticket);
-	if (!was_accepted(request, true, error))
-		return false;
-	complaint = read_created(request, created, &fault);
-	if (complaint == NULL)
-		return true;
-	*error = clerk_error_unreadable(request, true, complaint,
-									id_for_error(request));
-	if (fault == CLERK_JSON_UNTRANSLATABLE)
-		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
-	return false;
+	return finish_one(request, CLERK_EFFECT_CREATES, created, error);
 }
 
 /*
@@ -214,23 +145,19 @@ ClerkHttpRequest *
 clerk_start_create_bulk(const ClerkNewInvitation *wanted, int count,
 						ClerkError **error)
 {
+	char	   *path = invitations_path(wanted[0].organization_id, "/bulk", error);
 	StringInfoData json;
 
-	if (!clerk_is_identifier(wanted[0].organization_id))
-	{
-		*error = clerk_error_unsendable("the organization ID is not a Clerk identifier");
+	if (path == NULL)
 		return NULL;
-	}
 	initStringInfo(&json);
 	for (int i = 0; i < count; i++)
 	{
 		appendStringInfoChar(&json, i == 0 ? '[' : ',');
-		appendStringInfoString(&json, new_invitation_json(&wanted[i]));
+		appendStringInfoString(&json, clerk_new_invitation_json(&wanted[i]));
 	}
 	appendStringInfoChar(&json, ']');
-	return start_request(psprintf("/organizations/%s/invitations/bulk",
-								  wanted[0].organization_id),
-						 json.data, error);
+	return start_request(path, json.data, error);
 }
 
 /*
@@ -247,65 +174,200 @@ clerk_finish_create_bulk(const ClerkHttpRequest *request,
 	const char *complaint;
 
 	settle_ticket(request, ticket);
-	if (!was_accepted(request, true, error))
+	if (!was_accepted(request, CLERK_EFFECT_CREATES, error))
 		return false;
 	complaint = read_listed(request, created, &fault);
 	if (complaint == NULL)
+		complaint = check_ids(request, created);
+	if (complaint == NULL)
 		return true;
-	*error = clerk_error_unreadable(request, true, complaint, NULL);
+	*error = clerk_error_unreadable(request, CLERK_EFFECT_CREATES, complaint,
+									NULL);
 	return false;
 }
 
 /*
- * ListOrganizationInvitations: GET /organizations/{org}/invitations, for one
- * address.  A page of Clerk's largest size holds all that an address can have.
+ * GetOrganizationInvitation: GET /organizations/{org}/invitations/{id}.
  *
  * Returns as clerk_start_create_invitation().
  */
 ClerkHttpRequest *
-clerk_start_list_invitations(const char *organization_id,
-							 const char *email_address, ClerkError **error)
+clerk_start_get_invitation(const char *organization_id,
+						   const char *invitation_id, ClerkError **error)
 {
-	char	   *address = query_value(email_address);
+	char	   *path = invitation_path(organization_id, invitation_id, "", error);
 
-	if (address == NULL || !clerk_is_identifier(organization_id))
-	{
-		*error = clerk_error_unsendable("the request cannot be expressed in a URL");
+	return path == NULL ? NULL : start_request(path, NULL, error);
+}
+
+/* The answer to it: true and the invitation, or false and the reason. */
+bool
+clerk_finish_get_invitation(const ClerkHttpRequest *request,
+							ClerkInvitation *invitation, ClerkError **error)
+{
+	return finish_one(request, CLERK_EFFECT_NONE, invitation, error);
+}
+
+/*
+ * RevokeOrganizationInvitation:
+ * POST /organizations/{org}/invitations/{id}/revoke; requesting_user may be
+ * NULL.
+ *
+ * Returns as clerk_start_create_invitation().
+ */
+ClerkHttpRequest *
+clerk_start_revoke_invitation(const char *organization_id,
+							  const char *invitation_id,
+							  const char *requesting_user, ClerkError **error)
+{
+	char	   *path = invitation_path(organization_id, invitation_id,
+									   "/revoke", error);
+	StringInfoData json;
+
+	if (path == NULL)
 		return NULL;
+	initStringInfo(&json);
+	appendStringInfoChar(&json, '{');
+	if (requesting_user != NULL)
+	{
+		appendStringInfoString(&json, "\"requesting_user_id\":");
+		escape_json(&json, requesting_user);
 	}
-	return start_request(psprintf("/organizations/%s/invitations?limit=500&email_address=%s",
-								  organization_id, address),
+	appendStringInfoChar(&json, '}');
+	return start_request(path, json.data, error);
+}
+
+/* The answer to it: true and the invitation, or false and the reason. */
+bool
+clerk_finish_revoke_invitation(const ClerkHttpRequest *request,
+							   ClerkInvitation *revoked, ClerkError **error)
+{
+	return finish_one(request, CLERK_EFFECT_REVOKES, revoked, error);
+}
+
+/*
+ * ListOrganizationInvitations: GET /organizations/{org}/invitations, or, if
+ * the organization is NULL, ListInstanceOrganizationInvitations:
+ * GET /organization_invitations.
+ *
+ * Returns as clerk_start_create_invitation().
+ */
+ClerkHttpRequest *
+clerk_start_list_invitations(const ClerkListing *listing, ClerkError **error)
+{
+	char	   *query = list_query(listing, error);
+
+	if (query == NULL)
+		return NULL;
+	if (listing->organization_id == NULL)
+		return start_request(psprintf("/organization_invitations%s", query),
+							 NULL, error);
+	return start_request(invitations_path(listing->organization_id, query, error),
 						 NULL, error);
 }
 
 /* The answer to it: true and the invitations, or false and the reason. */
 bool
 clerk_finish_list_invitations(const ClerkHttpRequest *request,
+							  const ClerkListing *listing,
 							  ClerkInvitationList *list, ClerkError **error)
 {
 	ClerkJsonFault fault;
 	const char *complaint;
 	uint64		instance;
 
-	instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
-										 clerk_http_bearer_token(request));
-	heed_refusal(request, instance, CLERK_ENDPOINT_LIST);
-	if (!was_accepted(request, false, error))
+	/* Nobody asks when the list of the whole instance is open again. */
+	if (listing->organization_id != NULL)
+	{
+		instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
+											 clerk_http_bearer_token(request));
+		heed_refusal(request, instance, CLERK_ENDPOINT_LIST);
+	}
+	if (!was_accepted(request, CLERK_EFFECT_NONE, error))
 		return false;
 	complaint = read_listed(request, list, &fault);
 	if (complaint == NULL)
 		return true;
-	*error = clerk_error_unreadable(request, false, complaint, NULL);
+	*error = clerk_error_unreadable(request, CLERK_EFFECT_NONE, complaint, NULL);
 	return false;
+}
+
+/*
+ * An address as Clerk compares it: without its case, which is inferred; a
+ * palloc'd string.
+ */
+char *
+clerk_fold_address(const char *address)
+{
+	return str_tolower(address, strlen(address), DEFAULT_COLLATION_OID);
+}
+
+/* The path of an organization's invitations; NULL if there can be none. */
+static char *
+invitations_path(const char *organization_id, const char *rest,
+				 ClerkError **error)
+{
+	if (clerk_is_identifier(organization_id))
+		return psprintf("/organizations/%s/invitations%s", organization_id, rest);
+	*error = clerk_error_unsendable("the organization ID is not a Clerk identifier");
+	return NULL;
+}
+
+/* The path of one of them; NULL if there can be none. */
+static char *
+invitation_path(const char *organization_id, const char *invitation_id,
+				const char *rest, ClerkError **error)
+{
+	if (clerk_is_identifier(invitation_id))
+		return invitations_path(organization_id,
+								psprintf("/%s%s", invitation_id, rest), error);
+	*error = clerk_error_unsendable("the invitation ID is not a Clerk identifier");
+	return NULL;
+}
+
+/* What follows the path of a list; NULL if it cannot be expressed. */
+static char *
+list_query(const ClerkListing *listing, ClerkError **error)
+{
+	StringInfoData query;
+	ListCell   *cell;
+	bool		good;
+
+	initStringInfo(&query);
+	appendStringInfo(&query, "?limit=%d", listing->limit);
+	if (listing->offset > 0)
+		appendStringInfo(&query, "&offset=" INT64_FORMAT, listing->offset);
+	if (listing->oldest_first)
+		appendStringInfoString(&query, "&order_by=%2Bcreated_at");
+	good = append_parameter(&query, "email_address", listing->email_address) &&
+		append_parameter(&query, "query", listing->query);
+	foreach(cell, listing->statuses)
+		good = good && append_parameter(&query, "status", lfirst(cell));
+	if (good)
+		return query.data;
+	*error = clerk_error_unsendable("the request cannot be expressed in a URL");
+	return NULL;
+}
+
+/* False if the value has no form in UTF-8; NULL is left out. */
+static bool
+append_parameter(StringInfo query, const char *name, const char *value)
+{
+	char	   *encoded = value == NULL ? NULL : query_value(value);
+
+	if (encoded != NULL)
+		appendStringInfo(query, "&%s=%s", name, encoded);
+	return value == NULL || encoded != NULL;
 }
 
 /* Whether Clerk has done what it was asked for; if not, why, in *error. */
 static bool
-was_accepted(const ClerkHttpRequest *request, bool writes, ClerkError **error)
+was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
+			 ClerkError **error)
 {
 	if (clerk_http_status(request) >= 200 && clerk_http_status(request) <= 299)
 		return true;
-	*error = clerk_error_from_request(request, writes);
+	*error = clerk_error_from_request(request, effect);
 	return false;
 }
 
@@ -433,55 +495,24 @@ query_value(const char *text)
 	return value.data;
 }
 
-/* The body of a request for one invitation, in the database's encoding. */
-static char *
-new_invitation_json(const ClerkNewInvitation *wanted)
+/* Reads an answer that consists of an invitation. */
+static bool
+finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
+		   ClerkInvitation *invitation, ClerkError **error)
 {
-	StringInfoData json;
+	ClerkJsonFault fault;
+	const char *complaint;
 
-	initStringInfo(&json);
-	append_string(&json, "email_address", wanted->email_address);
-	append_string(&json, "role", wanted->role);
-	append_string(&json, "inviter_user_id", wanted->inviter_user_id);
-	append_string(&json, "redirect_url", wanted->redirect_url);
-	append_jsonb(&json, "public_metadata", wanted->public_metadata);
-	append_jsonb(&json, "private_metadata", wanted->private_metadata);
-	if (wanted->expires_in_days != 0)
-		appendStringInfo(&json, ",\"expires_in_days\":%d",
-						 wanted->expires_in_days);
-	if (wanted->notify != NULL)
-		appendStringInfo(&json, ",\"notify\":%s",
-						 *wanted->notify ? "true" : "false");
-	/* Every field came with a comma before it. */
-	json.data[0] = '{';
-	appendStringInfoChar(&json, '}');
-	return json.data;
-}
-
-static void
-append_name(StringInfo json, const char *name)
-{
-	appendStringInfoString(json, ",\"");
-	appendStringInfoString(json, name);
-	appendStringInfoString(json, "\":");
-}
-
-static void
-append_string(StringInfo json, const char *name, const char *value)
-{
-	if (value == NULL)
-		return;
-	append_name(json, name);
-	escape_json(json, value);
-}
-
-static void
-append_jsonb(StringInfo json, const char *name, Jsonb *value)
-{
-	if (value == NULL)
-		return;
-	append_name(json, name);
-	JsonbToCString(json, &value->root, VARSIZE(value));
+	if (!was_accepted(request, effect, error))
+		return false;
+	complaint = read_one(request, invitation, &fault);
+	if (complaint == NULL)
+		return true;
+	*error = clerk_error_unreadable(request, effect, complaint,
+									id_for_error(request));
+	if (fault == CLERK_JSON_UNTRANSLATABLE)
+		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
+	return false;
 }
 
 /*
@@ -489,9 +520,10 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
  * it, NULL if nothing.
  */
 static const char *
-read_created(const ClerkHttpRequest *request, ClerkInvitation *created,
-			 ClerkJsonFault *fault)
+read_one(const ClerkHttpRequest *request, ClerkInvitation *invitation,
+		 ClerkJsonFault *fault)
 {
+	ClerkInvitationList list = {.count = 1,.invitations = invitation};
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
 	const char *json = clerk_json_from_wire(body, length, fault);
@@ -499,12 +531,19 @@ read_created(const ClerkHttpRequest *request, ClerkInvitation *created,
 
 	if (json == NULL)
 		return clerk_json_fault_text(*fault);
-	complaint = read_invitation(json, strlen(json), created, fault);
-	if (complaint == NULL &&
-		!is_quotable(request,
-					 TextDatumGetCString(created->values[CLERK_INVITATION_ID])))
-		complaint = "\"id\" is not an identifier";
-	return complaint;
+	complaint = clerk_read_invitation(json, strlen(json), invitation, fault);
+	return complaint != NULL ? complaint : check_ids(request, &list);
+}
+
+/* Whether the IDs of what was created can be quoted; if not, says so. */
+static const char *
+check_ids(const ClerkHttpRequest *request, const ClerkInvitationList *list)
+{
+	for (int i = 0; i < list->count; i++)
+		if (!is_quotable(request, clerk_invitation_text(&list->invitations[i],
+														CLERK_INVITATION_ID)))
+			return "\"id\" is not an identifier";
+	return NULL;
 }
 
 /*
@@ -520,128 +559,16 @@ read_listed(const ClerkHttpRequest *request, ClerkInvitationList *list,
 	const char *text = clerk_json_from_wire(body, length, fault);
 	const char *complaint = NULL;
 
+	list->legible = true;
 	if (text != NULL)
-		complaint = read_list(text, list, fault);
-
-	/* What the encoding lacks is in texts that nobody looks for here. */
+		complaint = clerk_read_invitation_list(text, list, fault);
 	if (*fault == CLERK_JSON_UNTRANSLATABLE)
 	{
+		list->legible = false;
 		text = clerk_json_from_wire_lossy(body, length);
-		complaint = read_list(text, list, fault);
+		complaint = clerk_read_invitation_list(text, list, fault);
 	}
 	return text == NULL ? clerk_json_fault_text(*fault) : complaint;
-}
-
-/* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */
-static const char *
-read_list(const char *text, ClerkInvitationList *list, ClerkJsonFault *fault)
-{
-	static const char *const data_name[] = {"data"};
-	ClerkJsonValue data;
-	ClerkJsonValue *elements;
-
-	if (!clerk_json_read_object(text, strlen(text), data_name, 1, &data, fault))
-		return clerk_json_fault_text(*fault);
-	if (data.kind != CLERK_JSON_OTHER ||
-		!clerk_json_read_array(data.source, data.length, &elements,
-							   &list->count, fault))
-		return "\"data\" is not an array";
-
-	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));
-	for (int i = 0; i < list->count; i++)
-	{
-		const char *complaint = read_invitation(elements[i].source,
-												elements[i].length,
-												&list->invitations[i], fault);
-
-		if (*fault == CLERK_JSON_NOT_OBJECT)
-			return "an element of \"data\" is not an object";
-		if (complaint != NULL)
-			return complaint;
-	}
-	return NULL;
-}
-
-/* Reads an invitation; returns what is wrong with it, NULL if nothing. */
-static const char *
-read_invitation(const char *text, int length, ClerkInvitation *invitation,
-				ClerkJsonFault *fault)
-{
-	ClerkJsonValue fields[CLERK_INVITATION_FIELDS];
-
-	if (!clerk_json_read_object(text, length, field_names,
-								CLERK_INVITATION_FIELDS, fields, fault))
-		return clerk_json_fault_text(*fault);
-	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
-	{
-		const char *complaint;
-
-		invitation->nulls[i] = (fields[i].kind == CLERK_JSON_ABSENT);
-		invitation->values[i] = (Datum) 0;
-		if (invitation->nulls[i])
-			continue;
-		complaint = read_field(&fields[i], field_types[i],
-							   &invitation->values[i], fault);
-		if (*fault != CLERK_JSON_GOOD)
-			return complaint;
-		if (complaint != NULL)
-			return psprintf("\"%s\" %s", field_names[i], complaint);
-	}
-	if (invitation->nulls[CLERK_INVITATION_ID])
-		return "\"id\" is missing";
-	return NULL;
-}
-
-/* Reads a field; returns what is wrong with it, NULL if nothing. */
-static const char *
-read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
-		   ClerkJsonFault *fault)
-{
-	bool		good = false;
-
-	switch (type)
-	{
-		case TEXTOID:
-			if (value->kind != CLERK_JSON_STRING)
-				break;
-			*datum = PointerGetDatum(clerk_json_string(value, fault));
-			return *fault == CLERK_JSON_GOOD ?
-				NULL : clerk_json_fault_text(*fault);
-		case JSONBOID:
-			*datum = JsonbPGetDatum(clerk_json_parse(value->source,
-													 value->length, fault));
-			return *fault == CLERK_JSON_GOOD ?
-				NULL : clerk_json_fault_text(*fault);
-		case TIMESTAMPTZOID:
-			good = (value->kind == CLERK_JSON_NUMBER &&
-					read_milliseconds(value->source, datum));
-			break;
-		default:
-			elog(ERROR, "unexpected type %u of an invitation's field", type);
-	}
-	return good ? NULL : "is not of the documented type, or out of range";
-}
-
-/*
- * From Clerk's milliseconds since 1970, a JSON number with more of the text
- * behind it, to a timestamptz.
- */
-static bool
-read_milliseconds(const char *milliseconds, Datum *datum)
-{
-	const int	epoch_days = POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE;
-	const double epoch = epoch_days * (double) SECS_PER_DAY * 1000;
-
-	/* A double is exact up to 2^53 milliseconds, far past year 200,000. */
-	const double number = rint(strtod(milliseconds, NULL)) - epoch;
-	const double limit = (double) (PG_INT64_MAX / 2000);
-	Timestamp	timestamp;
-
-	if (!(number > -limit && number < limit))
-		return false;
-	timestamp = (Timestamp) number * 1000;
-	*datum = TimestampTzGetDatum(timestamp);
-	return IS_VALID_TIMESTAMP(timestamp);
 }
 
 /*

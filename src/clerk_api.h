@@ -13,66 +13,27 @@
 #ifndef CLERK_API_H
 #define CLERK_API_H
 
-#include "access/tupdesc.h"
 #include "clerk_error.h"
+#include "invitation_json.h"
 #include "rate_limit.h"
-#include "utils/jsonb.h"
 
-/* Fields of an invitation, in the order of the SQL type's columns. */
-typedef enum ClerkInvitationField
+/* Most invitations that a page of a list can have. */
+#define CLERK_LIST_MAX 500
+
+/* Which invitations to list; NULL and NIL: any. */
+typedef struct ClerkListing
 {
-	CLERK_INVITATION_ID,
-	CLERK_INVITATION_ORGANIZATION_ID,
-	CLERK_INVITATION_EMAIL_ADDRESS,
-	CLERK_INVITATION_ROLE,
-	CLERK_INVITATION_ROLE_NAME,
-	CLERK_INVITATION_STATUS,
-	CLERK_INVITATION_INVITER_ID,
-	CLERK_INVITATION_URL,
-	CLERK_INVITATION_PUBLIC_METADATA,
-	CLERK_INVITATION_PRIVATE_METADATA,
-	CLERK_INVITATION_PUBLIC_INVITER_DATA,
-	CLERK_INVITATION_PUBLIC_ORGANIZATION_DATA,
-	CLERK_INVITATION_CREATED_AT,
-	CLERK_INVITATION_UPDATED_AT,
-	CLERK_INVITATION_EXPIRES_AT
-} ClerkInvitationField;
-
-#define CLERK_INVITATION_FIELDS (CLERK_INVITATION_EXPIRES_AT + 1)
-
-/*
- * An invitation as Clerk describes it: text, jsonb or timestamptz by field.
- * All but the id may be null.
- */
-typedef struct ClerkInvitation
-{
-	Datum		values[CLERK_INVITATION_FIELDS];
-	bool		nulls[CLERK_INVITATION_FIELDS];
-} ClerkInvitation;
-
-/* What to ask for.  Strings are in the database's encoding. */
-typedef struct ClerkNewInvitation
-{
-	char	   *organization_id;	/* must pass clerk_is_identifier() */
-	char	   *email_address;
-	char	   *role;
-	char	   *inviter_user_id;	/* NULL: none */
-	char	   *redirect_url;	/* NULL: none */
-	Jsonb	   *public_metadata;	/* an object; NULL: none */
-	Jsonb	   *private_metadata;	/* an object; NULL: none */
-	int			expires_in_days;	/* 0: Clerk's default */
-	bool	   *notify;			/* NULL: Clerk's default */
-} ClerkNewInvitation;
-
-/* Invitations of an answer to a bulk or list operation. */
-typedef struct ClerkInvitationList
-{
-	int			count;
-	ClerkInvitation *invitations;
-} ClerkInvitationList;
+	const char *organization_id;	/* NULL: all of the instance's */
+	List	   *statuses;		/* of strings */
+	const char *email_address;	/* not in a list of the instance's */
+	const char *query;			/* only in a list of the instance's */
+	bool		oldest_first;	/* else newest first */
+	int			limit;			/* 1 to CLERK_LIST_MAX */
+	int64		offset;
+} ClerkListing;
 
 extern bool clerk_is_identifier(const char *text);
-extern bool clerk_fits_invitation(TupleDesc descriptor);
+extern char *clerk_fold_address(const char *address);
 extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 													   ClerkError **error);
@@ -89,10 +50,25 @@ extern bool clerk_finish_create_bulk(const ClerkHttpRequest *request,
 									 ClerkInvitationList *created,
 									 ClerkError **error);
 
-extern ClerkHttpRequest *clerk_start_list_invitations(const char *organization_id,
-													  const char *email_address,
+extern ClerkHttpRequest *clerk_start_get_invitation(const char *organization_id,
+													const char *invitation_id,
+													ClerkError **error);
+extern bool clerk_finish_get_invitation(const ClerkHttpRequest *request,
+										ClerkInvitation *invitation,
+										ClerkError **error);
+
+extern ClerkHttpRequest *clerk_start_revoke_invitation(const char *organization_id,
+													   const char *invitation_id,
+													   const char *requesting_user,
+													   ClerkError **error);
+extern bool clerk_finish_revoke_invitation(const ClerkHttpRequest *request,
+										   ClerkInvitation *revoked,
+										   ClerkError **error);
+
+extern ClerkHttpRequest *clerk_start_list_invitations(const ClerkListing *listing,
 													  ClerkError **error);
 extern bool clerk_finish_list_invitations(const ClerkHttpRequest *request,
+										  const ClerkListing *listing,
 										  ClerkInvitationList *list,
 										  ClerkError **error);
 

@@ -25,6 +25,10 @@
 #define HINT_NOT_FOUND \
 	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."
 
+/* What to do when it is unknown whether an invitation was created. */
+#define HINT_LOOK_FIRST \
+	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with GET /v1/organizations/{organization_id}/invitations?email_address={address}."
+
 /* Most errors of one answer that a message quotes. */
 #define MAX_QUOTED_ERRORS 10
 
@@ -37,6 +41,25 @@ typedef struct ErrorRule
 	const char *summary;
 	const char *hint;
 } ErrorRule;
+
+/*
+ * What is different about requests that concern existing invitations; asked
+ * before the table for all.
+ */
+static const ErrorRule refusals_about_existing[] = {
+	{403, "not_a_member_in_organization", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"the requesting user is not a member of the organization",
+	"Pass the Clerk user ID of a member, or NULL for no user."},
+	{403, "missing_organization_permission", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
+		"the requesting user may not do this in the organization",
+	"Pass the Clerk user ID of a member who may manage members, or NULL for no user."},
+	{404, "resource_not_found", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+		"the organization, invitation or user does not exist",
+	"Check the organization ID and the invitation ID, and that the secret key belongs to the same Clerk instance."},
+	{404, "organization_not_found_or_unauthorized", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
+		"the organization does not exist",
+	"Check the organization ID, and that the secret key belongs to the same Clerk instance."},
+};
 
 /* The first rule that fits counts. */
 static const ErrorRule refusals[] = {
@@ -99,7 +122,7 @@ static const ErrorRule refusals[] = {
 
 	/* Another change is in the way. */
 	{409, NULL, CLERK_ERROR_TRY_LATER, ERRCODE_OBJECT_IN_USE,
-	"Clerk cannot do it at the moment", "Nothing was created. Try again."},
+	"Clerk cannot do it at the moment", NULL},
 
 	/* Refused by the form of the request. */
 	{0, "api_version_invalid", CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_PARAMETER_VALUE,
@@ -116,8 +139,10 @@ static const ErrorRule refusals[] = {
 	"Clerk refused the request", NULL},
 };
 
-static void outcome_unknown(ClerkError *error, bool writes);
-static void judge_refusal(ClerkError *error);
+static void outcome_unknown(ClerkError *error, ClerkEffect effect);
+static void judge_refusal(ClerkError *error, ClerkEffect effect);
+static const ErrorRule *find_rule(const ErrorRule *rules, int count,
+								  const ClerkError *error);
 static void read_answer(const ClerkHttpRequest *request, ClerkError *error);
 static char *header_trace_id(const ClerkHttpRequest *request);
 static void read_errors(JsonbContainer *errors, const char *key,
@@ -135,7 +160,7 @@ static void conceal_key(char *text, const char *key);
 static void conceal_query_strings(char *text);
 static char *describe(const ClerkHttpRequest *request,
 					  const ClerkError *error);
-static char *retry_after_hint(int seconds);
+static const char *try_again_hint(int seconds, ClerkEffect effect);
 
 /* There is no usable key; "fault" says why. */
 ClerkError *
@@ -178,12 +203,11 @@ clerk_error_unsendable(const char *fault)
 }
 
 /*
- * Why a request did not succeed.  "writes" tells whether it would have
- * changed something at Clerk: then losing its answer leaves the outcome
- * unknown.
+ * Why a request did not succeed.  If it would have changed something at Clerk,
+ * losing its answer leaves the outcome unknown.
  */
 ClerkError *
-clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
+clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
 
@@ -202,7 +226,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
 			error->hint = "Nothing was sent. It is safe to try again.";
 			return error;
 		case CLERK_HTTP_LOST:
-			outcome_unknown(error, writes);
+			outcome_unknown(error, effect);
 			error->summary = "the answer of Clerk was lost";
 			error->detail = psprintf("Reason: %s.", clerk_http_fault(request));
 			return error;
@@ -213,12 +237,12 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
 	read_answer(request, error);
 	if (error->http_status < 400 || error->http_status > 499)
 	{
-		outcome_unknown(error, writes);
+		outcome_unknown(error, effect);
 		error->summary = error->http_status >= 500 ?
 			"Clerk failed to answer properly" : "Clerk's answer is unexpected";
 	}
 	else
-		judge_refusal(error);
+		judge_refusal(error, effect);
 	error->detail = describe(request, error);
 	return error;
 }
@@ -229,54 +253,84 @@ clerk_error_from_request(const ClerkHttpRequest *request, bool writes)
  * NULL: then it is not certain that this was Clerk's answer at all.
  */
 ClerkError *
-clerk_error_unreadable(const ClerkHttpRequest *request, bool writes,
+clerk_error_unreadable(const ClerkHttpRequest *request, ClerkEffect effect,
 					   const char *fault, const char *id)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
 
 	error->http_status = clerk_http_status(request);
 	error->trace_id = header_trace_id(request);
-	outcome_unknown(error, writes);
+	outcome_unknown(error, effect);
 	error->summary = "the answer of Clerk cannot be read";
 	error->said = psprintf("The answer is not as documented: %s", fault);
 	error->detail = describe(request, error);
-	if (writes && id != NULL)
-		error->hint = psprintf("Clerk has created the invitation \"%s\". Do not try again.",
+	if (id != NULL && effect != CLERK_EFFECT_NONE)
+		error->hint = psprintf("Clerk has %s the invitation \"%s\". Do not try again.",
+							   effect == CLERK_EFFECT_CREATES ? "created" : "revoked",
 							   id);
 	return error;
 }
 
 static void
-outcome_unknown(ClerkError *error, bool writes)
+outcome_unknown(ClerkError *error, ClerkEffect effect)
 {
 	error->class = CLERK_ERROR_OUTCOME_UNKNOWN;
-	error->sqlstate = writes ? SQLSTATE_OUTCOME_UNKNOWN : SQLSTATE_READ_FAILED;
-	error->hint = writes ? CLERK_HINT_LOOK_FIRST : "It is safe to try again.";
+	error->sqlstate = effect == CLERK_EFFECT_NONE ?
+		SQLSTATE_READ_FAILED : SQLSTATE_OUTCOME_UNKNOWN;
+	error->hint = clerk_error_look_first(effect);
+}
+
+/* What to do about a request that may have been carried out or not. */
+const char *
+clerk_error_look_first(ClerkEffect effect)
+{
+	switch (effect)
+	{
+		case CLERK_EFFECT_NONE:
+			return "It is safe to try again.";
+		case CLERK_EFFECT_CREATES:
+			return HINT_LOOK_FIRST;
+		case CLERK_EFFECT_REVOKES:
+			return "It is safe to try again: Clerk refuses to revoke an invitation that is no longer pending.";
+	}
+	pg_unreachable();
 }
 
 /* What an answer from 400 to 499 means. */
 static void
-judge_refusal(ClerkError *error)
+judge_refusal(ClerkError *error, ClerkEffect effect)
 {
-	const ErrorRule *rule = refusals;
+	const ErrorRule *rule = NULL;
 
-	/* The last rule fits everything. */
-	while ((rule->http_status != 0 && rule->http_status != error->http_status) ||
-		   (rule->code != NULL &&
-			(error->code == NULL || strcmp(rule->code, error->code) != 0)))
-		rule++;
-	Assert(rule < refusals + lengthof(refusals));
+	if (effect != CLERK_EFFECT_CREATES)
+		rule = find_rule(refusals_about_existing,
+						 lengthof(refusals_about_existing), error);
+	if (rule == NULL)
+		rule = find_rule(refusals, lengthof(refusals), error);
 
 	error->class = rule->class;
 	error->sqlstate = rule->sqlstate;
 	error->summary = rule->summary;
 	error->hint = rule->hint;
-	if (error->class == CLERK_ERROR_RATE_LIMITED)
-		error->hint = retry_after_hint(error->retry_after);
+	if (error->class == CLERK_ERROR_RATE_LIMITED ||
+		error->class == CLERK_ERROR_TRY_LATER)
+		error->hint = try_again_hint(error->retry_after, effect);
 	else if (rule->http_status == 0 && rule->code == NULL &&
 			 error->param_name != NULL)
 		error->summary = psprintf("Clerk does not accept \"%s\"",
 								  error->param_name);
+}
+
+/* NULL if none fits, which cannot be of the table for all. */
+static const ErrorRule *
+find_rule(const ErrorRule *rules, int count, const ClerkError *error)
+{
+	for (const ErrorRule *rule = rules; rule < rules + count; rule++)
+		if ((rule->http_status == 0 || rule->http_status == error->http_status) &&
+			(rule->code == NULL ||
+			 (error->code != NULL && strcmp(rule->code, error->code) == 0)))
+			return rule;
+	return NULL;
 }
 
 /*
@@ -544,11 +598,14 @@ describe(const ClerkHttpRequest *request, const ClerkError *error)
 	return detail.data;
 }
 
-static char *
-retry_after_hint(int seconds)
+static const char *
+try_again_hint(int seconds, ClerkEffect effect)
 {
+	const char *done = effect == CLERK_EFFECT_CREATES ?
+	"Nothing was created. " : "";
+
 	if (seconds <= 0)
-		return "Nothing was created. Try again later.";
-	return psprintf("Nothing was created. Try again in %d %s.", seconds,
+		return psprintf("%sTry again later.", done);
+	return psprintf("%sTry again in %d %s.", done, seconds,
 					seconds == 1 ? "second" : "seconds");
 }

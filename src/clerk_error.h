@@ -7,10 +7,6 @@
 
 #include "http.h"
 
-/* What to do when it is unknown whether an invitation was created. */
-#define CLERK_HINT_LOOK_FIRST \
-	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with GET /v1/organizations/{organization_id}/invitations?email_address={address}."
-
 /* What the failure means for whoever wants the request to succeed. */
 typedef enum ClerkErrorClass
 {
@@ -22,6 +18,14 @@ typedef enum ClerkErrorClass
 	CLERK_ERROR_NOT_SENT,		/* never reached Clerk */
 	CLERK_ERROR_OUTCOME_UNKNOWN /* may have been carried out */
 } ClerkErrorClass;
+
+/* What a request changes at Clerk if it is carried out. */
+typedef enum ClerkEffect
+{
+	CLERK_EFFECT_NONE,			/* it only reads */
+	CLERK_EFFECT_CREATES,
+	CLERK_EFFECT_REVOKES
+} ClerkEffect;
 
 /*
  * All strings are in the database's encoding and free of secrets: the key and
@@ -47,11 +51,12 @@ extern ClerkError *clerk_error_no_key(const char *fault);
 extern ClerkError *clerk_error_unusable_address(const char *fault);
 extern ClerkError *clerk_error_unsendable(const char *fault);
 extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,
-											bool writes);
+											ClerkEffect effect);
 extern ClerkError *clerk_error_copy(const ClerkError *error);
 extern bool clerk_error_names(const ClerkError *error, const char *address);
 extern ClerkError *clerk_error_unreadable(const ClerkHttpRequest *request,
-										  bool writes, const char *fault,
-										  const char *id);
+										  ClerkEffect effect,
+										  const char *fault, const char *id);
+extern const char *clerk_error_look_first(ClerkEffect effect);
 
 #endif							/* CLERK_ERROR_H */

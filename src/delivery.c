@@ -119,6 +119,8 @@ static int	assign_rows(Shipment *shipment, const ClerkPlannedRequest *request,
 						ClerkOutboxRow **rows, int row_count);
 static void ship(Shipment *shipments, int count);
 static void start(Shipment *shipment);
+static ClerkListing listing_of(const ClerkOutboxRow *row);
+static void start_look(Shipment *shipment);
 static bool is_halted(const Halt *halt, const Shipment *shipment);
 static void note_end(Shipment *shipment, Halt *halt);
 static int	settle(Pass *pass, Shipment *shipments, int count);
@@ -557,9 +559,7 @@ start(Shipment *shipment)
 		wanted[i].notify = row->notify;
 	}
 	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
-		shipment->request = clerk_start_list_invitations(wanted[0].organization_id,
-														 wanted[0].email_address,
-														 &shipment->error);
+		start_look(shipment);
 	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
 		shipment->request = clerk_start_create_bulk(wanted, shipment->count,
 													&shipment->error);
@@ -568,6 +568,27 @@ start(Shipment *shipment)
 														  &shipment->error);
 	if (shipment->request == NULL && shipment->ticket != NULL)
 		clerk_rate_limit_give_back(shipment->ticket, 1);
+}
+
+/* A page of Clerk's largest size holds all that an address can have. */
+static ClerkListing
+listing_of(const ClerkOutboxRow *row)
+{
+	ClerkListing listing = {
+		.organization_id = row->organization_id,
+		.email_address = row->email_address,
+		.limit = CLERK_LIST_MAX
+	};
+
+	return listing;
+}
+
+static void
+start_look(Shipment *shipment)
+{
+	ClerkListing listing = listing_of(shipment->rows[0]);
+
+	shipment->request = clerk_start_list_invitations(&listing, &shipment->error);
 }
 
 static bool
@@ -695,10 +716,12 @@ judge_bulk(Shipment *shipment, ClerkOutboxChange *changes)
 static void
 judge_look(Shipment *shipment, ClerkOutboxChange *change, List **adopted)
 {
+	ClerkListing listing = listing_of(shipment->rows[0]);
 	ClerkInvitationList found;
 
+	/* What the encoding lacks is in texts that nobody looks for here. */
 	if (shipment->request != NULL &&
-		clerk_finish_list_invitations(shipment->request, &found,
+		clerk_finish_list_invitations(shipment->request, &listing, &found,
 									  &shipment->error))
 		clerk_judge_look(change, shipment->request, &found, adopted);
 	else

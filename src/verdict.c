@@ -13,11 +13,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/pg_collation.h"
 #include "compat.h"
 #include "guc.h"
-#include "utils/builtins.h"
-#include "utils/formatting.h"
 #include "utils/timestamp.h"
 #include "verdict.h"
 
@@ -37,8 +34,6 @@ static bool any_pending(const ClerkInvitationList *found, const char *address);
 static bool is_for(const ClerkInvitation *invitation, const char *address);
 static TimestampTz by_clerks_clock(const ClerkHttpRequest *request,
 								   TimestampTz ours);
-static char *text_of(const ClerkInvitation *invitation,
-					 ClerkInvitationField field);
 
 /* The invitation is there, and the row's. */
 void
@@ -47,9 +42,9 @@ clerk_judge_created(ClerkOutboxChange *change, const ClerkInvitation *created)
 	change->state = CLERK_OUTBOX_SENT;
 	change->attempts = change->row->attempts;
 	change->send_alone = change->row->send_alone;
-	change->invitation_id = text_of(created, CLERK_INVITATION_ID);
-	change->status = text_of(created, CLERK_INVITATION_STATUS);
-	change->url = text_of(created, CLERK_INVITATION_URL);
+	change->invitation_id = clerk_invitation_text(created, CLERK_INVITATION_ID);
+	change->status = clerk_invitation_text(created, CLERK_INVITATION_STATUS);
+	change->url = clerk_invitation_text(created, CLERK_INVITATION_URL);
 	if (!created->nulls[CLERK_INVITATION_EXPIRES_AT])
 		change->expires_at = DatumGetTimestampTz(created->values[CLERK_INVITATION_EXPIRES_AT]);
 }
@@ -273,7 +268,7 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 		if (is_for(invitation, row->email_address) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
-			!is_taken(text_of(invitation, CLERK_INVITATION_ID), adopted))
+			!is_taken(clerk_invitation_text(invitation, CLERK_INVITATION_ID), adopted))
 			return invitation;
 	}
 	return NULL;
@@ -295,8 +290,8 @@ any_pending(const ClerkInvitationList *found, const char *address)
 {
 	for (int i = 0; i < found->count; i++)
 	{
-		const char *status = text_of(&found->invitations[i],
-									 CLERK_INVITATION_STATUS);
+		const char *status = clerk_invitation_text(&found->invitations[i],
+												   CLERK_INVITATION_STATUS);
 
 		if (is_for(&found->invitations[i], address) &&
 			status != NULL && strcmp(status, "pending") == 0)
@@ -309,12 +304,11 @@ any_pending(const ClerkInvitationList *found, const char *address)
 static bool
 is_for(const ClerkInvitation *invitation, const char *address)
 {
-	const char *found = text_of(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
+	const char *found = clerk_invitation_text(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
 
 	return found != NULL &&
 		(strcmp(found, address) == 0 ||
-		 strcmp(str_tolower(found, strlen(found), DEFAULT_COLLATION_OID),
-				str_tolower(address, strlen(address), DEFAULT_COLLATION_OID)) == 0);
+		 strcmp(clerk_fold_address(found), clerk_fold_address(address)) == 0);
 }
 
 /*
@@ -331,11 +325,4 @@ by_clerks_clock(const ClerkHttpRequest *request, TimestampTz ours)
 	if (date == 0)
 		return ours;
 	return ours + (time_t_to_timestamptz(date) - clerk_http_answered_at(request));
-}
-
-static char *
-text_of(const ClerkInvitation *invitation, ClerkInvitationField field)
-{
-	return invitation->nulls[field] ? NULL :
-		TextDatumGetCString(invitation->values[field]);
 }

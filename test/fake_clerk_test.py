@@ -478,6 +478,22 @@ class ListTest(ServerTest):
         answer = self.clerk.ask("GET", "/v1/organization_invitations?query=" + wanted)
         self.assertEqual([each["id"] for each in answer.json["data"]], [wanted])
 
+    def test_pages_that_are_not_as_asked_for(self):
+        def misbehaving(behaviour, **query):
+            self.clerk.control("misbehave", operation="ListOrganizationInvitations", behaviour=behaviour)
+            return self.listed(**query)
+
+        self.assertEqual(misbehaving("first-page", limit=3, offset=6), self.listed(limit=3))
+        self.assertEqual(misbehaving("page-of-2", limit=9, offset=6), self.listed(limit=2, offset=6))
+        self.assertEqual(misbehaving("any-order", order_by="+created_at"), self.listed())
+        batch = [invitation(f"tie-{number}@example.com") for number in range(3)]
+        self.clerk.ask("POST", "/v1/organizations/org_tie/invitations/bulk", batch)
+        for behaviour, wanted in (("slow-0", "012"), ("ties-reversed", "210")):
+            self.clerk.control("misbehave", operation="ListOrganizationInvitations", behaviour=behaviour)
+            answer = self.clerk.ask("GET", "/v1/organizations/org_tie/invitations?order_by=created_at")
+            numbers = [each["email_address"][4] for each in answer.json["data"]]
+            self.assertEqual("".join(numbers), wanted)
+
 
 class RateLimitTest(ServerTest):
     options = ("--single-limit", "2", "--bulk-limit", "1", "--window", "1.5")
@@ -622,6 +638,10 @@ TESTED_APART = [
     "odd-times",
     "other-case",
     "left-out",
+    "ties-reversed",
+    "first-page",
+    "page-of-2",
+    "any-order",
     "wrong-type-created_at",
 ]
 

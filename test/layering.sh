@@ -16,11 +16,12 @@ floor_of()
 		planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | worker_slots) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
-		clerk_error) echo 4 ;;
+		clerk_error | invitation_json) echo 4 ;;
 		clerk_api) echo 5 ;;
-		verdict) echo 6 ;;
+		arguments | statement_request | verdict) echo 6 ;;
 		delivery) echo 7 ;;
-		functions | invitation_progress | rate_limit_status | send_invitations | trigger) echo 8 ;;
+		functions | invitation_progress | list_invitations | rate_limit_status) echo 8 ;;
+		send_invitations | trigger) echo 8 ;;
 		worker | worker_status) echo 8 ;;
 		launcher | worker_wakeup) echo 9 ;;
 		clerk_invite) echo 10 ;;

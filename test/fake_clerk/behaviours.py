@@ -431,6 +431,36 @@ def left_out_of_the_list(call: Call) -> Reply:
     return reply
 
 
+# Pages of a list.
+
+
+@misbehaviour(r"ties-reversed")
+def ties_reversed(call: Call) -> Reply:
+    """Invitations of the same time, which no order that can be asked for tells apart, come the other way round."""
+    call.reverse_ties = True
+    return call.perform()
+
+
+@misbehaviour(r"first-page")
+def first_page_again(call: Call) -> Reply:
+    call.request.query.pop("offset", None)
+    return call.perform()
+
+
+@misbehaviour(r"page-of-(?P<limit>\d+)")
+def smaller_page(call: Call, limit: str) -> Reply:
+    """Fewer invitations than the limit that was asked for, although there are more."""
+    call.request.query["limit"] = [limit]
+    return call.perform()
+
+
+@misbehaviour(r"any-order")
+def any_order(call: Call) -> Reply:
+    """The order that was asked for is ignored, as Clerk ignores what it does not know elsewhere."""
+    call.request.query.pop("order_by", None)
+    return call.perform()
+
+
 @misbehaviour(r"echo-url")
 def error_that_repeats_the_url(call: Call) -> Reply:
     """The invitation's url is a secret; no client may pass this on."""

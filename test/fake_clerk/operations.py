@@ -27,6 +27,7 @@ class Call:
         self.request = request
         self.ledger = ledger
         self.created: List[Invitation] = []
+        self.reverse_ties = False
         self._organizations = organizations
         self._reply = None
 
@@ -209,11 +210,12 @@ def _page(call: Call, invitations: List[Invitation]) -> Tuple[List[Invitation], 
     name, descending = validation.read_order(query)
     now = call.ledger.clock.milliseconds()
     found = [each for each in invitations if not statuses or each.status(now) in statuses]
+    found.sort(key=lambda each: each.sequence, reverse=call.reverse_ties != descending)
     found.sort(key=_SORT_KEYS[name], reverse=descending)
     return found[offset : offset + limit], len(found)
 
 
 _SORT_KEYS = {
-    "created_at": lambda invitation: (invitation.created_at, invitation.sequence),
-    "email_address": lambda invitation: (invitation.request.email_address.lower(), invitation.sequence),
+    "created_at": lambda invitation: invitation.created_at,
+    "email_address": lambda invitation: invitation.request.email_address.lower(),
 }

@@ -1,0 +1,153 @@
+/*
+ * arguments.c
+ *		Checks of what is given to the SQL functions.
+ *
+ * Whatever Clerk may have an opinion about is left to Clerk: refused is what
+ * cannot be meant, or could be taken for something else on its way there.
+ */
+#include "postgres.h"
+
+#include "arguments.h"
+#include "catalog/pg_type_d.h"
+#include "clerk_api.h"
+#include "compat.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+
+/* Clerk's limits for expires_in_days. */
+#define MIN_EXPIRES_IN_DAYS 1
+#define MAX_EXPIRES_IN_DAYS 365
+
+pg_noreturn static void refuse_null(const char *name);
+
+char *
+clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(position))
+		refuse_null(name);
+	value = text_to_cstring(PG_GETARG_TEXT_PP(position));
+	clerk_check_text(value, name);
+	return value;
+}
+
+/* NULL if the argument is null. */
+char *
+clerk_optional_text(FunctionCallInfo fcinfo, int position, const char *name)
+{
+	return PG_ARGISNULL(position) ? NULL :
+		clerk_required_text(fcinfo, position, name);
+}
+
+/* One of Clerk's identifiers that becomes a part of a URL's path. */
+char *
+clerk_required_identifier(FunctionCallInfo fcinfo, int position,
+						  const char *name)
+{
+	char	   *value = clerk_required_text(fcinfo, position, name);
+
+	if (!clerk_is_identifier(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is not a Clerk identifier: \"%s\"",
+						name, value),
+				 errdetail("Clerk's identifiers consist of letters, digits, underscores and hyphens.")));
+	return value;
+}
+
+/* NULL if the argument is null. */
+Jsonb *
+clerk_optional_object(FunctionCallInfo fcinfo, int position, const char *name)
+{
+	Jsonb	   *value;
+
+	if (PG_ARGISNULL(position))
+		return NULL;
+	value = PG_GETARG_JSONB_P(position);
+	if (!JB_ROOT_IS_OBJECT(value))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must be a JSON object", name)));
+	return value;
+}
+
+/*
+ * The strings of an array of texts; NIL if the argument is null.  An array
+ * without any is refused: it would ask for nothing, and look like everything.
+ */
+List *
+clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
+{
+	List	   *values = NIL;
+	Datum	   *elements;
+	bool	   *nulls;
+	int			count;
+
+	if (PG_ARGISNULL(position))
+		return NIL;
+	deconstruct_array(PG_GETARG_ARRAYTYPE_P(position), TEXTOID, -1, false,
+					  TYPALIGN_INT, &elements, &nulls, &count);
+	if (count == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be empty", name)));
+	for (int i = 0; i < count; i++)
+	{
+		if (nulls[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+					 errmsg("argument \"%s\" must not contain nulls", name)));
+		values = lappend(values, TextDatumGetCString(elements[i]));
+		clerk_check_text(llast(values), name);
+	}
+	return values;
+}
+
+/*
+ * No identifier, address, role or URL is empty or has a control character in
+ * it.  Line breaks come from careless imports; they are named to help.
+ */
+void
+clerk_check_text(const char *value, const char *name)
+{
+	if (value[0] == '\0')
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not be empty", name)));
+	for (const char *c = value; *c != '\0'; c++)
+		if ((unsigned char) *c < ' ' || *c == 0x7F)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("argument \"%s\" must not contain a line break or another control character",
+							name)));
+}
+
+/* Only Clerk knows which addresses it takes; these it never does. */
+void
+clerk_check_address(const char *address, const char *name)
+{
+	if (strchr(address, '@') == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" is not an e-mail address: \"%s\"",
+						name, address)));
+}
+
+void
+clerk_check_expires_in_days(int64 days, const char *name)
+{
+	if (days < MIN_EXPIRES_IN_DAYS || days > MAX_EXPIRES_IN_DAYS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must be between %d and %d", name,
+						MIN_EXPIRES_IN_DAYS, MAX_EXPIRES_IN_DAYS)));
+}
+
+static void
+refuse_null(const char *name)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+			 errmsg("argument \"%s\" must not be null", name)));
+}

@@ -1,0 +1,106 @@
+/*
+ * statement_request.c
+ *		Requests that a statement waits for: what the SQL functions that call
+ *		Clerk have in common.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "statement_request.h"
+
+/*
+ * Raises 25006 or 25000 where the server refuses writes.  What changes
+ * something at Clerk is a write, if not one to this database.
+ */
+void
+clerk_prevent_write(const char *function)
+{
+	PreventCommandIfReadOnly(function);
+	PreventCommandIfParallelMode(function);
+}
+
+/* Returns when the request is finished; the user may end it before that. */
+void
+clerk_await(ClerkHttpRequest *request, ClerkEffect effect)
+{
+	while (clerk_http_outcome(request) == CLERK_HTTP_RUNNING)
+	{
+		clerk_warn_if_about_to_leave(&request, 1, effect);
+		CHECK_FOR_INTERRUPTS();
+		clerk_http_wait(-1);
+	}
+}
+
+/*
+ * A statement that is ended while Clerk may be at work on its requests leaves
+ * something behind, of which PostgreSQL's own message knows nothing.  To be
+ * called before CHECK_FOR_INTERRUPTS(), with the requests that were started
+ * and not finished.
+ */
+void
+clerk_warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
+							 ClerkEffect effect)
+{
+	int			sent = 0;
+
+	if (effect == CLERK_EFFECT_NONE || !INTERRUPTS_CAN_BE_PROCESSED() ||
+		!(QueryCancelPending || ProcDiePending ||
+		  clerk_transaction_timeout_pending()))
+		return;
+	for (int i = 0; i < count; i++)
+		if (clerk_http_was_sent(requests[i]))
+			sent++;
+	if (sent == 0)
+		return;
+	ereport(WARNING,
+			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
+			 sent == 1 ?
+			 errmsg("the request to Clerk had been sent already") :
+			 errmsg("%d requests to Clerk had been sent already", sent),
+			 effect == CLERK_EFFECT_CREATES ?
+			 (sent == 1 ? errdetail("The invitation may have been created.") :
+			  errdetail("Their invitations may have been created.")) :
+			 errdetail("The invitation may have been revoked."),
+			 errhint("%s", clerk_error_look_first(effect))));
+}
+
+/*
+ * The result type's descriptor, looked up through the function's own entry in
+ * the catalog: no search_path comes into it.  In the current memory context.
+ */
+TupleDesc
+clerk_invitation_descriptor(FunctionCallInfo fcinfo)
+{
+	TupleDesc	descriptor;
+
+	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE ||
+		!clerk_fits_invitation(descriptor))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the library of clerk_invite does not fit the extension's SQL objects"),
+				 errhint("Run ALTER EXTENSION clerk_invite UPDATE, and do not alter the type clerk_organization_invitation.")));
+	return BlessTupleDesc(CreateTupleDescCopy(descriptor));
+}
+
+HeapTuple
+clerk_form_invitation(TupleDesc descriptor, ClerkInvitation *invitation)
+{
+	return heap_form_tuple(descriptor, invitation->values, invitation->nulls);
+}
+
+/* "failure" says what could not be done. */
+void
+clerk_raise(const ClerkError *error, const char *failure)
+{
+	ereport(ERROR,
+			(errcode(error->sqlstate),
+			 errmsg("%s: %s", failure, error->summary),
+			 error->detail != NULL ? errdetail("%s", error->detail) : 0,
+			 error->hint != NULL ? errhint("%s", error->hint) : 0,
+			 error->code != NULL ?
+			 err_generic_string(PG_DIAG_CONSTRAINT_NAME, error->code) : 0,
+			 error->param_name != NULL ?
+			 err_generic_string(PG_DIAG_COLUMN_NAME, error->param_name) : 0));
+}
