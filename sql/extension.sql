@@ -14,7 +14,7 @@ WITH members AS (
       -- Some versions count array types and tables' row types as members, too.
       AND NOT (classid = 'pg_type'::regclass AND
                (objid IN (SELECT typarray FROM pg_type) OR
-                objid IN (SELECT reltype FROM pg_class WHERE relkind = 'r')))
+                objid IN (SELECT reltype FROM pg_class WHERE relkind IN ('r', 'v'))))
 ), objects AS (
     SELECT 'pg_extension'::regclass AS classid, oid AS objid, 0 AS objsubid
     FROM pg_extension
@@ -42,7 +42,8 @@ LEFT JOIN pg_description AS d
     ON d.classoid = o.classid AND d.objoid = o.objid AND d.objsubid = o.objsubid;
 
 -- Functions that do something are volatile and parallel unsafe, act with the
--- caller's rights, and are nobody's until they are granted.
+-- caller's rights, and are nobody's until they are granted, but for one that
+-- asks for a privilege itself.
 SELECT p.oid::regproc AS function, provolatile AS volatility,
        proparallel AS parallel, proisstrict AS strict,
        prosecdef AS security_definer, proconfig AS settings,

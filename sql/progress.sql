@@ -1,0 +1,137 @@
+--
+-- How far the outbox has come: the view's figures, its estimate, and who may
+-- read it.
+--
+CREATE EXTENSION clerk_invite;
+
+-- In a session that has not loaded the library yet; nothing is open.
+\connect -
+\x on
+SELECT * FROM clerk_invitation_progress;
+
+-- Counts by state; what is due, and since when.
+INSERT INTO clerk_invitation_outbox
+    (organization_id, email_address, role, state, send_after, next_attempt_at)
+SELECT 'org_test', state || i || '@example.com', 'org:member', state,
+       CASE WHEN i = 1 THEN timestamptz '2040-01-01 00:00+00'
+            ELSE timestamptz '2020-01-01 00:00+00' + i * interval '1 s' END,
+       CASE WHEN i = 2 AND state <> 'sent' THEN timestamptz '2019-01-01 00:00+00' END
+FROM unnest(ARRAY['sent', 'skipped', 'failed', 'canceled', 'queued', 'sending',
+                  'verifying']) WITH ORDINALITY AS s (state, n),
+     generate_series(1, n) AS i;
+SELECT queued, sending, verifying, sent, skipped, failed, canceled, due,
+       oldest_due = '2019-01-01 00:00+00' AS oldest_due_is_right,
+       singles_left, bulks_left, more_at, time_to_empty
+FROM clerk_invitation_progress;
+DELETE FROM clerk_invitation_outbox WHERE state = 'queued';
+SELECT queued, due, time_to_empty FROM clerk_invitation_progress;
+TRUNCATE clerk_invitation_outbox;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
+VALUES ('org_test', 'later@example.com', 'org:member', now() + interval '1 day');
+SELECT queued, due, oldest_due, time_to_empty FROM clerk_invitation_progress;
+\x off
+
+-- The estimate: 250 single requests and 50 bulk requests an hour, none of them
+-- used up yet.
+CREATE FUNCTION time_to_empty(organizations integer, invitations integer,
+                              must_go_alone integer DEFAULT 0)
+RETURNS interval LANGUAGE sql AS $$
+    TRUNCATE clerk_invitation_outbox;
+    INSERT INTO clerk_invitation_outbox
+        (organization_id, email_address, role, send_alone)
+    SELECT 'org_' || o, i || '@example.com', 'org:member', i <= must_go_alone
+    FROM generate_series(1, organizations) AS o, generate_series(1, invitations) AS i;
+    SELECT time_to_empty FROM clerk_invitation_progress
+$$;
+SELECT time_to_empty(1, 750) AS what_an_hour_allows,
+       time_to_empty(1, 1500) AS twice_that,
+       time_to_empty(1, 3000) AS one_organization,
+       time_to_empty(3000, 1) AS an_organization_each,
+       time_to_empty(200, 5) AS fives,
+       time_to_empty(1, 1500, 1500) AS all_alone,
+       time_to_empty(30, 1000) AS days;
+
+-- One budget may be 0, or both.
+SET clerk_invite.bulk_requests_per_hour = 0;
+SELECT time_to_empty(1, 500) AS singles_only;
+RESET clerk_invite.bulk_requests_per_hour;
+SET clerk_invite.single_requests_per_hour = 0;
+SELECT time_to_empty(1, 1000) AS bulks_only;
+SET clerk_invite.bulk_requests_per_hour = 0;
+SELECT singles_left, bulks_left, more_at, time_to_empty
+FROM clerk_invitation_progress;
+
+-- Nothing is left: when more can be sent, and nothing goes out before.
+SET clerk_invite.single_requests_per_hour = 1;
+SELECT singles_left, bulks_left, more_at, time_to_empty IS NOT NULL AS estimated
+FROM clerk_invitation_progress;
+SELECT status FROM clerk_create_organization_invitation(
+    'org_test', NULL, 'ann@example.com', 'org:member');
+SELECT time_to_empty(1, 1) BETWEEN '59 minutes' AND '61 minutes' AS an_hour;
+SELECT singles_left, bulks_left,
+       more_at - now() BETWEEN '59 minutes' AND '61 minutes' AS an_hour
+FROM clerk_invitation_progress;
+RESET clerk_invite.single_requests_per_hour;
+RESET clerk_invite.bulk_requests_per_hour;
+SELECT singles_left, bulks_left, more_at FROM clerk_invitation_progress;
+
+-- An endpoint that Clerk has closed takes none.
+\set VERBOSITY sqlstate
+SELECT clerk_create_organization_invitation(
+    'org_test', NULL, 'x-429-600@example.com', 'org:member');
+\set VERBOSITY default
+SELECT singles_left, bulks_left, more_at FROM clerk_invitation_progress;
+SET clerk_invite.bulk_requests_per_hour = 0;
+SELECT singles_left, bulks_left,
+       more_at - now() BETWEEN '9 minutes' AND '10 minutes' AS ten_minutes,
+       time_to_empty BETWEEN '9 minutes' AND '10 minutes' AS not_before
+FROM clerk_invitation_progress;
+RESET clerk_invite.bulk_requests_per_hour;
+
+-- Without a key, the counts.
+SET clerk_invite.secret_key_file = '';
+SELECT queued, due, singles_left, bulks_left, more_at, time_to_empty
+FROM clerk_invitation_progress;
+RESET clerk_invite.secret_key_file;
+
+-- It is its owner's.  Who is granted it needs nothing else.
+CREATE ROLE regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT queued FROM clerk_invitation_progress;
+SELECT * FROM clerk_invitation_progress_limits();
+RESET ROLE;
+GRANT SELECT (queued, bulks_left) ON clerk_invitation_progress TO regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT queued, bulks_left FROM clerk_invitation_progress;
+SELECT failed FROM clerk_invitation_progress;
+RESET ROLE;
+REVOKE SELECT (queued, bulks_left) ON clerk_invitation_progress FROM regress_clerk_invite;
+GRANT SELECT ON clerk_invitation_progress TO regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT queued, failed, bulks_left FROM clerk_invitation_progress;
+SELECT bulk_left FROM clerk_invitation_progress_limits();
+SELECT count(*) FROM clerk_invitation_outbox;
+SELECT count(*) FROM clerk_rate_limit_status();
+RESET ROLE;
+REVOKE SELECT ON clerk_invitation_progress FROM regress_clerk_invite;
+
+-- A view on it is read with the rights of whoever reads that.
+CREATE VIEW on_view AS SELECT queued FROM clerk_invitation_progress;
+GRANT SELECT ON on_view TO regress_clerk_invite;
+SET ROLE regress_clerk_invite;
+SELECT * FROM on_view;
+RESET ROLE;
+
+DROP EXTENSION clerk_invite CASCADE;
+
+-- It finds everything in the extension's schema, whatever search_path has.
+CREATE SCHEMA elsewhere;
+CREATE EXTENSION clerk_invite SCHEMA elsewhere;
+SET search_path = '';
+SELECT queued, bulks_left FROM elsewhere.clerk_invitation_progress;
+RESET search_path;
+
+DROP EXTENSION clerk_invite;
+DROP SCHEMA elsewhere;
+DROP FUNCTION time_to_empty;
+DROP ROLE regress_clerk_invite;
