@@ -375,17 +375,24 @@ sub control
 	return;
 }
 
-# Every invitation that was ever created for this address, oldest first,
-# without its url; plain http only.
-sub invitations_for
+# Every invitation that was ever created, oldest first, without its url; plain
+# http only.
+sub all_invitations
 {
-	my ($self, $email) = @_;
+	my ($self) = @_;
 	my $answer = HTTP::Tiny->new->get($self->url . '/_fake/invitations');
 
 	croak "fake Clerk refused invitations: $answer->{content}"
 	  unless $answer->{success};
-	return grep { $_->{email_address} eq $email }
-	  @{ decode_json($answer->{content})->{data} };
+	return @{ decode_json($answer->{content})->{data} };
+}
+
+# Those for this address.
+sub invitations_for
+{
+	my ($self, $email) = @_;
+
+	return grep { $_->{email_address} eq $email } $self->all_invitations;
 }
 
 sub stop
