@@ -25,6 +25,7 @@ check_canceled();
 check_locked();
 check_concurrent_inserts();
 check_changed_in_flight();
+check_triggers_of_users();
 
 $node->stop;
 done_testing();
@@ -288,6 +289,98 @@ sub check_changed_in_flight
 		is($stdout, "1\n", '... and the session goes on');
 		$sender->{harness}->finish;
 	}
+	return;
+}
+
+# A user's trigger that acts on what a sender changes may do what may be done by
+# hand, and nothing else, even while the sender is at work.
+sub check_triggers_of_users
+{
+	my $table = 'public.clerk_invitation_outbox';
+	my $lost = 'x-drop-after--lost@example.com';
+
+	# It may not undo what the sender does, nor touch what is under way.
+	enqueue($lost);
+	$clerk->control(
+		'misbehave',
+		{
+			operation => 'ListOrganizationInvitations',
+			behaviour => '503',
+			times => 40
+		});
+	send_invitations();
+	is(states($lost), 'verifying 1', 'the outcome of a row is unknown');
+	foreach my $case (
+		[ 'sending', 'cancels a row that is claimed', "UPDATE $table SET state = 'canceled' WHERE id = NEW.id", 'queued 0', '0' ],
+		[ 'sending', 'deletes it', "DELETE FROM $table WHERE id = NEW.id", 'queued 0', '0' ],
+		[ 'sending', 'says that it is sent', "UPDATE $table SET state = 'sent' WHERE id = NEW.id", 'queued 0', '0' ],
+		[ 'sent', 'queues it when it is sent', "UPDATE $table SET state = 'queued' WHERE id = NEW.id", 'sending 1', '1' ],
+		[ 'sent', 'deletes another one that is verifying', "DELETE FROM $table WHERE email_address = '$lost'", 'sending 1', '1' ])
+	{
+		my ($state, $title, $sql, $left, $requests) = @$case;
+		my $email = ($title =~ s/\W+/-/gr) . '@example.com';
+		my $psql = start_psql($node, '', '-v', 'VERBOSITY=verbose');
+
+		create_trigger($state, $sql);
+		enqueue($email);
+		my (undef, $stderr) =
+		  run_in_psql($psql, 'CALL clerk_send_invitations();');
+		like($stderr, qr/ERROR:  55000: cannot (?:change|delete) an invitation/,
+			"a trigger that $title is refused");
+		is(states($email), $left, '... and the row is as it was before');
+		is(requests($email), $requests, '... by what Clerk was asked, too');
+		drop_trigger();
+		(undef, $stderr) = run_in_psql($psql,
+			"UPDATE $table SET state = 'sent' WHERE email_address = '$email';");
+		like($stderr, qr/ERROR:  55000:/,
+			"... and after the sender's error the guard is on its guard");
+		$psql->{harness}->finish;
+	}
+	send_until_settled($node);
+	is($node->safe_psql('postgres', "SELECT count(*) FROM $table WHERE state <> 'sent'"
+			  . " AND email_address ~ '^(cancels|deletes|says|queues|x-drop-after--lost)'"),
+		'0', 'without the triggers everything is sent');
+	is(created($lost), '1', '... once');
+
+	# It may keep records of its own, and try again what has failed.
+	$node->safe_psql('postgres', 'CREATE TABLE archive (email_address text, invitation_id text)');
+	create_trigger('sent',
+		"WITH gone AS (DELETE FROM $table WHERE id = NEW.id RETURNING email_address, invitation_id) "
+		  . 'INSERT INTO public.archive SELECT * FROM gone');
+	enqueue('archived@example.com');
+	send_invitations();
+	is( $node->safe_psql('postgres', 'SELECT * FROM archive'),
+		'archived@example.com|' . ($clerk->invitations_for('archived@example.com'))[0]{id},
+		'a trigger may move what is sent elsewhere');
+	is(states('archived@example.com'), '', '... out of the outbox');
+	drop_trigger();
+	create_trigger('failed',
+		"UPDATE $table SET state = 'queued', role = 'org:member' WHERE id = NEW.id");
+	$node->safe_psql('postgres', enqueue_sql('again@example.com') =~ s/org:member/org:missing/r);
+	send_until_settled($node);
+	is(states('again@example.com'), 'sent 2', '... and queue again what has failed');
+	drop_trigger();
+	return;
+}
+
+# Runs SQL after each UPDATE that brings a row into this state.
+sub create_trigger
+{
+	my ($state, $sql) = @_;
+
+	$node->safe_psql(
+		'postgres', qq(
+		CREATE FUNCTION act() RETURNS trigger LANGUAGE plpgsql AS
+			\$\$ BEGIN $sql; RETURN NULL; END \$\$;
+		CREATE TRIGGER act AFTER UPDATE ON clerk_invitation_outbox FOR EACH ROW
+			WHEN (OLD.state <> NEW.state AND NEW.state = '$state')
+			EXECUTE FUNCTION act();));
+	return;
+}
+
+sub drop_trigger
+{
+	$node->safe_psql('postgres', 'DROP FUNCTION act() CASCADE');
 	return;
 }
 
