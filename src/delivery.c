@@ -91,6 +91,7 @@ typedef struct Pass
 	MemoryContext wave;			/* emptied after each wave */
 	MemoryContext planning;		/* emptied after each plan */
 	ClerkPlan	plan;
+	const ClerkOutboxDue *due;	/* what it was made from */
 	int			planned_next;	/* the first request that was not taken yet */
 	int			claimed_by_plan;
 	TimestampTz planned_at;
@@ -115,7 +116,8 @@ static int	reserve(Pass *pass, ClerkEndpoint endpoint, int wanted,
 					ClerkTicket *ticket);
 static int	claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 				  ClerkTicket *tickets, Shipment *shipments);
-static int	assign_rows(Shipment *shipment, const ClerkPlannedRequest *request,
+static int	assign_rows(const Pass *pass, Shipment *shipment,
+						const ClerkPlannedRequest *request,
 						ClerkOutboxRow **rows, int row_count);
 static void ship(Shipment *shipments, int count);
 static void start(Shipment *shipment);
@@ -381,9 +383,9 @@ plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
 	ClerkCandidate *candidates = palloc(count * sizeof(ClerkCandidate));
 
 	pass->planned_at = GetCurrentTimestamp();
+	pass->due = due;
 	for (int i = 0; i < count; i++)
 	{
-		candidates[i].id = due[i].id;
 		candidates[i].organization_id = due[i].organization_id;
 		candidates[i].address = due[i].address;
 		candidates[i].alone = due[i].send_alone;
@@ -452,27 +454,28 @@ static int
 claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 	  ClerkTicket *tickets, Shipment *shipments)
 {
-	int64	   *ids = palloc(Max(count, 1) * CLERK_BULK_MAX * sizeof(int64));
-	int			id_count = 0;
+	const ClerkOutboxDue **due;
+	int			due_count = 0;
 	ClerkOutboxRow **rows;
 	int			row_count = 0;
 	List	   *claimed;
 	ListCell   *cell;
 	int			used = 0;
 
+	due = palloc(Max(count, 1) * CLERK_BULK_MAX * sizeof(*due));
 	for (int i = 0; i < count; i++)
 		for (int j = 0; j < requests[i].count; j++)
-			ids[id_count++] = requests[i].ids[j];
-	if (id_count == 0)
+			due[due_count++] = &pass->due[requests[i].members[j]];
+	if (due_count == 0)
 		return 0;
 
 	pass->host->begin();
-	claimed = clerk_outbox_claim(ids, id_count);
+	claimed = clerk_outbox_claim(due, due_count);
 	pass->host->commit();
 	pass->claimed_by_plan += list_length(claimed);
 	pass->allowance -= list_length(claimed);
 
-	rows = palloc(id_count * sizeof(ClerkOutboxRow *));
+	rows = palloc(due_count * sizeof(ClerkOutboxRow *));
 	foreach(cell, claimed)
 		rows[row_count++] = lfirst(cell);
 	for (int i = 0; i < count; i++)
@@ -482,7 +485,7 @@ claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 		shipment->endpoint = requests[i].bulk ?
 			CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE;
 		shipment->ticket = &tickets[shipment->endpoint];
-		if (assign_rows(shipment, &requests[i], rows, row_count) > 0)
+		if (assign_rows(pass, shipment, &requests[i], rows, row_count) > 0)
 			used++;
 		else
 			clerk_rate_limit_give_back(shipment->ticket, 1);
@@ -492,13 +495,14 @@ claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 
 /* Gives a shipment those of its rows that were claimed. */
 static int
-assign_rows(Shipment *shipment, const ClerkPlannedRequest *request,
+assign_rows(const Pass *pass, Shipment *shipment,
+			const ClerkPlannedRequest *request,
 			ClerkOutboxRow **rows, int row_count)
 {
 	shipment->count = 0;
 	for (int i = 0; i < request->count; i++)
 		for (int j = 0; j < row_count; j++)
-			if (rows[j]->id == request->ids[i])
+			if (rows[j]->id == pass->due[request->members[i]].id)
 				shipment->rows[shipment->count++] = rows[j];
 	return shipment->count;
 }

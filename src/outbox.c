@@ -108,12 +108,16 @@ static const StatementText statement_texts[STATEMENTS] = {
 		"SET state = 'sending', attempts = o.attempts + 1, "
 		"claimed_at = due.at, "
 		"first_claimed_at = coalesce(o.first_claimed_at, due.at) "
-		"FROM (SELECT id, clock_timestamp() AS at FROM %1$s "
-		"WHERE id = ANY ($1) AND state = $2 AND " DUE_AT " <= now() "
-		"FOR UPDATE SKIP LOCKED) AS due "
+		"FROM (SELECT seen.id, clock_timestamp() AS at "
+		"FROM unnest($1, $2, $3) AS planned (id, organization_id, address) "
+		"JOIN %1$s AS seen ON seen.id = planned.id "
+		"AND seen.organization_id = planned.organization_id "
+		"AND lower(seen.email_address) = planned.address "
+		"WHERE seen.state = $4 AND " DUE_AT " <= now() "
+		"FOR UPDATE OF seen SKIP LOCKED) AS due "
 		"WHERE o.id = due.id "
 		"RETURNING " ROW_COLUMNS,
-		2, {INT8ARRAYOID, TEXTOID}
+		4, {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
 	},
 	[UNVERIFIED] = {
 		"SELECT " ROW_COLUMNS " FROM %1$s AS o WHERE state = 'verifying' "
@@ -306,19 +310,29 @@ clerk_outbox_due(int limit, ClerkOutboxDue **due)
 
 /*
  * Claims those of some rows that still are due: a list of ClerkOutboxRow, in
- * no order, which must not be sent before the transaction has committed.
+ * no order, which must not be sent before the transaction has committed.  A
+ * queued row may be changed by hand: one whose organization or address is not
+ * what it was does not fit the request that it was meant for, and stays queued.
  */
 List *
-clerk_outbox_claim(const int64 *ids, int count)
+clerk_outbox_claim(const ClerkOutboxDue *const *due, int count)
 {
 	List	   *rows = NIL;
-	Datum	   *elements = palloc(count * sizeof(Datum));
-	Datum		values[2];
+	Datum	   *ids = palloc(count * sizeof(Datum));
+	Datum	   *organization_ids = palloc(count * sizeof(Datum));
+	Datum	   *addresses = palloc(count * sizeof(Datum));
+	Datum		values[4];
 
 	for (int i = 0; i < count; i++)
-		elements[i] = Int64GetDatum(ids[i]);
-	values[0] = array_datum(elements, NULL, count, INT8OID);
-	values[1] = CStringGetTextDatum(CLERK_OUTBOX_QUEUED);
+	{
+		ids[i] = Int64GetDatum(due[i]->id);
+		organization_ids[i] = CStringGetTextDatum(due[i]->organization_id);
+		addresses[i] = CStringGetTextDatum(due[i]->address);
+	}
+	values[0] = array_datum(ids, NULL, count, INT8OID);
+	values[1] = array_datum(organization_ids, NULL, count, TEXTOID);
+	values[2] = array_datum(addresses, NULL, count, TEXTOID);
+	values[3] = CStringGetTextDatum(CLERK_OUTBOX_QUEUED);
 
 	/* A claim that a crash could lose would be no claim. */
 	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)

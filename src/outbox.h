@@ -76,7 +76,7 @@ extern bool clerk_outbox_lock(void);
 extern void clerk_outbox_unlock(void);
 extern void clerk_outbox_take_over(void);
 extern int	clerk_outbox_due(int limit, ClerkOutboxDue **due);
-extern List *clerk_outbox_claim(const int64 *ids, int count);
+extern List *clerk_outbox_claim(const ClerkOutboxDue *const *due, int count);
 extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);

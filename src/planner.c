@@ -203,7 +203,7 @@ add_request(Planning *planning, Piece *piece, bool bulk, int count)
 	request->bulk = bulk;
 	request->count = count;
 	for (int i = 0; i < count; i++)
-		request->ids[i] = planning->candidates[piece->members[i]].id;
+		request->members[i] = piece->members[i];
 	planning->request_ages[plan->count++] = piece->members[0];
 	piece->members += count;
 	piece->count -= count;

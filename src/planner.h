@@ -11,7 +11,6 @@
 /* An invitation that is due. */
 typedef struct ClerkCandidate
 {
-	int64		id;
 	const char *organization_id;
 	const char *address;		/* in lower case, as Clerk compares them */
 	bool		alone;			/* must not share a request */
@@ -24,7 +23,7 @@ typedef struct ClerkPlannedRequest
 {
 	bool		bulk;
 	int			count;
-	int64		ids[CLERK_BULK_MAX];
+	int			members[CLERK_BULK_MAX];	/* positions among the candidates */
 } ClerkPlannedRequest;
 
 /* What may be spent. */

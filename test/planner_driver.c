@@ -31,8 +31,8 @@ elements_of(Datum array, Oid type, int length, bool by_value, char align)
  * (organizations text[], addresses text[], alone boolean[], overdue boolean[],
  * singles integer, bulks integer, worthwhile integer) RETURNS text
  *
- * A plan for such candidates, whose IDs are their positions, from 1: a line
- * for each request, of its kind and its candidates.
+ * A plan for such candidates, a line for each request, of its kind and its
+ * candidates' positions, from 1.
  */
 Datum
 driver_plan(PG_FUNCTION_ARGS)
@@ -53,7 +53,6 @@ driver_plan(PG_FUNCTION_ARGS)
 
 	for (int i = 0; i < count; i++)
 	{
-		candidates[i].id = i + 1;
 		candidates[i].organization_id = TextDatumGetCString(organizations[i]);
 		candidates[i].address = TextDatumGetCString(addresses[i]);
 		candidates[i].alone = DatumGetBool(alone[i]);
@@ -66,7 +65,7 @@ driver_plan(PG_FUNCTION_ARGS)
 	{
 		appendStringInfoString(&lines, plan.requests[i].bulk ? "bulk" : "single");
 		for (int j = 0; j < plan.requests[i].count; j++)
-			appendStringInfo(&lines, " %d", (int) plan.requests[i].ids[j]);
+			appendStringInfo(&lines, " %d", plan.requests[i].members[j] + 1);
 		appendStringInfoChar(&lines, '\n');
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(lines.data));

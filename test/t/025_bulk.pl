@@ -47,6 +47,7 @@ check_rate_limit();
 check_used_up_budgets();
 check_what_stops_the_queue();
 check_same_address();
+check_changed_after_planning();
 check_pending();
 
 $node->stop;
@@ -483,6 +484,45 @@ sub check_same_address
 		'sent, skipped, sent',
 		'nor is it sent twice when an answer is lost');
 	is(invited(@emails[ 1, 2 ]), '1 1', '... with one invitation');
+	return;
+}
+
+# A queued row may be changed at any time: what is sent is what it says when it
+# is taken on, to the organization that it says then.
+sub check_changed_after_planning
+{
+	my $sender = start_psql($node, '');
+	my @emails;
+
+	# A wave of four requests, one after the other; the rest is planned already.
+	my @first = map {
+		enqueue_batch("planned$_", $_ == 1 ? 'x-slow-600--' : 'a', 'b')
+	} 1 .. 4;
+	my $moved = (enqueue_batch('planned5', 'a', 'moved', 'b'))[1];
+	my @copied = enqueue_batch('planned6', 'a', 'copy', 'b');
+	send_to_psql($sender,
+		'SET clerk_invite.max_concurrent_requests = 1; CALL clerk_send_invitations();');
+	wait_until('the first wave is under way',
+		sub { ends($first[0]) eq 'sending 1' });
+	$node->safe_psql(
+		'postgres', qq(
+		UPDATE clerk_invitation_outbox SET organization_id = 'org_elsewhere'
+			WHERE email_address = '$moved';
+		UPDATE clerk_invitation_outbox SET email_address = upper('$copied[0]')
+			WHERE email_address = '$copied[1]';));
+	output_of_psql($sender);
+	$sender->{harness}->finish;
+	settle();
+
+	is( join(' ', map { $_->{organization_id} } invitations_of($moved)),
+		'org_elsewhere',
+		'who is moved to another organization after the plan was made is invited there only');
+	is( join(' ', sort map { (split)[0] } split(/, /, states($node, 'postgres', $copied[0], uc $copied[0]))),
+		'sent skipped',
+		'an address that is changed to one of its batch is not sent beside it');
+	is(scalar(grep { @{ same_addresses($_) } } journal_of('planned6')),
+		0, '... in no request');
+	is(ends($copied[2]), 'sent 1', '... and disturbs nobody');
 	return;
 }
 
