@@ -20,6 +20,13 @@
 
 #define ALREADY_A_MEMBER "already_a_member_in_organization"
 
+/*
+ * How often a row shares a request that comes to nothing before it is sent by
+ * itself.  Once may be Clerk's own trouble, and a backlog that has met it is
+ * gone sooner in bulk; twice may be the fault of another row.
+ */
+#define SHARED_ATTEMPTS 2
+
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void send_again(ClerkOutboxChange *change);
@@ -94,9 +101,13 @@ clerk_judge_error(ClerkOutboxChange *change, const ClerkError *error)
 }
 
 /*
- * A request that the row shared has failed.  A refusal of all for the sake of
- * some created nothing, so that the row is sent again: alone if the refusal
- * names it, and if it names nobody.
+ * A request that the row shared has failed, perhaps for the sake of another
+ * row: that does not end this one's life.
+ *
+ * A refusal of all for the sake of some created nothing, so that the row is
+ * sent again: alone if the refusal names it, and if it names nobody.  After any
+ * other failure it is sent with others once more, but its last attempt is its
+ * own.
  */
 void
 clerk_judge_shared_error(ClerkOutboxChange *change, const ClerkError *error,
@@ -107,16 +118,31 @@ clerk_judge_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 	(error->code == NULL || strcmp(error->code, ALREADY_A_MEMBER) != 0);
 
 	clerk_judge_error(change, error);
-	if (error->class != CLERK_ERROR_FINAL && error->class != CLERK_ERROR_EXISTS)
-		return;
-	if (named && pending)
-		return;					/* a look tells whose the pending one is */
-	change->state = CLERK_OUTBOX_QUEUED;
-	change->next_attempt_at = 0;
-	change->send_alone = named || !others_named;
+	switch (error->class)
+	{
+		case CLERK_ERROR_FINAL:
+		case CLERK_ERROR_EXISTS:
+			change->send_alone = named || !others_named;
+			if (named && pending)
+				break;			/* a look tells whose the pending one is */
+			change->state = CLERK_OUTBOX_QUEUED;
+			change->next_attempt_at = 0;
 
-	/* It may be another row's: no later look must go by it. */
-	change->error_code = NULL;
+			/* It may be another row's: no later look must go by it. */
+			change->error_code = NULL;
+			break;
+		case CLERK_ERROR_TRY_LATER:
+			change->state = CLERK_OUTBOX_QUEUED;
+			/* FALLTHROUGH */
+		case CLERK_ERROR_OUTCOME_UNKNOWN:
+			change->send_alone = change->row->attempts >=
+				Min(SHARED_ATTEMPTS, clerk_max_attempts - 1);
+			break;
+		case CLERK_ERROR_RATE_LIMITED:
+		case CLERK_ERROR_CONFIGURATION:
+		case CLERK_ERROR_NOT_SENT:
+			break;
+	}
 }
 
 /*

@@ -42,6 +42,7 @@ check_refusals();
 check_parts();
 check_refused_then_lost();
 check_lost_answers();
+check_poison();
 check_quota();
 check_rate_limit();
 check_used_up_budgets();
@@ -236,6 +237,17 @@ sub check_refusals
 			"$title: attempts are what Clerk has seen");
 	}
 
+	# Two that are named one after the other, again and again.
+	my @two = enqueue_batch('two', 'a',
+		map { "x-error-400-duplicate_record--$_" } 1, 2);
+	settle(
+		q(SET clerk_invite.verify_delay = 0; SET clerk_invite.retry_delay = '1ms';)
+	);
+	is(ends(@two), 'sent 3, failed 5, failed 5',
+		'what is named as pending, and is not, does not fail others of its kind');
+	is(batches('two'), '3 2',
+		'... and is in a batch no more, once it was named');
+
 	# One row of the batch has a role that does not exist.
 	my @emails = enqueue_batch('roles', 'a', 'b', 'c');
 	$node->safe_psql('postgres',
@@ -344,6 +356,35 @@ sub check_lost_answers
 			4, '... since each address was looked up');
 		is(errors($org), '', '... and no error is left');
 	}
+	return;
+}
+
+# One row that no batch survives must not take the others with it.
+sub check_poison
+{
+	foreach my $case (
+		[ '500', '500 internal_clerk_error' ],
+		[ 'error-409-conflict', '409 conflict' ],
+		[ 'drop', ' ' ])
+	{
+		my ($name, $error) = @$case;
+		my $org = 'poison' . ($name =~ s/\D//gr);
+		my @emails = enqueue_batch($org, 'a', 'b', "x-$name--", 'c');
+
+		settle();
+		is(ends($emails[2]) =~ s/ \d//r, 'failed',
+			"a row that always ends with $name fails");
+		is(errors($org), $error, '... and says why');
+		is(ends(@emails[ 0, 1, 3 ]) =~ s/ \d//gr, 'sent, sent, sent',
+			'... and the others of its batch are sent');
+		is(invited(@emails), '1 1 0 1', '... once');
+	}
+
+	# Not even where there is no other attempt.
+	my @emails = enqueue_batch('poisontwice', 'a', 'x-error-409-conflict--', 'b');
+	settle('SET clerk_invite.max_attempts = 1;');
+	is(ends(@emails), 'sent 2, failed 2, sent 2',
+		"another row's fault fails nobody, whatever max_attempts is");
 	return;
 }
 
