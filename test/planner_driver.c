@@ -31,7 +31,7 @@ elements_of(Datum array, Oid type, int length, bool by_value, char align)
  * (organizations text[], addresses text[], alone boolean[], overdue boolean[],
  * singles integer, bulks integer, worthwhile integer) RETURNS text
  *
- * A plan for such candidates, a line for each request, of its kind and its
+ * A plan for such candidates: a line for each request, of its kind and its
  * candidates' positions, from 1.
  */
 Datum
