@@ -89,7 +89,7 @@ report_progress(const ClerkDeliveryReport *report, int64 left)
 	report_counts(report);
 	if (done > 0 && left > 0)
 		ereport(NOTICE,
-				(errmsg("%lld invitations left, about %lld seconds at this rate",
+				(errmsg("invitations left: %lld, about %lld seconds at this rate",
 						(long long) left,
 						(long long) (seconds * left / done))));
 }
@@ -117,7 +117,12 @@ report(const ClerkDeliveryReport *report)
 		return;
 	}
 	report_counts(report);
-	if (report->limited_until != 0)
+	if (TIMESTAMP_IS_NOEND(report->limited_until))
+		ereport(NOTICE,
+				(errmsg("no invitation is sent while \"%s\" and \"%s\" are 0",
+						"clerk_invite.single_requests_per_hour",
+						"clerk_invite.bulk_requests_per_hour")));
+	else if (report->limited_until != 0)
 		ereport(NOTICE,
 				(errmsg("Clerk's rate limits are used up until %s",
 						timestamptz_to_str(report->limited_until))));
