@@ -106,7 +106,8 @@ class Ledger:
             self._refuse_members(organization_id, requests)
             self._refuse_pending(organization_id, requests)
             self._refuse_over_cap(organization_id, len(requests))
-            return [self._add(organization_id, request) for request in requests]
+            now = self.clock.milliseconds()
+            return [self._add(organization_id, request, now) for request in requests]
 
     def find(self, invitation_id: str) -> Optional[Invitation]:
         return self._by_id.get(invitation_id)
@@ -167,8 +168,7 @@ class Ledger:
         now = self.clock.milliseconds()
         return any(each.is_pending(now) for each in self.of_address(organization_id, email_address))
 
-    def _add(self, organization_id: str, request: InvitationRequest) -> Invitation:
-        now = self.clock.milliseconds()
+    def _add(self, organization_id: str, request: InvitationRequest, now: int) -> Invitation:
         invitation = Invitation(
             sequence=len(self.invitations),
             id=new_invitation_id(),
