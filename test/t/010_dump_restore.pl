@@ -1,6 +1,6 @@
 # A database with the extension can be dumped and restored: invitations that
-# are kept in tables, grants, and what uses the functions.  No dump holds the
-# secret key, and restoring invites nobody.
+# are kept in tables, the outbox, grants, and what uses the functions.  No dump
+# holds the secret key, and restoring invites nobody unless a worker may.
 use strict;
 use warnings;
 
@@ -42,6 +42,36 @@ $node->safe_psql(
 
 	INSERT INTO members VALUES ('ann@example.com'), ('bob@example.com');
 ));
+
+# The outbox, with rows in all states.  Two of them were on their way when their
+# sender ended: one of these has an invitation, the other one has none.
+$node->safe_psql(
+	'product', q(
+	SET search_path = x;
+	GRANT SELECT ON clerk_invitation_progress TO app;
+	INSERT INTO clerk_invitation_outbox
+		(organization_id, email_address, role, state, attempts, send_after,
+		first_claimed_at, claimed_at, settled_at, next_attempt_at,
+		public_metadata, send_alone, url, error_message)
+	SELECT 'org_test', state || '@example.com', 'org:member', state, 3,
+		now() + interval '1 day', now(), now(), now(), now() + interval '1 day',
+		'{"team": "sales"}', true, '?ticket=' || state, E'two\nlines'
+	FROM unnest(ARRAY['queued', 'verifying', 'sent', 'skipped', 'failed',
+		'canceled']) AS state;
+	INSERT INTO clerk_invitation_outbox
+		(organization_id, email_address, role, state, attempts,
+		first_claimed_at, claimed_at)
+	SELECT 'org_test', name || '@example.com', 'org:member', 'sending', 1,
+		now() - interval '1 hour', now() - interval '1 hour'
+	FROM unnest(ARRAY['arrived', 'vanished']) AS name;
+	SELECT clerk_create_organization_invitation(
+		'org_test', NULL, 'arrived@example.com', 'org:member');
+));
+my $outbox = q(SELECT id, md5(o::text), state, email_address
+	FROM x.clerk_invitation_outbox AS o ORDER BY id);
+my $outbox_before = $node->safe_psql('product', $outbox);
+my $last_id = $node->safe_psql('product',
+	'SELECT last_value FROM x.clerk_invitation_outbox_id_seq');
 $node->safe_psql('postgres',
 	"ALTER DATABASE product SET clerk_invite.secret_key_file = 'clerk.key'");
 # A key that is a setting as well: pg_dumpall writes some of those.
@@ -54,6 +84,10 @@ my $rows = 'SELECT email, md5(invitation::text), (invitation).id,'
 my $before = $node->safe_psql('product', $rows);
 my $requests = () = $clerk->journal;
 
+is( $node->safe_psql(
+		'product', 'SELECT count(DISTINCT state) FROM x.clerk_invitation_outbox'),
+	'7',
+	'the outbox has rows in all states');
 like($before, qr/^ann\@example\.com\|[0-9a-f]{32}\|orginv_\w+\|t$/m,
 	'the table holds whole invitations');
 
@@ -136,8 +170,17 @@ foreach my $case (
 		't|f',
 		"$what lets those call the function who could before");
 
+	ok($target->safe_psql($database, $outbox) eq $outbox_before,
+		"$what has the same outbox");
+	is( $target->safe_psql(
+			$database, 'SELECT queued, failed FROM x.clerk_invitation_progress',
+			extra_params => [ '-U', 'app' ]),
+		'1|1',
+		"$what lets those read the view who could before");
+
 	my $now = () = $clerk->journal;
-	is($now, $requests, "$what has invited nobody");
+	is($now, $requests, "$what has asked Clerk nothing");
+	$requests += check_outbox($target, $database, $what);
 
 	my $email = "new\@$database." . $target->name . '.example.com';
 	is( attempt(
@@ -150,6 +193,21 @@ foreach my $case (
 	is(scalar(() = $clerk->requests_for($email)),
 		1, "$what has sent that invitation once");
 }
+
+# A worker does not wait for the end of the restore.
+$other->safe_psql('postgres', 'CREATE DATABASE with_worker');
+$other->safe_psql('postgres',
+	'ALTER DATABASE with_worker SET clerk_invite.worker = on');
+$other->command_ok(
+	[
+		'pg_restore', '--exit-on-error', '-d',
+		$other->connstr('with_worker'), "$folder/dump.custom"
+	],
+	'an archive can be restored where a worker may run');
+ok( wait_until(
+		'the worker has looked',
+		sub { return state_of($other, 'with_worker', 'arrived') eq 'sent 1' }),
+	'... which goes on with what was under way');
 
 # The whole cluster.
 
@@ -164,3 +222,83 @@ ok(index($all, $ClerkTest::KEY) < 0,
 	'the dump of the cluster does not hold the key');
 
 done_testing();
+
+# What a restored outbox does; returns how many requests that took.
+sub check_outbox
+{
+	my ($target, $database, $what) = @_;
+	my $mark = () = $clerk->journal;
+
+	is( $target->safe_psql(
+			$database, q(
+			INSERT INTO x.clerk_invitation_outbox
+				(organization_id, email_address, role, send_after)
+			VALUES ('org_test', 'new@example.com', 'org:member', 'infinity')
+			RETURNING id)),
+		$last_id + 1,
+		"$what goes on with the ids of the outbox");
+	is( attempt(
+			$target,
+			$database,
+			"DELETE FROM x.clerk_invitation_outbox WHERE state = 'sending'")
+		->{sqlstate},
+		'55000',
+		"$what guards the outbox");
+
+	wait_until(
+		"$what is through with what was under way",
+		sub {
+			$target->safe_psql(
+				$database, q(
+				SET clerk_invite.retry_delay = '1ms';
+				CALL x.clerk_send_invitations();));
+			return state_of($target, $database, 'vanished') =~ /^sent/;
+		});
+	is(state_of($target, $database, 'arrived'),
+		'sent 1', "$what finds the invitation of a row that was under way");
+	is(scalar(() = $clerk->requests_for('arrived@example.com')),
+		1, '... and does not send it again');
+	is( first_request_for('vanished@example.com', $mark),
+		'GET',
+		"$what looks for an invitation of the other one before it is sent");
+	# The first restored copy sends it, the others find what that has sent.
+	is(scalar(() = $clerk->requests_for('vanished@example.com')),
+		1, '... after which it is sent once');
+
+	my $email = "woken\@$database." . $target->name . '.example.com';
+	$target->safe_psql('postgres',
+		"ALTER DATABASE $database SET clerk_invite.worker = on");
+	$target->safe_psql(
+		$database, qq(
+		INSERT INTO x.clerk_invitation_outbox (organization_id, email_address, role)
+		VALUES ('org_test', '$email', 'org:member')));
+	wait_until("$email is sent",
+		sub { scalar(() = $clerk->invitations_for($email)) });
+	is(scalar(() = $clerk->requests_for($email)),
+		1, "$what wakes a worker for a new row");
+	return (() = $clerk->journal) - $mark;
+}
+
+# State and attempts of the row for this name.
+sub state_of
+{
+	my ($target, $database, $name) = @_;
+
+	return $target->safe_psql($database,
+		    "SELECT state || ' ' || attempts FROM x.clerk_invitation_outbox "
+		  . "WHERE email_address = '$name\@example.com'");
+}
+
+# The method of the first request that names the address, after so many
+# requests of any kind.
+sub first_request_for
+{
+	my ($email, $mark) = @_;
+	my @requests = $clerk->journal;
+	my ($first) = grep {
+		ref $_->{body} eq 'HASH' && ($_->{body}{email_address} // '') eq $email
+		  || ($_->{query}{email_address}[0] // '') eq $email
+	} splice(@requests, $mark);
+
+	return $first->{method};
+}
