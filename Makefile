@@ -1,6 +1,8 @@
 EXTENSION = clerk_invite
 # The control file is where the version is written.
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+# META.json has the release's, with a third number for what changes no SQL.
+DISTVERSION = $(shell sed -n 's/^    "version": *"\(.*\)",/\1/p' META.json)
 MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
 OBJS = \
@@ -60,3 +62,9 @@ include $(PGXS)
 
 # Make's own rule knows nothing of headers.
 $(OBJS): $(wildcard src/*.h) $(EXTENSION).control
+
+# The archive that is uploaded to PGXN: what is committed, in one folder.
+.PHONY: dist
+dist:
+	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
+		--output=$(EXTENSION)-$(DISTVERSION).zip HEAD

@@ -7,12 +7,13 @@
 # a status other than 0 if anything failed or nothing ran.
 #
 # CHECKS in the environment chooses some of them, such as "regress tap".  The
-# source is built in any case, which counts if "build" is among them.
+# source is built in any case, which counts if "build" is among them.  CC names
+# another compiler than the server's, which must be installed.
 set -eu
 
 cd "$(dirname "$0")/.."
 . test/machine.sh
-prepare_machine libipc-run-perl perl cppcheck nginx-light
+prepare_machine libipc-run-perl perl cppcheck nginx-light git
 install_where_available pg-bsd-indent
 make_workspace
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
