@@ -154,6 +154,9 @@ sub start
 		init => sub {
 			# A group of its own, as a shell makes one on a terminal.
 			setpgrp(0, 0);
+
+			# A shell cannot trap what its parent ignores, as under nohup.
+			$SIG{$_} = 'DEFAULT' foreach qw(INT HUP TERM);
 			chdir $self->{folder} or die "could not chdir: $!";
 		},
 		IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
