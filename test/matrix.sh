@@ -43,7 +43,7 @@ make_system_of()
 	esac
 	rm -rf --one-file-system "$system.part"
 	suite=${1%-clang}
-	make_system "$system.part" "${suite%-i386}" $architecture
+	make_system "$system.part" "${suite%-i386}" $architecture || return 1
 	mv "$system.part" "$system"
 }
 
@@ -54,7 +54,7 @@ check_there()
 	case $1 in
 		*-clang) compiler=clang ;;
 	esac
-	clone_into "$(system_of "$1")" root/clerk_invite
+	clone_into "$(system_of "$1")" root/clerk_invite || return 1
 	# shellcheck disable=SC2016
 	in_system "$(system_of "$1")" env CHECKS="$checks" CC=$compiler sh -euc '
 		if [ -n "$CC" ]; then
@@ -81,7 +81,7 @@ add_row()
 	printf '%-15s %-11s %-8s %7s %7s %8s %8s\n' "$@" >>"$SYSTEMS/table"
 }
 
-# run_in SYSTEM: and a row for the table; what ends without a line of counts
+# run_in RUN: and a row for the table; what ends without a line of counts
 # has failed
 run_in()
 {

@@ -59,6 +59,7 @@ install_packages_there()
 	mkdir "$SYSTEMS/user/packages"
 	cp "$SYSTEMS"/build/build/postgresql-*-clerk-invite_*.deb \
 		"$SYSTEMS/user/packages"
+	# shellcheck disable=SC2016
 	step "$SYSTEMS/user" 'the package can be installed on a fresh system' '
 		apt-get update
 		apt-get install -y /packages/*.deb
@@ -75,10 +76,13 @@ install_packages_there()
 	'
 }
 
-# The null runner tests the system that it runs on.
+# The null runner tests the system that it runs on.  Which packages it is to
+# test is in debian/control, as it was written for this suite.
 run_autopkgtest()
 {
 	clone_into "$SYSTEMS/user" packages/clerk-invite
+	cp "$SYSTEMS/build/build/clerk-invite/debian/control" \
+		"$SYSTEMS/user/packages/clerk-invite/debian/control"
 	step "$SYSTEMS/user" 'the package passes its autopkgtest' '
 		apt-get install -y --no-install-recommends autopkgtest
 		useradd --create-home tester

@@ -62,7 +62,8 @@ sub check_answers
 	settle();
 	is(ends(@plain), join(', ', ('sent 1') x 12),
 		'what is sent in bulk is sent');
-	is(batches('plain'), '10 2', '... in as few requests as can be');
+	like(batches('plain'), qr/^(10 2|2 10)$/,
+		'... in as few requests as can be, in any order');
 	is(own_invitations('plain'), 't',
 		'... and each row has the invitation of its own address, though their order differs');
 	is( $node->safe_psql(
