@@ -79,6 +79,21 @@ time_libcurl()
 		"$agent"
 }
 
+time_libcurl_function()
+{
+	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
+CREATE TEMP TABLE begun AS
+SELECT clock_timestamp() AS at
+FROM libcurl_call('$1/v1/organizations/$organization/invitations', '$body',
+	'$2', ARRAY['$authorization', '$type', '$accept', '$version', '$agent']);
+TRUNCATE begun;
+INSERT INTO begun VALUES (clock_timestamp());
+SELECT count(libcurl_call('', '', '', '{}')) FROM generate_series(1, $CALLS);
+SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
+FROM begun;
+SQL
+}
+
 time_pgsql_http()
 {
 	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
@@ -95,7 +110,7 @@ FROM begun;
 SQL
 }
 
-# What the server's own parser takes for the answer, which is part of ours.
+# What a jsonb of the answer takes.
 time_jsonb()
 {
 	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
@@ -112,7 +127,7 @@ SQL
 # the ratios of each round, since the machine's speed drifts
 compare()
 {
-	for figures in ours bare jsonb theirs ratios; do
+	for figures in ours bare backend jsonb theirs ratios; do
 		: >"$folder/$figures"
 	done
 	for round in $(seq "$ROUNDS"); do
@@ -120,6 +135,7 @@ compare()
 		bare=$(time_libcurl "$2" "$3")
 		echo "$ours" >>"$folder/ours"
 		echo "$bare" >>"$folder/bare"
+		time_libcurl_function "$2" "$3" >>"$folder/backend"
 		time_jsonb >>"$folder/jsonb"
 		ratio "$ours" "$bare" >>"$folder/ratios"
 		if [ -n "$pgsql_http" ]; then
@@ -127,8 +143,9 @@ compare()
 		fi
 	done
 	overhead=$(median <"$folder/ratios")
-	printf '%-20s %12s %10s %10s %10s' "$1" "$(median <"$folder/ours")" \
-		"$(median <"$folder/jsonb")" "$(median <"$folder/bare")" "$overhead"
+	printf '%-12s %12s %8s %6s %12s %8s' "$1" "$(median <"$folder/ours")" \
+		"$(median <"$folder/bare")" "$overhead" "$(median <"$folder/backend")" \
+		"$(median <"$folder/jsonb")"
 	if [ -n "$pgsql_http" ]; then
 		printf ' %12s %10s' "$(median <"$folder/theirs")" \
 			"$(ratio "$(median <"$folder/theirs")" "$(median <"$folder/bare")")"
@@ -168,20 +185,26 @@ make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.lo
 # shellcheck disable=SC2046
 ${CC:-cc} -O2 -o "$folder/libcurl_loop" bench/libcurl_loop.c \
 	$(curl-config --cflags --libs)
+# shellcheck disable=SC2046
+${CC:-cc} -O2 -fPIC -shared -o "$folder/libcurl_function.so" bench/libcurl_function.c \
+	-I"$("$PG_CONFIG" --includedir-server)" $(curl-config --cflags --libs)
 start_cluster "$folder" "$folder/root"
 pin_cluster
 (umask 077; echo sk_test_benchmark >"$PGDATA/clerk.key")
-psql -Xq -c 'CREATE EXTENSION clerk_invite'
+psql -Xq -c 'CREATE EXTENSION clerk_invite' \
+	-c "CREATE FUNCTION libcurl_call(text, text, text, text[]) RETURNS integer
+		LANGUAGE c VOLATILE AS '$folder/libcurl_function.so'"
 pgsql_http=$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = 'http'")
 [ -z "$pgsql_http" ] || psql -Xq -c 'CREATE EXTENSION http'
 start_nginx
 
 echo "microseconds a call: medians of $ROUNDS rounds of $CALLS calls"
-printf '%-20s %12s %10s %10s %10s' '' clerk_invite 'its jsonb' libcurl ratio
+printf '%-12s %12s %8s %6s %12s %8s' '' clerk_invite libcurl ratio 'in a backend' jsonb
 [ -z "$pgsql_http" ] || printf ' %12s %10s' pgsql-http ratio
 echo
 compare 'HTTP/1.1' "http://127.0.0.1:$plain_port" ''
 compare 'TLS, HTTP/2' "https://localhost:$tls_port" "$folder/tls.crt"
+echo "the least with jsonb would be libcurl in a backend, and a jsonb of the answer"
 [ -n "$pgsql_http" ] || echo "pgsql-http is not installed: not measured"
 measure_growth
 [ -z "$failed" ]

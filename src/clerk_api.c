@@ -80,11 +80,12 @@ static const char *id_for_error(const ClerkHttpRequest *request);
 bool
 clerk_is_identifier(const char *text)
 {
-	size_t		length = strlen(text);
+	const char *c = text;
 
-	return length > 0 && length <= MAX_IDENTIFIER_LENGTH &&
-		text[strspn(text, "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-					"abcdefghijklmnopqrstuvwxyz0123456789_-")] == '\0';
+	while ((*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') ||
+		   (*c >= '0' && *c <= '9') || *c == '_' || *c == '-')
+		c++;
+	return *c == '\0' && c > text && c - text <= MAX_IDENTIFIER_LENGTH;
 }
 
 /*

@@ -58,6 +58,8 @@ clerk_http_start(const ClerkHttpSpec *spec)
  *
  * The latch is reset if it was set: the caller must look, before it waits
  * again, at what it may have been set for.
+ *
+ * Raises an error if the kernel has no room for what is to be waited for.
  */
 void
 clerk_http_wait(long timeout)

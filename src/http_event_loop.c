@@ -5,9 +5,9 @@
  *
  * One multi handle a process carries every request and keeps connections for
  * reuse.  libcurl tells through a callback which sockets it waits for; they
- * go into a socket set, and that one descriptor is waited on together with
- * the process's latch and the postmaster's death.  So whatever PostgreSQL
- * wants of the process reaches it at once, in every phase of a request.
+ * are waited on together with the process's latch and the postmaster's death.
+ * So whatever PostgreSQL wants of the process reaches it at once, in every
+ * phase of a request.
  *
  * Rules that hold here and in http_transfer.c:
  *
@@ -22,20 +22,16 @@
 
 #include <curl/curl.h>
 #include <signal.h>
-#include <unistd.h>
 
 #include "compat.h"
 #include "http_internal.h"
 #include "miscadmin.h"
-#include "storage/fd.h"
-#include "utils/memutils.h"
 
 /* Everything that lives as long as the process. */
 static struct
 {
 	bool		ready;
 	ClerkSocketSet sockets;
-	WaitEventSet *wait_set;
 	uint32		wait_event;
 	CURLM	   *multi;			/* NULL until needed, and after an abort */
 	bool		discard_multi;	/* a transfer has failed: drop it when idle */
@@ -45,9 +41,8 @@ static struct
 	int			abandoned;		/* transfers that have no request any more */
 }			loop;
 
-static void prepare_wait_set(void);
 static bool prepare_multi(void);
-static void drive_libcurl(const ClerkReadySocket *ready, int count);
+static void drive_libcurl(const WaitEvent *ready, int count);
 static void end_late_requests(void);
 static void note_next_deadline(void);
 static void fail_all(CURLMcode result);
@@ -58,7 +53,7 @@ static void drop_multi_if_unused(void);
 static long wait_milliseconds(long timeout, int64 started);
 
 static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
-							   void *arg, void *known);
+							   void *arg, void *for_socket);
 static int	on_timer(CURLM *multi, long milliseconds, void *arg);
 
 static inline void
@@ -76,10 +71,7 @@ leave_libcurl(const sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, saved, NULL);
 }
 
-/*
- * What waiting needs, once a process.  It stays: making it anew for each
- * request would cost more than the request's other system calls together.
- */
+/* What is needed once a process, and stays. */
 void
 clerk_event_loop_prepare(void)
 {
@@ -97,28 +89,6 @@ clerk_event_loop_prepare(void)
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not initialize libcurl: %s",
 						curl_easy_strerror(result))));
-	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not create a set of sockets: %m")));
-	if (!clerk_socket_set_create(&loop.sockets))
-	{
-		ReleaseExternalFD();
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("could not create a set of sockets: %m")));
-	}
-	PG_TRY();
-	{
-		prepare_wait_set();
-	}
-	PG_CATCH();
-	{
-		close(loop.sockets.descriptor);
-		ReleaseExternalFD();
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
 	loop.timer_due = NEVER;
 	loop.next_deadline = NEVER;
 	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
@@ -157,21 +127,20 @@ clerk_event_loop_start(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 void
 clerk_event_loop_wait(long timeout)
 {
-	WaitEvent	event;
-	ClerkReadySocket ready[16];
-	int			count = 0;
+	WaitEvent	ready[16];
+	int			count;
+	bool		latch_set;
 	sigset_t	saved;
 
-	if (WaitEventSetWait(loop.wait_set,
-						 wait_milliseconds(timeout, now_microseconds()),
-						 &event, 1, loop.wait_event) == 1)
+	count = clerk_socket_set_wait(&loop.sockets,
+								  wait_milliseconds(timeout, now_microseconds()),
+								  loop.wait_event, ready, lengthof(ready),
+								  &latch_set);
+	if (latch_set)
 	{
-		if (event.events & WL_LATCH_SET)
-		{
-			ResetLatch(MyLatch);
+		ResetLatch(MyLatch);
+		if (count == 0)
 			return;
-		}
-		count = clerk_socket_set_ready(&loop.sockets, ready, lengthof(ready));
 	}
 
 	enter_libcurl(&saved);
@@ -196,20 +165,6 @@ clerk_event_loop_release(ClerkHttpRequest *request)
 	leave_libcurl(&saved);
 }
 
-/* A standalone backend has no postmaster that could die. */
-static void
-prepare_wait_set(void)
-{
-	loop.wait_set = clerk_create_wait_event_set(3);
-	AddWaitEventToSet(loop.wait_set, WL_LATCH_SET, PGINVALID_SOCKET,
-					  MyLatch, NULL);
-	AddWaitEventToSet(loop.wait_set, WL_SOCKET_READABLE,
-					  loop.sockets.descriptor, NULL, NULL);
-	if (IsUnderPostmaster)
-		AddWaitEventToSet(loop.wait_set, WL_EXIT_ON_PM_DEATH,
-						  PGINVALID_SOCKET, NULL, NULL);
-}
-
 /* The multi handle, if there is none. */
 static bool
 prepare_multi(void)
@@ -227,17 +182,16 @@ prepare_multi(void)
 
 /* Lets libcurl work on what is ready and on what is due by its timer. */
 static void
-drive_libcurl(const ClerkReadySocket *ready, int count)
+drive_libcurl(const WaitEvent *ready, int count)
 {
 	CURLMcode	result = CURLM_OK;
 	int			running;
 
 	end_late_requests();
 	for (int i = 0; i < count && result == CURLM_OK; i++)
-		result = curl_multi_socket_action(loop.multi, ready[i].socket,
-										  (ready[i].readable ? CURL_CSELECT_IN : 0) |
-										  (ready[i].writable ? CURL_CSELECT_OUT : 0) |
-										  (ready[i].failed ? CURL_CSELECT_ERR : 0),
+		result = curl_multi_socket_action(loop.multi, ready[i].fd,
+										  (ready[i].events & WL_SOCKET_READABLE ? CURL_CSELECT_IN : 0) |
+										  (ready[i].events & WL_SOCKET_WRITEABLE ? CURL_CSELECT_OUT : 0),
 										  &running);
 	if (result == CURLM_OK && loop.timer_due <= now_microseconds())
 	{
@@ -293,8 +247,7 @@ note_next_deadline(void)
 
 /*
  * The multi handle itself has failed, and would never time out: gives up all
- * requests that run on it.  The kernel having no room for a socket in the set
- * is one such case.
+ * requests that run on it.
  */
 static void
 fail_all(CURLMcode result)
@@ -401,26 +354,24 @@ wait_milliseconds(long timeout, int64 started)
 	return timeout < 0 ? (long) left : Min(timeout, (long) left);
 }
 
-/*
- * libcurl begins or ceases to care about a socket.  The pointer that it keeps
- * with each socket for us tells whether the socket is in the set.
- */
+/* libcurl begins or ceases to care about a socket. */
 static int
 on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
-				   int what, void *arg pg_attribute_unused(), void *known)
+				   int what, void *arg pg_attribute_unused(),
+				   void *for_socket pg_attribute_unused())
 {
+	uint32		events = 0;
+
 	if (what == CURL_POLL_REMOVE)
 	{
 		clerk_socket_set_rest(&loop.sockets, socket);
 		return 0;
 	}
-	if (!clerk_socket_set_watch(&loop.sockets, socket,
-								(what & CURL_POLL_IN) != 0,
-								(what & CURL_POLL_OUT) != 0,
-								known != NULL))
-		return -1;
-	curl_multi_assign(loop.multi, socket, &loop);
-	return 0;
+	if (what & CURL_POLL_IN)
+		events |= WL_SOCKET_READABLE;
+	if (what & CURL_POLL_OUT)
+		events |= WL_SOCKET_WRITEABLE;
+	return clerk_socket_set_watch(&loop.sockets, socket, events) ? 0 : -1;
 }
 
 /* libcurl wants to be called after so many milliseconds; -1 means not. */

@@ -588,7 +588,11 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 		return CURL_SOCKET_BAD;
 	opened = socket(address->family, address->socktype | SOCK_CLOEXEC,
 					address->protocol);
-	clerk_socket_set_opened(request->sockets, opened);
+	if (opened >= 0 && !clerk_socket_set_opened(request->sockets, opened))
+	{
+		close(opened);
+		return CURL_SOCKET_BAD;
+	}
 	return opened;
 }
 

@@ -265,7 +265,9 @@ wanted_field(Reader *reader, Target *target)
 	{
 		int			candidate = (target->next_name + i) % target->count;
 
-		if (strncmp(target->names[candidate], name, length) == 0 &&
+		/* Most names differ in their first letter already. */
+		if (target->names[candidate][0] == name[0] &&
+			strncmp(target->names[candidate], name, length) == 0 &&
 			target->names[candidate][length] == '\0')
 		{
 			target->next_name = candidate + 1;

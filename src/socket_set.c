@@ -1,218 +1,217 @@
 /*
  * socket_set.c
- *		A changing set of sockets behind one file descriptor.
+ *		A changing set of sockets, waited on together with the process's latch
+ *		and the postmaster's death.
  *
- * PostgreSQL's WaitEventSet can gain sockets but not lose them, and libcurl's
- * come and go.  An epoll or kqueue descriptor is itself readable when one of
- * its sockets is ready, so it can stand for all of them in a WaitEventSet.
+ * libcurl's sockets come and go.  A WaitEventSet can gain them but not lose
+ * them, so it is made anew when it has one that has to go.  That happens with
+ * connections, not with requests: libcurl loses interest in a connection's
+ * socket at the end of each transfer and regains it with the next, and
+ * meanwhile the socket rests in the wait set, until it is wanted again or is
+ * reported, most likely because the server has closed it.  Only a socket whose
+ * closing the set is told of may rest, since its number may come back as
+ * another socket.
  *
- * libcurl loses interest in a connection's socket at the end of each transfer
- * and regains it with the next.  So that this costs nothing, one socket may
- * rest: it stays in the kernel's set until it is wanted again, is reported
- * ready, or makes room for another.  The kernel drops a socket that is closed,
- * and its number may come back as another socket; therefore only a socket
- * whose closing the set is told of may rest.
- *
- * Nothing here raises an error or allocates: libcurl's callbacks call it.
+ * libcurl's callbacks may neither allocate nor raise an error, so they only
+ * note what is wanted.  The wait set follows right before it is waited on.
  */
 #include "postgres.h"
 
-#include <unistd.h>
-
-#ifdef __linux__
-#include <sys/epoll.h>
-#else
-#include <sys/types.h>
-#include <sys/event.h>
-#endif
-
+#include "compat.h"
+#include "miscadmin.h"
 #include "socket_set.h"
+#include "utils/memutils.h"
 
-/* Sockets taken from the kernel at a time; what is left comes next time. */
-#define READY_MAX 64
+/* Sockets that the wait set can gain before it has to be made anew. */
+#define SPARE_ROOM 8
 
-static bool kernel_watch(int descriptor, int socket, bool read, bool write,
-						 bool known);
-static void kernel_forget(int descriptor, int socket);
-static int	kernel_ready(int descriptor, ClerkReadySocket *ready, int max);
+static ClerkSocket *find(ClerkSocketSet *set, int descriptor);
+static ClerkSocket *add(ClerkSocketSet *set, int descriptor, bool told_of);
+static void drop(ClerkSocketSet *set, ClerkSocket *socket);
+static void make_wait_set(ClerkSocketSet *set);
+static void bring_up_to_date(ClerkSocketSet *set);
 
-/* Makes an empty set; false with errno set if the kernel has no room. */
+/*
+ * Tells that this socket exists, and that its closing will be told, too.  False
+ * if there is no room for it.
+ */
 bool
-clerk_socket_set_create(ClerkSocketSet *set)
+clerk_socket_set_opened(ClerkSocketSet *set, int descriptor)
 {
-	memset(set, 0, sizeof(*set));
-	set->resting = -1;
-#ifdef __linux__
-	set->descriptor = epoll_create1(EPOLL_CLOEXEC);
-#else
-	set->descriptor = kqueue();
-#endif
-	return set->descriptor >= 0;
-}
-
-/* Tells that this socket exists, and that its closing will be told, too. */
-void
-clerk_socket_set_opened(ClerkSocketSet *set, int socket)
-{
-	if (socket >= 0 && socket < CLERK_SOCKET_SET_MAX)
-		set->own[socket] = true;
+	return add(set, descriptor, true) != NULL;
 }
 
 /* Tells that this socket is about to be closed. */
 void
-clerk_socket_set_closed(ClerkSocketSet *set, int socket)
+clerk_socket_set_closed(ClerkSocketSet *set, int descriptor)
 {
-	if (socket >= 0 && socket < CLERK_SOCKET_SET_MAX)
-		set->own[socket] = false;
-	if (set->resting == socket)
-		set->resting = -1;
+	ClerkSocket *socket = find(set, descriptor);
+
+	if (socket != NULL)
+		drop(set, socket);
 }
 
 /*
- * Watches a socket for being readable, writable or both.  "known" tells
- * whether it is being watched already.  False with errno set on failure.
+ * Watches a socket for WL_SOCKET_READABLE, WL_SOCKET_WRITEABLE or both.  False
+ * if there is no room for it.
  */
 bool
-clerk_socket_set_watch(ClerkSocketSet *set, int socket, bool read, bool write,
-					   bool known)
+clerk_socket_set_watch(ClerkSocketSet *set, int descriptor, uint32 events)
 {
-	bool		only_read = read && !write;
+	ClerkSocket *socket = find(set, descriptor);
 
-	if (socket < CLERK_SOCKET_SET_MAX)
-		set->only_read[socket] = only_read;
-	if (socket == set->resting)
-	{
-		set->resting = -1;
-		known = true;
-		if (only_read)
-			return true;
-	}
-	return kernel_watch(set->descriptor, socket, read, write, known);
+	if (socket == NULL)
+		socket = add(set, descriptor, false);
+	if (socket == NULL)
+		return false;
+	socket->wanted = events;
+	if (socket->registered != events)
+		set->changed = true;
+	return true;
 }
 
-/* Nobody wants to know of this socket any more; it may be closed already. */
+/*
+ * Nobody wants to know of this socket for now.  One that could be written to
+ * would be reported all the time.
+ */
 void
-clerk_socket_set_rest(ClerkSocketSet *set, int socket)
+clerk_socket_set_rest(ClerkSocketSet *set, int descriptor)
 {
-	if (socket >= CLERK_SOCKET_SET_MAX ||
-		!set->own[socket] || !set->only_read[socket])
-	{
-		kernel_forget(set->descriptor, socket);
+	ClerkSocket *socket = find(set, descriptor);
+
+	if (socket == NULL)
 		return;
-	}
-	if (set->resting >= 0)
-		kernel_forget(set->descriptor, set->resting);
-	set->resting = socket;
+	socket->wanted = 0;
+	if (!socket->told_of)
+		drop(set, socket);
+	else if (socket->registered & WL_SOCKET_WRITEABLE)
+		set->outdated = true;
 }
 
-/* Stores up to "max" sockets that are ready now; returns how many. */
+/*
+ * Waits until a socket is ready, the latch is set or "timeout" milliseconds
+ * have passed; -1 means no limit.  Stores up to "max" sockets that are ready,
+ * and returns how many; *latch_set tells whether the latch is set.
+ *
+ * Raises an error if the kernel has no room for what is watched.
+ */
 int
-clerk_socket_set_ready(ClerkSocketSet *set, ClerkReadySocket *ready, int max)
+clerk_socket_set_wait(ClerkSocketSet *set, long timeout, uint32 wait_event,
+					  WaitEvent *ready, int max, bool *latch_set)
 {
-	int			count = kernel_ready(set->descriptor, ready, max);
+	int			count;
 	int			wanted = 0;
 
+	if (set->wait_set == NULL || set->outdated)
+		make_wait_set(set);
+	if (set->changed)
+		bring_up_to_date(set);
+
+	*latch_set = false;
+	count = WaitEventSetWait(set->wait_set, timeout, ready, max, wait_event);
 	for (int i = 0; i < count; i++)
 	{
-		if (ready[i].socket == set->resting)
+		ClerkSocket *socket;
+
+		if (ready[i].events & WL_LATCH_SET)
 		{
-			/* The server has closed it, most likely. */
-			kernel_forget(set->descriptor, set->resting);
-			set->resting = -1;
+			*latch_set = true;
+			continue;
 		}
-		else
+		socket = find(set, ready[i].fd);
+		if (socket != NULL && socket->wanted != 0)
 			ready[wanted++] = ready[i];
+		else
+			set->outdated = true;
 	}
 	return wanted;
 }
 
-#ifdef __linux__
-
-static bool
-kernel_watch(int descriptor, int socket, bool read, bool write, bool known)
+static ClerkSocket *
+find(ClerkSocketSet *set, int descriptor)
 {
-	struct epoll_event event = {
-		.events = (read ? EPOLLIN : 0) | (write ? EPOLLOUT : 0),
-		.data.fd = socket
-	};
+	for (int i = 0; i < set->count; i++)
+		if (set->sockets[i].descriptor == descriptor)
+			return &set->sockets[i];
+	return NULL;
+}
 
-	if (epoll_ctl(descriptor, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD,
-				  socket, &event) == 0)
-		return true;
+static ClerkSocket *
+add(ClerkSocketSet *set, int descriptor, bool told_of)
+{
+	ClerkSocket *socket;
 
-	/* A number that was closed and given out again may be known or not. */
-	if (errno == ENOENT)
-		return epoll_ctl(descriptor, EPOLL_CTL_ADD, socket, &event) == 0;
-	if (errno == EEXIST)
-		return epoll_ctl(descriptor, EPOLL_CTL_MOD, socket, &event) == 0;
-	return false;
+	if (set->count == CLERK_SOCKET_SET_MAX)
+		return NULL;
+	socket = &set->sockets[set->count++];
+	memset(socket, 0, sizeof(*socket));
+	socket->descriptor = descriptor;
+	socket->told_of = told_of;
+	return socket;
 }
 
 static void
-kernel_forget(int descriptor, int socket)
+drop(ClerkSocketSet *set, ClerkSocket *socket)
 {
-	struct epoll_event unused;
-
-	(void) epoll_ctl(descriptor, EPOLL_CTL_DEL, socket, &unused);
+	if (socket->registered != 0)
+		set->outdated = true;
+	*socket = set->sockets[--set->count];
 }
 
-static int
-kernel_ready(int descriptor, ClerkReadySocket *ready, int max)
-{
-	struct epoll_event events[READY_MAX];
-	int			count;
-
-	count = epoll_wait(descriptor, events, Min(max, READY_MAX), 0);
-	for (int i = 0; i < count; i++)
-	{
-		ready[i].socket = events[i].data.fd;
-		ready[i].readable = (events[i].events & (EPOLLIN | EPOLLHUP)) != 0;
-		ready[i].writable = (events[i].events & EPOLLOUT) != 0;
-		ready[i].failed = (events[i].events & EPOLLERR) != 0;
-	}
-	return Max(count, 0);
-}
-
-#else							/* kqueue */
-
-static bool
-kernel_watch(int descriptor, int socket, bool read, bool write,
-			 bool known pg_attribute_unused())
-{
-	struct kevent change;
-
-	/* Reading and writing are two entries; the absent one is no failure. */
-	EV_SET(&change, socket, EVFILT_READ, read ? EV_ADD : EV_DELETE, 0, 0, NULL);
-	if (kevent(descriptor, &change, 1, NULL, 0, NULL) < 0 && read)
-		return false;
-	EV_SET(&change, socket, EVFILT_WRITE, write ? EV_ADD : EV_DELETE, 0, 0, NULL);
-	if (kevent(descriptor, &change, 1, NULL, 0, NULL) < 0 && write)
-		return false;
-	return true;
-}
-
+/*
+ * A wait set without sockets, for all of them to be added.  If an error ends
+ * this, or the adding, the next wait begins anew.
+ */
 static void
-kernel_forget(int descriptor, int socket)
+make_wait_set(ClerkSocketSet *set)
 {
-	(void) kernel_watch(descriptor, socket, false, false, true);
+	set->outdated = true;
+	if (set->wait_set != NULL)
+		FreeWaitEventSet(set->wait_set);
+	set->wait_set = NULL;
+	set->wait_set = clerk_create_wait_event_set(2 + set->count + SPARE_ROOM);
+	set->room = set->count + SPARE_ROOM;
+	AddWaitEventToSet(set->wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
+					  NULL);
+
+	/* A standalone backend has no postmaster that could die. */
+	if (IsUnderPostmaster)
+		AddWaitEventToSet(set->wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET,
+						  NULL, NULL);
+	for (int i = 0; i < set->count; i++)
+		set->sockets[i].registered = 0;
+	set->outdated = false;
+	set->changed = true;
 }
 
-static int
-kernel_ready(int descriptor, ClerkReadySocket *ready, int max)
+/* Registers in the wait set what is wanted. */
+static void
+bring_up_to_date(ClerkSocketSet *set)
 {
-	struct kevent events[READY_MAX];
-	struct timespec at_once = {0, 0};
-	int			count;
-
-	count = kevent(descriptor, NULL, 0, events, Min(max, READY_MAX), &at_once);
-	for (int i = 0; i < count; i++)
+	for (int i = 0; i < set->count; i++)
 	{
-		ready[i].socket = (int) events[i].ident;
-		ready[i].readable = (events[i].filter == EVFILT_READ);
-		ready[i].writable = (events[i].filter == EVFILT_WRITE);
-		ready[i].failed = (events[i].flags & EV_ERROR) != 0;
-	}
-	return Max(count, 0);
-}
+		ClerkSocket *socket = &set->sockets[i];
 
-#endif
+		if (socket->wanted == 0 || socket->wanted == socket->registered)
+			continue;
+		if (socket->registered == 0 && set->room == 0)
+		{
+			make_wait_set(set);
+			i = -1;				/* all of them are to be added now */
+			continue;
+		}
+		set->outdated = true;
+		if (socket->registered != 0)
+			ModifyWaitEvent(set->wait_set, socket->position, socket->wanted,
+							NULL);
+		else
+		{
+			socket->position = AddWaitEventToSet(set->wait_set, socket->wanted,
+												 socket->descriptor, NULL, NULL);
+			set->room--;
+		}
+		set->outdated = false;
+		socket->registered = socket->wanted;
+	}
+	set->changed = false;
+}

@@ -1,40 +1,47 @@
 /*
  * socket_set.h
- *		A changing set of sockets behind one file descriptor.
+ *		A changing set of sockets, waited on together with the process's latch
+ *		and the postmaster's death.
  */
 #ifndef CLERK_SOCKET_SET_H
 #define CLERK_SOCKET_SET_H
 
+#include "storage/latch.h"
+
 /*
- * Sockets above this are never left in the set to rest.  A backend has some
- * dozens of descriptors; the number only bounds the table below.
+ * A request has one socket, two while it tries two addresses, and one for its
+ * look-up of the name; there are at most 100 at a time, and as many
+ * connections that are kept.
  */
-#define CLERK_SOCKET_SET_MAX 1024
+#define CLERK_SOCKET_SET_MAX 512
+
+/* What PostgreSQL's WL_SOCKET_* say of a socket. */
+typedef struct ClerkSocket
+{
+	int			descriptor;
+	bool		told_of;		/* its closing will be told */
+	uint32		wanted;			/* events that matter now; 0: none */
+	uint32		registered;		/* events in the wait set; 0: not there */
+	int			position;		/* there */
+} ClerkSocket;
 
 typedef struct ClerkSocketSet
 {
-	int			descriptor;		/* readable when a socket is ready */
-	int			resting;		/* see clerk_socket_set_rest(); -1: none */
-	bool		own[CLERK_SOCKET_SET_MAX];	/* opened and not closed */
-	bool		only_read[CLERK_SOCKET_SET_MAX];	/* as last watched */
+	ClerkSocket sockets[CLERK_SOCKET_SET_MAX];
+	int			count;
+	bool		changed;		/* some are not registered as wanted */
+	bool		outdated;		/* the wait set has one that has to go */
+	struct WaitEventSet *wait_set;	/* NULL until needed */
+	int			room;			/* events that can still be added to it */
 } ClerkSocketSet;
 
-/* A socket of the set that can be read from, written to, or has failed. */
-typedef struct ClerkReadySocket
-{
-	int			socket;
-	bool		readable;
-	bool		writable;
-	bool		failed;
-} ClerkReadySocket;
-
-extern bool clerk_socket_set_create(ClerkSocketSet *set);
-extern void clerk_socket_set_opened(ClerkSocketSet *set, int socket);
-extern void clerk_socket_set_closed(ClerkSocketSet *set, int socket);
-extern bool clerk_socket_set_watch(ClerkSocketSet *set, int socket,
-								   bool read, bool write, bool known);
-extern void clerk_socket_set_rest(ClerkSocketSet *set, int socket);
-extern int	clerk_socket_set_ready(ClerkSocketSet *set,
-								   ClerkReadySocket *ready, int max);
+extern bool clerk_socket_set_opened(ClerkSocketSet *set, int descriptor);
+extern void clerk_socket_set_closed(ClerkSocketSet *set, int descriptor);
+extern bool clerk_socket_set_watch(ClerkSocketSet *set, int descriptor,
+								   uint32 events);
+extern void clerk_socket_set_rest(ClerkSocketSet *set, int descriptor);
+extern int	clerk_socket_set_wait(ClerkSocketSet *set, long timeout,
+								  uint32 wait_event, WaitEvent *ready, int max,
+								  bool *latch_set);
 
 #endif							/* CLERK_SOCKET_SET_H */
