@@ -79,3 +79,16 @@ clone_into()
 	rm -rf "${1:?}/$2"
 	git clone -q --no-hardlinks . "$1/$2"
 }
+
+# step SYSTEM NAME SCRIPT: runs the script there and says whether it went well;
+# its output goes to $SYSTEMS/log
+step()
+{
+	if in_system "$1" sh -euc "$3" >"$SYSTEMS/log" 2>&1; then
+		echo "ok      $2"
+	else
+		echo "FAILED  $2"
+		tail -n 100 "$SYSTEMS/log"
+		return 1
+	fi
+}

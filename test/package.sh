@@ -13,23 +13,11 @@ cd "$(dirname "$0")/.."
 . test/machine.sh
 . test/debian_system.sh
 
-# step SYSTEM NAME SCRIPT: runs the script there and says whether it went well
-step()
-{
-	if in_system "$1" sh -euc "$3" >"$SYSTEMS/log" 2>&1; then
-		echo "ok      $suite: $2"
-	else
-		echo "FAILED  $suite: $2"
-		tail -n 100 "$SYSTEMS/log"
-		return 1
-	fi
-}
-
 build_packages()
 {
 	cp -a "$SYSTEMS/fresh" "$SYSTEMS/build"
 	clone_into "$SYSTEMS/build" build/clerk-invite
-	step "$SYSTEMS/build" 'the build dependencies can be installed' '
+	step "$SYSTEMS/build" "$suite: the build dependencies can be installed" '
 		apt-get update
 		apt-get install -y --no-install-recommends build-essential lintian
 		apt-get build-dep -y --no-install-recommends /build/clerk-invite
@@ -37,7 +25,7 @@ build_packages()
 		chown -R builder /build
 	'
 	# debian/control is that of one suite: others have other servers.
-	step "$SYSTEMS/build" 'the packages build and pass the regression tests' '
+	step "$SYSTEMS/build" "$suite: the packages build and pass the regression tests" '
 		cd /build/clerk-invite
 		runuser -u builder -- env PG_UPDATECONTROL=yes \
 			dpkg-buildpackage --unsigned-source --unsigned-changes --build=binary
@@ -45,7 +33,7 @@ build_packages()
 	grep -E '^# (make|Postgres)|^(ok|test) .*(ok|[0-9] ms)|^(# )?All .* passed' \
 		"$SYSTEMS/log" || true
 	# The tag is for what is uploaded to Debian, which closes a bug there.
-	step "$SYSTEMS/build" 'lintian finds no error and no warning' '
+	step "$SYSTEMS/build" "$suite: lintian finds no error and no warning" '
 		lintian --version
 		runuser -u builder -- lintian --fail-on error,warning \
 			--suppress-tags initial-upload-closes-no-bugs /build/*.changes
@@ -60,7 +48,7 @@ install_packages_there()
 	cp "$SYSTEMS"/build/build/postgresql-*-clerk-invite_*.deb \
 		"$SYSTEMS/user/packages"
 	# shellcheck disable=SC2016
-	step "$SYSTEMS/user" 'the package can be installed on a fresh system' '
+	step "$SYSTEMS/user" "$suite: the package can be installed on a fresh system" '
 		apt-get update
 		apt-get install -y /packages/*.deb
 		cd /var/lib/postgresql
@@ -83,7 +71,7 @@ run_autopkgtest()
 	clone_into "$SYSTEMS/user" packages/clerk-invite
 	cp "$SYSTEMS/build/build/clerk-invite/debian/control" \
 		"$SYSTEMS/user/packages/clerk-invite/debian/control"
-	step "$SYSTEMS/user" 'the package passes its autopkgtest' '
+	step "$SYSTEMS/user" "$suite: the package passes its autopkgtest" '
 		apt-get install -y --no-install-recommends autopkgtest
 		useradd --create-home tester
 		autopkgtest --no-built-binaries --user=tester /packages/*.deb \
