@@ -122,6 +122,17 @@ ORDER BY argument COLLATE "C", outcome COLLATE "C";
 SELECT attempt(email => E'never@example.com\nbob@example.com');
 SELECT attempt(role => E'org:member\r\nX-Evil: 1');
 
+-- Nor does a setting smuggle one in.
+\set VERBOSITY sqlstate
+SET clerk_invite.api_version = E'2026-05-12\r\nX-Evil: 1';
+SET clerk_invite.api_version = E'2026-05-12\n';
+\set VERBOSITY default
+SELECT code, attempt()
+FROM unnest(ARRAY[10, 13]) AS code,
+     set_config('clerk_invite.api_url',
+                'http://127.0.0.1/' || chr(code) || 'X-Evil: 1', false);
+RESET clerk_invite.api_url;
+
 -- Something before and after the @ is Clerk's to judge, no @ is not.
 SELECT attempt(email => 'never');
 SELECT attempt(email => 'never.example.com');

@@ -157,6 +157,13 @@ FROM "Clerk API".clerk_create_organization_invitation(
     metadata => '{"a": 1.10}');
 SELECT pg_typeof("Clerk API".clerk_create_organization_invitation(
     'org_test', NULL, 'typed@example.com', 'org:member'));
+
+-- Nor a temporary table, which comes before everything in any search_path.
+CREATE TEMPORARY TABLE clerk_organization_invitation (trap integer);
+SELECT email_address, status
+FROM "Clerk API".clerk_create_organization_invitation(
+    'org_test', NULL, 'temporary@example.com', 'org:member');
+DROP TABLE pg_temp.clerk_organization_invitation;
 DROP EXTENSION clerk_invite;
 RESET search_path;
 \set VERBOSITY terse

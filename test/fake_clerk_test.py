@@ -82,7 +82,8 @@ class FakeClerk:
         self.journal_path = os.path.join(directory.name, f"journal-{next(_numbers)}")
         self._stderr = tempfile.TemporaryFile()
         self._tls = ssl.create_default_context(cafile=certificate) if tls else None
-        command = [sys.executable, PROGRAM, "--exit-with-stdin", "--journal", self.journal_path, *options]
+        # Without the module "site" Python finds no packages but its own.
+        command = [sys.executable, "-S", PROGRAM, "--exit-with-stdin", "--journal", self.journal_path, *options]
         if tls:
             command += ["--tls", certificate, private_key]
         self.process = subprocess.Popen(

@@ -1,7 +1,8 @@
 /*
  * hung_name_server.c
  *		A name server that does not answer, for LD_PRELOAD: looking up
- *		hung.invalid takes eight seconds and fails, all other names are looked
+ *		hung.invalid takes eight seconds and fails, all other names that end in
+ *		".invalid" fail at once without asking anybody, and the rest is looked
  *		up as ever.
  *
  * getaddrinfo() blocks in whichever thread calls it and cannot be
@@ -16,9 +17,20 @@
 
 #define HUNG_NAME "hung.invalid"
 #define HUNG_SECONDS 8
+#define UNKNOWN_DOMAIN ".invalid"
 
 typedef int (*Lookup) (const char *, const char *, const struct addrinfo *,
 					   struct addrinfo **);
+
+static int
+ends_with(const char *name, const char *end)
+{
+	size_t		length = strlen(name);
+	size_t		end_length = strlen(end);
+
+	return length >= end_length &&
+		strcmp(name + length - end_length, end) == 0;
+}
 
 int
 getaddrinfo(const char *name, const char *service,
@@ -29,5 +41,7 @@ getaddrinfo(const char *name, const char *service,
 		sleep(HUNG_SECONDS);
 		return EAI_AGAIN;
 	}
+	if (name != NULL && ends_with(name, UNKNOWN_DOMAIN))
+		return EAI_NONAME;
 	return ((Lookup) dlsym(RTLD_NEXT, "getaddrinfo")) (name, service, hints, found);
 }

@@ -27,22 +27,39 @@ missing_packages()
 
 # install_packages NAME...: installs those that are missing.  The server's
 # packages would create and start a cluster of the machine's own, which is
-# none of our business: a setting of postgresql-common's prevents it.
+# none of our business: a setting of postgresql-common's prevents it.  It goes
+# again however this ends.
 install_packages()
 {
 	missing=$(missing_packages "$@")
 	[ -n "$missing" ] || return 0
 
+	(
+		trap allow_clusters EXIT
+		trap 'exit 130' INT
+		trap 'exit 143' TERM HUP
+		forbid_clusters
+		# shellcheck disable=SC2086
+		as_root env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $missing >&2
+	)
+}
+
+forbid_clusters()
+{
 	no_cluster=/etc/postgresql-common/createcluster.d/clerk_invite.conf
+	[ -d "${no_cluster%/*}" ] || our_folder=${no_cluster%/*}
 	as_root mkdir -p "${no_cluster%/*}"
 	echo 'create_main_cluster = false' | as_root tee "$no_cluster" >/dev/null
-	installed=0
-	# shellcheck disable=SC2086
-	as_root env DEBIAN_FRONTEND=noninteractive \
-		apt-get install -y -qq --no-install-recommends $missing >&2 ||
-		installed=$?
+}
+
+# The folder is nobody's but ours if it was not there; the one above it is the
+# package's, if that was installed.
+allow_clusters()
+{
 	as_root rm -f "$no_cluster"
-	return $installed
+	[ -z "${our_folder:-}" ] ||
+		as_root rmdir -p --ignore-fail-on-non-empty "$our_folder"
 }
 
 refresh_package_lists()

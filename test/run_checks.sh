@@ -95,13 +95,15 @@ fake_clerk()
 
 # installcheck NAME VARIABLE=...: tests as a user would run them, by "make
 # installcheck" against a running server.  Up to 15 pg_regress says "test NAME
-# ... ok", then "ok N - NAME".
+# ... ok", then "ok N - NAME".  One test has a part that takes prepared
+# transactions.
 installcheck()
 {
 	name=$1
 	shift
 	mkdir "$folder/$name"
-	start_cluster "$folder/$name" "$folder/root" || { count 0 1; return; }
+	start_cluster "$folder/$name" "$folder/root" 'max_prepared_transactions = 1' ||
+		{ count 0 1; return; }
 	make -s PG_CONFIG="$PG_CONFIG" installcheck "$@" >"$folder/$name.log" 2>&1
 	status=$?
 	good=$(grep -cE '^(test .*\.\.\. ok|ok )' "$folder/$name.log")

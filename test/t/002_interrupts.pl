@@ -1,6 +1,6 @@
 # Whatever PostgreSQL wants of a session that waits for Clerk happens at once,
 # in every phase of a request: Ctrl-C, pg_cancel_backend(), statement_timeout,
-# pg_terminate_backend().
+# pg_terminate_backend(), the postmaster's death.
 use strict;
 use warnings;
 
@@ -21,13 +21,18 @@ my $STATEMENT_TIMEOUT = 400;
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
 my $unreachable = MisbehavingServer->unreachable;
 my $silent = MisbehavingServer->silent;
+my $name_server = MisbehavingServer::hung_name_server();
 my $node;
 {
-	local $ENV{LD_PRELOAD} = MisbehavingServer::hung_name_server();
+	local $ENV{LD_PRELOAD} = $name_server;
 	$node = clerk_cluster('main', $clerk);
 }
 my $observer = start_psql($node, '');
 my $invited = 0;
+
+# Servers before 17 know no names for what an extension waits for.
+my ($version) = slurp_file($node->data_dir . '/PG_VERSION') =~ /^(\d+)/;
+my $wait_event = $version < 17 ? 'Extension' : 'ClerkInviteHttp';
 
 # What a session waits for, whether it has got so far, and whether Clerk may
 # have the request by then.
@@ -94,6 +99,7 @@ foreach my $phase (@phases)
 		check_end($phase, $way);
 	}
 }
+check_postmaster_death($_) foreach @phases;
 
 $observer->{harness}->finish;
 $node->stop;
@@ -137,9 +143,20 @@ sub check_end
 sub end_invitation
 {
 	my ($phase, $way) = @_;
+	my $run = new_run($phase, $way);
+
+	$way->{end}->($run);
+	return $run;
+}
+
+# An invitation that is to be ended in that phase in that way.
+sub new_run
+{
+	my ($phase, $way) = @_;
 	my $name = $phase->{behaviour} ? "x-$phase->{behaviour}" : 'invite';
 	my $email = "$name--" . ++$invited . '@example.com';
-	my $run = {
+
+	return {
 		title => "$way->{name} $phase->{name}",
 		email => $email,
 		reached => $phase->{reached},
@@ -147,9 +164,6 @@ sub end_invitation
 		invite => invite($email),
 		set_url => "SET clerk_invite.api_url = '$phase->{url}'"
 	};
-
-	$way->{end}->($run);
-	return $run;
 }
 
 # psql runs what -c says also after a Ctrl-C, but would end a script.
@@ -191,6 +205,10 @@ sub signal_backend
 	my $signaled = now();
 	run_in_psql($observer, "SELECT $function($pid);");
 	(undef, $run->{stderr}) = output_of_psql($psql);
+
+	# A session that ends takes its process along.
+	wait_until("the process of $run->{title} is gone", sub { !kill(0, $pid) })
+	  if $function eq 'pg_terminate_backend';
 	$run->{took} = now() - $signaled;
 	check_session_works($psql, $run) if $function eq 'pg_cancel_backend';
 	$psql->{harness}->finish;
@@ -212,6 +230,57 @@ sub await_statement_timeout
 	check_session_works($psql, $run);
 	$psql->{harness}->finish;
 	return;
+}
+
+# Kills the postmaster while an invitation is in that phase: nobody can tell
+# the session to end, and its client may never look.
+sub check_postmaster_death
+{
+	my ($phase) = @_;
+	my $best;
+
+	for (1 .. $ATTEMPTS)
+	{
+		my $took = end_with_postmaster($phase);
+
+		$best = $took if !defined $best || $took < $best;
+		last if $best < $PROMPT;
+	}
+	cmp_ok($best, '<', $PROMPT,
+		"the postmaster's death $phase->{name} ends the session within $PROMPT ms"
+	);
+	return;
+}
+
+# Returns how long the end took, in milliseconds.
+sub end_with_postmaster
+{
+	my ($phase) = @_;
+	my $run = new_run($phase, { name => "the postmaster's death" });
+	my $psql = start_psql($node, '');
+
+	run_in_psql($psql, "$run->{set_url};");
+	send_to_psql($psql, "$run->{invite};");
+	my $pid = wait_until_reached($run);
+	my ($postmaster) =
+	  slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+	my $killed = now();
+	$node->kill9;
+	# It ends with its connection.
+	output_of_psql($psql);
+	my $took = now() - $killed;
+
+	foreach my $client ($psql, $observer)
+	{
+		eval { $client->{harness}->finish; };
+	}
+	wait_until('server and session are gone',
+		sub { !kill(0, $postmaster) && !kill(0, $pid) });
+
+	local $ENV{LD_PRELOAD} = $name_server;
+	wait_until('the server starts', sub { $node->start(fail_ok => 1) });
+	$observer = start_psql($node, '');
+	return $took;
 }
 
 # Whether another statement and another invitation succeed in a session.
@@ -241,6 +310,7 @@ sub wait_until_reached
 			my ($stdout) = run_in_psql($observer,
 				    'SELECT pid FROM pg_stat_activity '
 				  . "WHERE wait_event_type = 'Extension' "
+				  . "AND wait_event = '$wait_event' "
 				  . "AND state = 'active' "
 				  . "AND query LIKE '%''$run->{email}''%' "
 				  . 'AND pid <> pg_backend_pid();');

@@ -1,5 +1,6 @@
 # Where the secret key comes from, which keys and key files are refused, and
-# who may set and see the settings that it comes from.
+# who may set and see the settings that it comes from; and that the table of all
+# settings in the documentation is right.
 use strict;
 use warnings;
 
@@ -362,6 +363,43 @@ is($warnings, 1,
 	unlike(attempt($node, 'postgres', $two_calls)->{stderr},
 		$warning, 'a session that preloads the library is not warned');
 }
+
+# The documentation has a table of all settings; pg_settings has the same in
+# other words.
+
+my %milliseconds = ('' => 1, ms => 1, s => 1000, h => 3600_000);
+my %context = (
+	superuser => 'superuser',
+	everyone => 'user',
+	'`postgresql.conf` and `ALTER SYSTEM` only' => 'sighup');
+my @documented;
+foreach my $row (slurp_file("$ClerkTest::TEST_FOLDER/../docs/settings.md") =~
+	/^(\[`\w+`\]\(#.*)$/mg)
+{
+	my ($name, $type, $default, $who) = split(/ \| /, $row);
+	my ($unit) = $type =~ /, (\w+)$/;
+
+	$name =~ s/^\[`(\w+)`.*/clerk_invite.$1/;
+	$default = $default eq 'empty' ? '' : $default =~ s/`//gr;
+	$default = $1 * $milliseconds{ $2 // '' }
+	  if $unit && $default =~ /^(\d+)([a-z]+)?$/;
+	push @documented,
+	  join('|',
+		$name, $type =~ s/,.*//r, $unit // '', $default, $context{$who} // $who);
+}
+my @defined = split(
+	/\n/,
+	$node->safe_psql(
+		'postgres', qq(
+		LOAD '$library';
+		SELECT name, CASE vartype WHEN 'bool' THEN 'boolean' ELSE vartype END,
+			CASE unit WHEN 'ms' THEN 'milliseconds' WHEN 's' THEN 'seconds' END,
+			boot_val, context
+		FROM pg_settings WHERE name LIKE 'clerk\\_invite.%')));
+cmp_ok(scalar @defined, '>', 10, 'there are settings');
+is( join("\n", sort @documented),
+	join("\n", sort @defined),
+	'the documentation tells type, unit, default and context of every setting');
 
 # A key file for one database.
 

@@ -8,6 +8,7 @@ use warnings;
 use ClerkTest;
 use HTTP::Tiny;
 use JSON::PP qw(decode_json);
+use MisbehavingServer;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
@@ -66,9 +67,11 @@ $node->restart;
 
 # From debug3 on a server logs its whole environment when it starts, before it
 # loads any library: with a key in the environment it starts less talkative.
+# No name server is asked for the name that nobody has.
 $node->append_conf('postgresql.conf', 'log_min_messages = info');
 {
 	local $ENV{CLERK_SECRET_KEY} = $key{environment};
+	local $ENV{LD_PRELOAD} = MisbehavingServer::hung_name_server();
 	$node->restart;
 }
 reconfigure($node, "log_min_messages = debug5");

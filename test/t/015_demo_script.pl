@@ -32,6 +32,7 @@ my %environment = (
 	PGOPTIONS => '-c nonsense=on',
 	PGSERVICE => 'nowhere');
 
+check_installing();
 check_failures();
 check_stopped();
 check_real_invitation();
@@ -40,6 +41,58 @@ check_demonstration();
 is($stopped, 0, "the caller's own server is let alone");
 
 done_testing();
+
+# What is done with root's privileges when packages are missing, by a user who
+# may use sudo: the setting that keeps them from making a cluster goes again.
+sub check_installing
+{
+	my $log = PostgreSQL::Test::Utils::tempdir() . '/log';
+	my $programs = PostgreSQL::Test::Utils::tempdir();
+	my $folder = '/etc/postgresql-common/createcluster.d';
+	my $install = 'set -eu; . test/machine.sh; install_packages no-such-package';
+
+	append_to_file("$programs/sudo", <<'EOF');
+#!/bin/sh
+echo "$*" >>"$SUDO_LOG"
+case "$*" in
+	*apt-get*) eval "$APT_GET" ;;
+	tee*) cat >/dev/null ;;
+esac
+EOF
+	chmod(0755, "$programs/sudo") or die "could not chmod: $!";
+	foreach my $case (
+		[ 'are installed', ':', 0 ],
+		[ 'cannot be installed', 'exit 100', 100 ],
+		[ 'are being installed when Ctrl-C is pressed', 'kill -INT $PPID', 130 ])
+	{
+		my ($title, $apt_get, $status) = @$case;
+		my $checkout = Checkout->new;
+		my $run = $checkout->finish(
+			$checkout->start(
+				[ '-c', $install ],
+				PATH => "$programs:$ENV{PATH}",
+				SUDO_LOG => $log,
+				APT_GET => $apt_get));
+
+		is($run->{status}, $status, "packages $title: that is the status")
+		  or diag($run->{stderr});
+		is_deeply(
+			[ split(/\n/, slurp_file($log)) ],
+			[
+				"mkdir -p $folder",
+				"tee $folder/clerk_invite.conf",
+				'env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq'
+				  . ' --no-install-recommends no-such-package',
+				"rm -f $folder/clerk_invite.conf",
+				-d $folder
+				? ()
+				: "rmdir -p --ignore-fail-on-non-empty $folder"
+			],
+			'... and nothing of ours stays in the configuration');
+		unlink $log;
+	}
+	return;
+}
 
 sub check_failures
 {
