@@ -141,6 +141,7 @@ read_element(Element *element, const JsonbValue *value)
 		refuse(element, ERRCODE_INVALID_PARAMETER_VALUE,
 			   "it must be a JSON object", NULL);
 	element->object = value->val.binary.data;
+	check_expressible(element, value->val.binary.len);
 	check_names(element);
 	for (int i = 0; i < (int) lengthof(fields); i++)
 	{
@@ -156,7 +157,6 @@ read_element(Element *element, const JsonbValue *value)
 			refuse(element, ERRCODE_INVALID_PARAMETER_VALUE,
 				   psprintf("\"%s\" %s", fields[i].name, complaint), NULL);
 	}
-	check_expressible(element, value->val.binary.len);
 }
 
 /* A field that Clerk does not know is one that is misspelt. */
@@ -252,7 +252,10 @@ read_days(const JsonbValue *value, int *days)
 	return clerk_expires_in_days_complaint(*days);
 }
 
-/* What cannot be sent is found out here, and not when others have been. */
+/*
+ * What cannot be sent is found out here, and not when others have been.  Comes
+ * before the other checks, so that they can quote what they dislike.
+ */
 static void
 check_expressible(const Element *element, int length)
 {
