@@ -7,6 +7,7 @@ MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
 OBJS = \
 	src/arguments.o \
+	src/bulk_invitations.o \
 	src/clerk_api.o \
 	src/clerk_error.o \
 	src/clerk_invite.o \
@@ -18,6 +19,7 @@ OBJS = \
 	src/http_transfer.o \
 	src/invitation_json.o \
 	src/invitation_progress.o \
+	src/invitations_argument.o \
 	src/json_reader.o \
 	src/json_wire.o \
 	src/launcher.o \

@@ -76,6 +76,19 @@ COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
 'invites an e-mail address to a Clerk organization, now (Clerk''s CreateOrganizationInvitation); in: organization ID, inviting user''s ID or NULL, address, role key, URL to go to after acceptance, public and private metadata (objects), days until it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail (default true); out: the invitation; raises 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05 (created, but the answer is not of the database''s encoding), 23505 (pending or a member already), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit or quota), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
 
+CREATE FUNCTION @extschema@.clerk_create_organization_invitation_bulk(
+    org_id text,
+    invitations jsonb
+)
+RETURNS SETOF @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) IS
+'invites any number of e-mail addresses to a Clerk organization, now, ten in a request (Clerk''s CreateOrganizationInvitationBulk); in: organization ID, array of objects with email_address and role, and if wanted inviter_user_id, redirect_url, public_metadata, private_metadata, expires_in_days, notify; out: the invitations, in the order of the array; sends everything, whatever the LIMIT; a refusal creates none of its ten and ends the function, the DETAIL says how many others were created, and these stay; raises as clerk_create_organization_invitation';
+
 CREATE FUNCTION @extschema@.clerk_get_organization_invitation(
     org_id text,
     invitation_id text

@@ -18,6 +18,7 @@
 #define MIN_EXPIRES_IN_DAYS 1
 #define MAX_EXPIRES_IN_DAYS 365
 
+static void check(const char *complaint, const char *name);
 pg_noreturn static void refuse_null(const char *name);
 
 char *
@@ -28,7 +29,7 @@ clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name)
 	if (PG_ARGISNULL(position))
 		refuse_null(name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(position));
-	clerk_check_text(value, name);
+	check(clerk_text_complaint(value), name);
 	return value;
 }
 
@@ -65,10 +66,7 @@ clerk_optional_object(FunctionCallInfo fcinfo, int position, const char *name)
 	if (PG_ARGISNULL(position))
 		return NULL;
 	value = PG_GETARG_JSONB_P(position);
-	if (!JB_ROOT_IS_OBJECT(value))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must be a JSON object", name)));
+	check(JB_ROOT_IS_OBJECT(value) ? NULL : "must be a JSON object", name);
 	return value;
 }
 
@@ -99,49 +97,62 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"%s\" must not contain nulls", name)));
 		values = lappend(values, TextDatumGetCString(elements[i]));
-		clerk_check_text(llast(values), name);
+		check(clerk_text_complaint(llast(values)), name);
 	}
 	return values;
+}
+
+void
+clerk_check_address(const char *address, const char *name)
+{
+	check(clerk_address_complaint(address), name);
+}
+
+void
+clerk_check_expires_in_days(int64 days, const char *name)
+{
+	check(clerk_expires_in_days_complaint(days), name);
 }
 
 /*
  * No identifier, address, role or URL is empty or has a control character in
  * it.  Line breaks come from careless imports; they are named to help.
  */
-void
-clerk_check_text(const char *value, const char *name)
+const char *
+clerk_text_complaint(const char *value)
 {
 	if (value[0] == '\0')
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must not be empty", name)));
+		return "must not be empty";
 	for (const char *c = value; *c != '\0'; c++)
 		if ((unsigned char) *c < ' ' || *c == 0x7F)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("argument \"%s\" must not contain a line break or another control character",
-							name)));
+			return "must not contain a line break or another control character";
+	return NULL;
 }
 
 /* Only Clerk knows which addresses it takes; these it never does. */
-void
-clerk_check_address(const char *address, const char *name)
+const char *
+clerk_address_complaint(const char *address)
 {
-	if (strchr(address, '@') == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" is not an e-mail address: \"%s\"",
-						name, address)));
+	return strchr(address, '@') != NULL ? NULL :
+		psprintf("is not an e-mail address: \"%s\"", address);
 }
 
-void
-clerk_check_expires_in_days(int64 days, const char *name)
+const char *
+clerk_expires_in_days_complaint(int64 days)
 {
-	if (days < MIN_EXPIRES_IN_DAYS || days > MAX_EXPIRES_IN_DAYS)
+	return days >= MIN_EXPIRES_IN_DAYS && days <= MAX_EXPIRES_IN_DAYS ? NULL :
+		psprintf("must be between %d and %d", MIN_EXPIRES_IN_DAYS,
+				 MAX_EXPIRES_IN_DAYS);
+}
+
+/* Refuses the argument of this name if there is a complaint about its value. */
+static void
+check(const char *complaint, const char *name)
+{
+	if (complaint != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("argument \"%s\" must be between %d and %d", name,
-						MIN_EXPIRES_IN_DAYS, MAX_EXPIRES_IN_DAYS)));
+				 errmsg("argument \"%s\" %s", name, complaint)));
 }
 
 static void

@@ -175,14 +175,14 @@ clerk_finish_create_bulk(const ClerkHttpRequest *request,
 	const char *complaint;
 
 	settle_ticket(request, ticket);
-	if (!was_accepted(request, CLERK_EFFECT_CREATES, error))
+	if (!was_accepted(request, CLERK_EFFECT_CREATES_SEVERAL, error))
 		return false;
 	complaint = read_listed(request, created, &fault);
 	if (complaint == NULL)
 		complaint = check_ids(request, created);
 	if (complaint == NULL)
 		return true;
-	*error = clerk_error_unreadable(request, CLERK_EFFECT_CREATES, complaint,
+	*error = clerk_error_unreadable(request, CLERK_EFFECT_CREATES_SEVERAL, complaint,
 									NULL);
 	return false;
 }
@@ -301,6 +301,14 @@ char *
 clerk_fold_address(const char *address)
 {
 	return str_tolower(address, strlen(address), DEFAULT_COLLATION_OID);
+}
+
+/* Whether Clerk takes two addresses for the same. */
+bool
+clerk_is_same_address(const char *a, const char *b)
+{
+	return strcmp(a, b) == 0 ||
+		strcmp(clerk_fold_address(a), clerk_fold_address(b)) == 0;
 }
 
 /* The path of an organization's invitations; NULL if there can be none. */

@@ -29,6 +29,9 @@
 #define HINT_LOOK_FIRST \
 	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with GET /v1/organizations/{organization_id}/invitations?email_address={address}."
 
+#define HINT_LOOK_FIRST_FOR_SEVERAL \
+	"Before you try again, look which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
+
 /* Most errors of one answer that a message quotes. */
 #define MAX_QUOTED_ERRORS 10
 
@@ -223,7 +226,9 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 			error->sqlstate = SQLSTATE_NOT_SENT;
 			error->summary = "could not connect to Clerk";
 			error->detail = psprintf("Reason: %s.", clerk_http_fault(request));
-			error->hint = "Nothing was sent. It is safe to try again.";
+			error->hint = effect == CLERK_EFFECT_CREATES_SEVERAL ?
+				"It is safe to try again." :
+				"Nothing was sent. It is safe to try again.";
 			return error;
 		case CLERK_HTTP_LOST:
 			outcome_unknown(error, effect);
@@ -266,7 +271,7 @@ clerk_error_unreadable(const ClerkHttpRequest *request, ClerkEffect effect,
 	error->detail = describe(request, error);
 	if (id != NULL && effect != CLERK_EFFECT_NONE)
 		error->hint = psprintf("Clerk has %s the invitation \"%s\". Do not try again.",
-							   effect == CLERK_EFFECT_CREATES ? "created" : "revoked",
+							   effect == CLERK_EFFECT_REVOKES ? "revoked" : "created",
 							   id);
 	return error;
 }
@@ -290,6 +295,8 @@ clerk_error_look_first(ClerkEffect effect)
 			return "It is safe to try again.";
 		case CLERK_EFFECT_CREATES:
 			return HINT_LOOK_FIRST;
+		case CLERK_EFFECT_CREATES_SEVERAL:
+			return HINT_LOOK_FIRST_FOR_SEVERAL;
 		case CLERK_EFFECT_REVOKES:
 			return "It is safe to try again: Clerk refuses to revoke an invitation that is no longer pending.";
 	}
@@ -302,7 +309,7 @@ judge_refusal(ClerkError *error, ClerkEffect effect)
 {
 	const ErrorRule *rule = NULL;
 
-	if (effect != CLERK_EFFECT_CREATES)
+	if (effect != CLERK_EFFECT_CREATES && effect != CLERK_EFFECT_CREATES_SEVERAL)
 		rule = find_rule(refusals_about_existing,
 						 lengthof(refusals_about_existing), error);
 	if (rule == NULL)
@@ -598,6 +605,7 @@ describe(const ClerkHttpRequest *request, const ClerkError *error)
 	return detail.data;
 }
 
+/* A bulk request may have had others before it: what they created is not said. */
 static const char *
 try_again_hint(int seconds, ClerkEffect effect)
 {

@@ -24,6 +24,7 @@ typedef enum ClerkEffect
 {
 	CLERK_EFFECT_NONE,			/* it only reads */
 	CLERK_EFFECT_CREATES,
+	CLERK_EFFECT_CREATES_SEVERAL,	/* with a bulk request */
 	CLERK_EFFECT_REVOKES
 } ClerkEffect;
 

@@ -10,6 +10,9 @@
 #include "miscadmin.h"
 #include "statement_request.h"
 
+static int	count_running(ClerkHttpRequest *const *requests, int count);
+static const char *what_may_be_done(int sent, ClerkEffect effect);
+
 /*
  * Raises 25006 or 25000 where the server refuses writes.  What changes
  * something at Clerk is a write, if not one to this database.
@@ -25,12 +28,37 @@ clerk_prevent_write(const char *function)
 void
 clerk_await(ClerkHttpRequest *request, ClerkEffect effect)
 {
-	while (clerk_http_outcome(request) == CLERK_HTTP_RUNNING)
+	clerk_await_any(&request, 1, effect);
+}
+
+/*
+ * Returns when one more of the requests is finished, or none is running.  If
+ * the user ends it before that, there is a warning about those that had been
+ * sent, finished or not: give only those whose outcome is not known.
+ */
+void
+clerk_await_any(ClerkHttpRequest *const *requests, int count,
+				ClerkEffect effect)
+{
+	int			running = count_running(requests, count);
+
+	while (running > 0 && count_running(requests, count) == running)
 	{
-		clerk_warn_if_about_to_leave(&request, 1, effect);
+		clerk_warn_if_about_to_leave(requests, count, effect);
 		CHECK_FOR_INTERRUPTS();
 		clerk_http_wait(-1);
 	}
+}
+
+static int
+count_running(ClerkHttpRequest *const *requests, int count)
+{
+	int			running = 0;
+
+	for (int i = 0; i < count; i++)
+		if (clerk_http_outcome(requests[i]) == CLERK_HTTP_RUNNING)
+			running++;
+	return running;
 }
 
 /*
@@ -59,11 +87,19 @@ clerk_warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
 			 sent == 1 ?
 			 errmsg("the request to Clerk had been sent already") :
 			 errmsg("%d requests to Clerk had been sent already", sent),
-			 effect == CLERK_EFFECT_CREATES ?
-			 (sent == 1 ? errdetail("The invitation may have been created.") :
-			  errdetail("Their invitations may have been created.")) :
-			 errdetail("The invitation may have been revoked."),
+			 errdetail("%s", what_may_be_done(sent, effect)),
 			 errhint("%s", clerk_error_look_first(effect))));
+}
+
+static const char *
+what_may_be_done(int sent, ClerkEffect effect)
+{
+	if (effect == CLERK_EFFECT_REVOKES)
+		return "The invitation may have been revoked.";
+	if (effect == CLERK_EFFECT_CREATES)
+		return "The invitation may have been created.";
+	return sent == 1 ? "Its invitations may have been created." :
+		"Their invitations may have been created.";
 }
 
 /*

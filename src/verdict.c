@@ -326,15 +326,13 @@ any_pending(const ClerkInvitationList *found, const char *address)
 	return false;
 }
 
-/* Clerk's filter may be wider; it compares addresses without their case. */
+/* Clerk's filter may be wider. */
 static bool
 is_for(const ClerkInvitation *invitation, const char *address)
 {
 	const char *found = clerk_invitation_text(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
 
-	return found != NULL &&
-		(strcmp(found, address) == 0 ||
-		 strcmp(clerk_fold_address(found), clerk_fold_address(address)) == 0);
+	return found != NULL && clerk_is_same_address(found, address);
 }
 
 /*

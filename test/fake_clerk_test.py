@@ -639,6 +639,9 @@ TESTED_APART = [
     "odd-times",
     "other-case",
     "left-out",
+    "someone-else",
+    "twice",
+    "without-email_address",
     "ties-reversed",
     "first-page",
     "page-of-2",
@@ -821,6 +824,27 @@ class MisbehaviourTest(ServerTest):
         self.assertEqual(document["total_count"], 2)
         self.assertEqual(self.created_of(addresses), addresses)
         self.assertEqual(self.misbehave("left-out", True).status, 200)
+
+    def test_batch_with_someone_else(self):
+        addresses = self.ask_for_batch("someone-else")
+        document = self.send_batch(addresses).json
+        expected = {addresses[0], "someone-else@example.com", addresses[2]}
+        self.assertEqual({each["email_address"] for each in document["data"]}, expected)
+        self.assertEqual(self.created_of(addresses), addresses)
+        self.assertEqual(self.misbehave("someone-else", True).json["email_address"], "someone-else@example.com")
+
+    def test_member_of_a_batch_twice(self):
+        addresses = self.ask_for_batch("twice")
+        document = self.send_batch(addresses).json
+        self.assertEqual([each["email_address"] for each in document["data"]], addresses[::-1] + addresses[:1])
+        self.assertEqual(self.created_of(addresses), addresses)
+        self.assertEqual(self.misbehave("twice", True).status, 200)
+
+    def test_field_left_out(self):
+        for document in self.send_batch(self.ask_for_batch("without-email_address")).json["data"]:
+            self.assertNotIn("email_address", document)
+            self.assertIn("id", document)
+        self.assertNotIn("id", self.misbehave("without-id", True).json)
 
     def test_limit_on_batches_only(self):
         self.clerk.control("misbehave", operation="CreateOrganizationInvitationBulk", behaviour="429-17", times=2)

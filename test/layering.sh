@@ -19,9 +19,9 @@ floor_of()
 		clerk_error | invitation_json) echo 4 ;;
 		clerk_api) echo 5 ;;
 		arguments | statement_request | verdict) echo 6 ;;
-		delivery) echo 7 ;;
-		functions | invitation_progress | list_invitations | rate_limit_status) echo 8 ;;
-		send_invitations | trigger) echo 8 ;;
+		delivery | invitations_argument) echo 7 ;;
+		bulk_invitations | functions | invitation_progress | list_invitations) echo 8 ;;
+		rate_limit_status | send_invitations | trigger) echo 8 ;;
 		worker | worker_status) echo 8 ;;
 		launcher | worker_wakeup) echo 9 ;;
 		clerk_invite) echo 10 ;;

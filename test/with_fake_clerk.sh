@@ -30,6 +30,7 @@ cleanup()
 
 mkfifo "$folder/life" "$folder/port"
 python3 "$here/fake_clerk.py" --exit-with-stdin --secret-key "$key" \
+	--bulk-limit 10000 \
 	<"$folder/life" >"$folder/port" &
 exec 9>"$folder/life"
 trap cleanup EXIT

@@ -431,6 +431,33 @@ def left_out_of_the_list(call: Call) -> Reply:
     return reply
 
 
+@misbehaviour(r"someone-else")
+def someone_else_in_the_list(call: Call) -> Reply:
+    """All of a batch is created, but the answer's list has another address in the place of the one that asked."""
+    reply = call.perform()
+    if reply.succeeded():
+        address, _ = first_choice(call)
+        for document in _invitations(reply):
+            if document["email_address"] == address:
+                document["email_address"] = "someone-else@example.com"
+    return reply
+
+
+@misbehaviour(r"twice")
+def twice_in_the_list(call: Call) -> Reply:
+    """The answer's list has the last invitation twice."""
+    reply = call.perform()
+    if reply.succeeded() and "data" in reply.document:
+        documents = reply.document["data"] + reply.document["data"][-1:]
+        reply.document.update(data=documents, total_count=len(documents))
+    return reply
+
+
+@misbehaviour(r"without-(?P<name>[a-z0-9_]+)")
+def field_left_out(call: Call, name: str) -> Reply:
+    return _changed(call, lambda document: document.pop(name, None))
+
+
 # Pages of a list.
 
 

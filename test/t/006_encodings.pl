@@ -35,6 +35,17 @@ sub invite_with
 	  . "'org_test', NULL, $email, 'org:member', metadata => $metadata)";
 }
 
+# SQL that invites these addresses, which are SQL, with one call.
+sub invite_all
+{
+	return 'SELECT email_address FROM clerk_create_organization_invitation_bulk('
+	  . "'org_test', jsonb_build_array("
+	  . join(', ',
+		map { "jsonb_build_object('email_address', $_, 'role', 'org:member')" }
+		  @_)
+	  . '))';
+}
+
 # The one request that names this address.
 sub request_for
 {
@@ -182,6 +193,23 @@ like(
 	qr/Clerk has created the invitation "orginv_escaped"/,
 	'the error about the escaped character names the invitation');
 
+$result = attempt($node, 'latin1',
+	invite_all("'jürgen-1\@example.com'", "'x-japanese--b\@example.com'"));
+is($result->{sqlstate}, '22P05',
+	'Japanese in the answer about many is untranslatable in LATIN1, too');
+like(
+	$result->{stderr},
+	qr/Invitations created, which stay: 2; perhaps created: 0; not created: 0\./,
+	'... and all of them are known to be created');
+my @ids = map { $_->{id} } @{ request_for('x-japanese--b@example.com')->{created} };
+like($result->{stderr}, qr/\Q$ids[0]\E, \Q$ids[1]\E|\Q$ids[1]\E, \Q$ids[0]\E/,
+	'... and named by the warning');
+is( attempt($node, 'latin1',
+		invite_all("'jürgen-2\@example.com'", "'x-latin1--b\@example.com'"))
+	  ->{stdout},
+	"jürgen-2\@example.com\nx-latin1--b\@example.com",
+	'addresses with umlauts find their answers in LATIN1');
+
 # Clerk escapes U+2028.  SQL_ASCII holds it as three bytes of no meaning, but
 # not every server has a way from the escape to the bytes.
 $result = attempt($node, 'sql_ascii',
@@ -221,6 +249,12 @@ foreach my $case (
 		'22021',
 		"$what is refused in $database");
 }
+$result = attempt($node, 'sql_ascii',
+	invite_all((map { "'a$_\@example.com'" } 1 .. 10), q(E'j\xfcrgen@example.com')));
+is($result->{sqlstate}, '22021',
+	'an address among many that is not UTF-8 is refused in sql_ascii');
+like($result->{stderr}, qr/argument "invitations", element 11:/,
+	'... with its position');
 is(scalar(() = $clerk->journal),
 	$requests, 'nothing was sent for what was refused');
 
