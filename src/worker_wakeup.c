@@ -108,7 +108,7 @@ static void
 wake_worker(bool start)
 {
 	const char *detail;
-	const char *hint = "The next commit that adds invitations tries again, or call clerk_send_invitations().";
+	const char *hint = "The next commit that adds invitations tries again. You can also call clerk_send_invitations().";
 
 	switch (clerk_worker_wake(MyDatabaseId, start))
 	{
