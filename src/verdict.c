@@ -240,8 +240,13 @@ nothing_found(ClerkOutboxChange *change)
 	{
 		change->state = CLERK_OUTBOX_VERIFYING;
 		change->next_attempt_at = believable;
+		return;
 	}
-	else if (attempts_are_used_up(row))
+
+	/* Its sender died before it could say anything. */
+	if (change->error_message == NULL)
+		change->error_message = "the request was given up without an answer, and Clerk has no invitation";
+	if (attempts_are_used_up(row))
 		change->state = CLERK_OUTBOX_FAILED;
 	else
 	{

@@ -592,6 +592,20 @@ sub check_used_up_attempts
 		(lookups_for($email))[-1]{seq}, '>',
 		($clerk->requests_for($email))[-1]{seq},
 		'... after the last attempt');
+
+	# The last attempt's sender has died: what the row says then is our own.
+	$id = enqueue(
+		email_address => 'given-up@example.com',
+		state => 'sending',
+		attempts => 3,
+		first_claimed_at => 'yesterday',
+		claimed_at => 'yesterday');
+	send_until_settled($node, $settings);
+	is(state_of($id), 'failed 3',
+		'a row whose last attempt ended with its sender has failed');
+	like(row($id)->{error_message}, qr/given up without an answer, and Clerk has no invitation/,
+		'... and says so');
+	is((lookups_for('given-up@example.com'))[-1]{status}, 200, '... after a look');
 	return;
 }
 

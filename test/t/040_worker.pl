@@ -611,6 +611,16 @@ sub check_prepared_transaction
 	wait_for_states($node, 'postgres', 'sent 1', @emails);
 	pass('... but its rows are sent with the next commit');
 	wait_until_gone($node);
+	$node->safe_psql(
+		'postgres', q(
+		SET client_min_messages = error;
+		SET clerk_invite.worker = off;
+		BEGIN; ) . enqueue_sql('prepared-for-call@example.com') . q(;
+		PREPARE TRANSACTION 'two';
+		COMMIT PREPARED 'two';
+		CALL clerk_send_invitations();));
+	is(states($node, 'postgres', 'prepared-for-call@example.com'),
+		'sent 1', '... or by a CALL');
 	return;
 }
 
