@@ -280,7 +280,7 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
 'time from which the invitation can no longer be accepted';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
-'HTTP status of Clerk''s last answer; NULL: there was none';
+'HTTP status of the answer that refused it, or told nothing, last; NULL: there was no such answer';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_code IS
 'Clerk''s code of the last failure';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_message IS

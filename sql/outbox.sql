@@ -115,6 +115,12 @@ SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'x@example.com', 
 SELECT clerk_cancel_invitation(2) AS canceled;
 SELECT count(*) FROM clerk_invitation_outbox;
 RESET ROLE;
+-- Who is granted some columns can read these, and not the url.
+GRANT SELECT (id, state) ON clerk_invitation_outbox TO regress_clerk_plain;
+SET ROLE regress_clerk_plain;
+SELECT state FROM clerk_invitation_outbox WHERE id = 2;
+SELECT url FROM clerk_invitation_outbox;
+RESET ROLE;
 DROP OWNED BY regress_clerk_plain;
 DROP ROLE regress_clerk_plain;
 

@@ -62,6 +62,29 @@ UPDATE members SET org_id = 'org_3';
 SELECT * FROM taken();
 DROP TRIGGER invite ON members;
 
+-- All of a statement's rows by one INSERT into the outbox, either way.
+CREATE FUNCTION count_inserts() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE 'one INSERT of % rows', (SELECT count(*) FROM inserted);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER count_inserts AFTER INSERT ON clerk_invitation_outbox
+REFERENCING NEW TABLE AS inserted FOR EACH STATEMENT EXECUTE FUNCTION count_inserts();
+CREATE TRIGGER by_row AFTER INSERT ON members
+FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=org:member');
+INSERT INTO members (org_id, email) SELECT 'org_1', n || '@row.example.com' FROM generate_series(1, 100) AS n;
+DROP TRIGGER by_row ON members;
+CREATE TRIGGER by_statement AFTER INSERT ON members REFERENCING NEW TABLE AS new_ones
+FOR EACH STATEMENT EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=org:member');
+INSERT INTO members (org_id, email) SELECT 'org_1', n || '@statement.example.com' FROM generate_series(1, 100) AS n;
+DROP TRIGGER by_statement ON members;
+DROP TRIGGER count_inserts ON clerk_invitation_outbox;
+DROP FUNCTION count_inserts();
+DELETE FROM members WHERE email LIKE '%.example.com';
+TRUNCATE clerk_invitation_outbox;
+
 -- Literals, for all of it.
 CREATE TRIGGER invite AFTER INSERT ON members
 FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger(

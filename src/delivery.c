@@ -728,6 +728,9 @@ judge_look(Shipment *shipment, ClerkOutboxChange *change, List **adopted)
 		clerk_finish_list_invitations(shipment->request, &listing, &found,
 									  &shipment->error))
 		clerk_judge_look(change, shipment->request, &found, adopted);
+	else if (shipment->request == NULL &&
+			 shipment->error->class == CLERK_ERROR_FINAL)
+		clerk_judge_unsendable(change, shipment->error);
 	else
 		clerk_judge_error(change, shipment->error);
 }

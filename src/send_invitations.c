@@ -57,8 +57,12 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 	/* Transactions come and go; the portal stays. */
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(PortalContext);
+	/* The caller's own transaction may have a snapshot from before the lock. */
+	commit_and_begin();
 	clerk_deliver(schema, max_invitations, &host, &delivered);
 	report(&delivered);
+	/* What comes after the CALL, as in a DO block, has its own level again. */
+	clerk_spi_commit_and_begin();
 	MemoryContextSwitchTo(caller);
 	SPI_finish();
 	PG_RETURN_VOID();
@@ -70,12 +74,19 @@ begin_nothing(void)
 {
 }
 
+/*
+ * What another session has changed meanwhile is passed over, as locked rows are:
+ * with a stricter default for the session it would be an error.  The transaction
+ * has just begun and has no snapshot yet, so that its level may be set as
+ * StartTransaction() does it.
+ */
 static void
 commit_and_begin(void)
 {
 	MemoryContext caller = CurrentMemoryContext;
 
 	clerk_spi_commit_and_begin();
+	XactIsoLevel = XACT_READ_COMMITTED;
 	MemoryContextSwitchTo(caller);
 }
 

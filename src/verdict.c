@@ -31,6 +31,7 @@ static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void send_again(ClerkOutboxChange *change);
 static void nothing_found(ClerkOutboxChange *change);
+static bool attempts_are_used_up(const ClerkOutboxRow *row);
 static TimestampTz after_retry_delay(int attempts);
 static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 const ClerkInvitationList *found,
@@ -202,6 +203,19 @@ clerk_judge_look(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		nothing_found(change);
 }
 
+/*
+ * The address cannot be looked up, since it has no form that Clerk could be
+ * told.  For the same reason no request for it can have gone out, so nothing is
+ * unknown: it was claimed by a sender that died before it could say so.
+ */
+void
+clerk_judge_unsendable(ClerkOutboxChange *change, const ClerkError *error)
+{
+	keep_last_failure(change);
+	note_failure(change, error);
+	change->state = CLERK_OUTBOX_FAILED;
+}
+
 /* Whether the change ends the row's life. */
 bool
 clerk_is_final(const ClerkOutboxChange *change)
@@ -226,14 +240,30 @@ nothing_found(ClerkOutboxChange *change)
 	{
 		change->state = CLERK_OUTBOX_VERIFYING;
 		change->next_attempt_at = believable;
+		return;
 	}
-	else if (row->attempts >= clerk_max_attempts)
+
+	/* Its sender died before it could say anything. */
+	if (change->error_message == NULL)
+		change->error_message = "the request was given up without an answer, and Clerk has no invitation";
+	if (attempts_are_used_up(row))
 		change->state = CLERK_OUTBOX_FAILED;
 	else
 	{
 		change->state = CLERK_OUTBOX_QUEUED;
 		change->next_attempt_at = after_retry_delay(row->attempts);
 	}
+}
+
+/*
+ * A row that is to be sent by itself has shared a request before that came to
+ * nothing, perhaps by another row's fault: it has an attempt of its own after
+ * that one, however few are allowed.
+ */
+static bool
+attempts_are_used_up(const ClerkOutboxRow *row)
+{
+	return row->attempts >= Max(clerk_max_attempts, row->send_alone ? 2 : 1);
 }
 
 /* Leaves the row in its state, with what it says of its last failure. */

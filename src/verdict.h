@@ -25,6 +25,8 @@ extern void clerk_judge_look(ClerkOutboxChange *change,
 							 const ClerkHttpRequest *request,
 							 const ClerkInvitationList *found,
 							 List **adopted);
+extern void clerk_judge_unsendable(ClerkOutboxChange *change,
+								   const ClerkError *error);
 extern bool clerk_is_final(const ClerkOutboxChange *change);
 
 #endif							/* CLERK_VERDICT_H */

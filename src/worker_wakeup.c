@@ -108,6 +108,7 @@ static void
 wake_worker(bool start)
 {
 	const char *detail;
+	const char *hint = "The next commit that adds invitations tries again. You can also call clerk_send_invitations().";
 
 	switch (clerk_worker_wake(MyDatabaseId, start))
 	{
@@ -116,6 +117,7 @@ wake_worker(bool start)
 				return;
 			clerk_worker_not_started(MyDatabaseId);
 			detail = "All background worker slots of the server are in use.";
+			hint = "The next commit that adds invitations tries again. Consider increasing \"max_worker_processes\", or call clerk_send_invitations().";
 			break;
 		case CLERK_WAKE_NO_SLOT:
 			detail = "Too many databases have one.";
@@ -127,5 +129,5 @@ wake_worker(bool start)
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 			 errmsg("could not start a background worker that sends invitations"),
 			 errdetail_internal("%s", detail),
-			 errhint("The next commit that adds invitations tries again. Consider increasing \"max_worker_processes\", or call clerk_send_invitations().")));
+			 errhint("%s", hint)));
 }

@@ -13,10 +13,12 @@ use warnings;
 use Carp;
 use Exporter 'import';
 use ClerkTest;
+use Driver;
 use PostgreSQL::Test::Utils;
 
 our @EXPORT = qw(
   worker_cluster
+  install_slots_driver
   make_database
   enqueue
   enqueue_sql
@@ -55,6 +57,21 @@ sub worker_cluster
 		worker => 1,
 		conf => $SETTINGS . $conf,
 		%params);
+}
+
+# Functions of worker_slots_driver.c in the database postgres.
+sub install_slots_driver
+{
+	my ($node) = @_;
+	my $library = Driver::build('worker_slots_driver');
+
+	$node->safe_psql(
+		'postgres', qq(
+		CREATE FUNCTION driver_reserve_slots(integer) RETURNS integer
+			LANGUAGE c STRICT AS '$library';
+		CREATE FUNCTION driver_age_starts(integer) RETURNS void
+			LANGUAGE c STRICT AS '$library';));
+	return;
 }
 
 # Another database with the extension.

@@ -255,6 +255,32 @@ is($result->{sqlstate}, '22021',
 	'an address among many that is not UTF-8 is refused in sql_ascii');
 like($result->{stderr}, qr/argument "invitations", element 11:/,
 	'... with its position');
+
+# In the outbox as well: it fails its own row, at once, beside others, and if its
+# sender died before it could say so.
+
+$node->safe_psql(
+	'sql_ascii', q(
+	SET client_min_messages = error;
+	SET clerk_invite.single_requests_per_hour = 0;
+	INSERT INTO clerk_invitation_outbox
+		(organization_id, email_address, role, state, attempts,
+		first_claimed_at, claimed_at)
+	VALUES ('org_test', E'crash-j\xfcrgen@example.com', 'org:member', 'sending', 1,
+			now() - interval '1 hour', now() - interval '1 hour');
+	INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+	VALUES ('org_test', E'j\xfcrgen@example.com', 'org:member'),
+		('org_test', E'half-\xe3\x83@example.com', 'org:member');
+	CALL clerk_send_invitations();
+	SET clerk_invite.single_requests_per_hour = 250;
+	CALL clerk_send_invitations();));
+is( $node->safe_psql(
+		'sql_ascii',
+		"SELECT string_agg(state || ' ' || attempts, ', ' ORDER BY id), "
+		  . "bool_and(error_message LIKE 'the request cannot be expressed in %' AND settled_at IS NOT NULL) "
+		  . 'FROM clerk_invitation_outbox'),
+	'failed 1, failed 2, failed 2|t',
+	'an address that is not UTF-8 fails its row, also after a crash');
 is(scalar(() = $clerk->journal),
 	$requests, 'nothing was sent for what was refused');
 

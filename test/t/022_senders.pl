@@ -24,6 +24,7 @@ check_rollback();
 check_canceled();
 check_locked();
 check_concurrent_inserts();
+check_isolation_levels();
 check_changed_in_flight();
 check_triggers_of_users();
 
@@ -237,6 +238,65 @@ sub check_concurrent_inserts
 	send_until_settled($node);
 	is(created(@emails[ 0 .. 3 ], 'x-hang-after--insert@example.com'),
 		'1 1 1 1 1', 'in the end each address is invited once');
+	return;
+}
+
+# A row that is changed between a statement's snapshot and its lock: whatever
+# the session's default, that is no serialization failure.
+sub check_isolation_levels
+{
+	$node->safe_psql(
+		'postgres', q(
+		CREATE FUNCTION stop_claim() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			PERFORM pg_catalog.pg_advisory_xact_lock_shared(4711);
+			RETURN NEW;
+		END $$;
+		CREATE TRIGGER stop_claim BEFORE UPDATE ON clerk_invitation_outbox
+			FOR EACH ROW WHEN (NEW.state = 'sending' AND NEW.email_address LIKE 'stop-%')
+			EXECUTE FUNCTION stop_claim();));
+	foreach my $level ('read committed', 'repeatable read', 'serializable')
+	{
+		my $tag = ($level =~ s/ /-/r) . '@example.com';
+		my @emails = map { "$_-$tag" } qw(stop beside changed);
+		my $holder = start_psql($node, 'SELECT pg_advisory_lock(4711);');
+		my $sender = start_psql($node,
+			"SET default_transaction_isolation = '$level';",
+			'-v', 'VERBOSITY=verbose');
+
+		enqueue(@emails);
+		backend_of($_) foreach $holder, $sender;
+		send_to_psql($sender, 'CALL clerk_send_invitations();');
+		wait_until(
+			'the claim has its snapshot',
+			sub {
+				return $node->safe_psql('postgres',
+					"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+				) eq '1';
+			});
+		$node->safe_psql(
+			'postgres', qq(
+			SET lock_timeout = '5 s';
+			UPDATE clerk_invitation_outbox SET role = 'org:admin'
+				WHERE email_address = '$emails[2]';));
+		run_in_psql($holder, 'SELECT pg_advisory_unlock(4711);');
+		my (undef, $stderr) = output_of_psql($sender);
+		unlike($stderr, qr/ERROR/,
+			"with $level as the default a row that is changed during the claim is no error");
+		is(states(@emails), 'sent 1, sent 1, sent 1', '... and is sent');
+		is( ($clerk->requests_for($emails[2]))[0]{body}{role},
+			'org:admin', '... as what it has become');
+		(undef, $stderr) = run_in_psql(
+			$sender, q(
+			DO $$
+			BEGIN
+				CALL clerk_send_invitations();
+				RAISE NOTICE 'now at %', current_setting('transaction_isolation');
+			END $$;));
+		like($stderr, qr/now at $level/, '... and what comes after a CALL has that level');
+		$_->{harness}->finish foreach $holder, $sender;
+	}
+	$node->safe_psql('postgres', 'DROP FUNCTION stop_claim() CASCADE');
 	return;
 }
 

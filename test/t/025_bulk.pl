@@ -382,10 +382,21 @@ sub check_poison
 	}
 
 	# Not even where there is no other attempt.
-	my @emails = enqueue_batch('poisontwice', 'a', 'x-error-409-conflict--', 'b');
+	foreach my $name ('error-409-conflict', '500', 'drop')
+	{
+		my $org = 'once' . ($name =~ s/\D//gr);
+		my @emails = enqueue_batch($org, 'a', "x-$name--", 'b');
+
+		settle('SET clerk_invite.max_attempts = 1;');
+		is(ends(@emails), 'sent 2, failed 2, sent 2',
+			"with $name another row's fault fails nobody, whatever max_attempts is");
+		is(invited(@emails), '1 0 1', '... and each is invited once');
+		is(batches($org), '3', '... alone after one batch');
+	}
+	# One that has shared nothing has no attempt more than that.
+	my ($alone) = enqueue_batch('oncealone', 'x-500--');
 	settle('SET clerk_invite.max_attempts = 1;');
-	is(ends(@emails), 'sent 2, failed 2, sent 2',
-		"another row's fault fails nobody, whatever max_attempts is");
+	is(ends($alone), 'failed 1', 'while a row of its own request has that one attempt');
 	return;
 }
 

@@ -24,6 +24,7 @@ max_prepared_transactions = 2
 ));
 
 check_life();
+check_ways_in();
 check_what_starts_none();
 check_future_row();
 check_delay();
@@ -31,6 +32,7 @@ check_idle();
 check_slow_start();
 check_failing_row();
 check_trouble();
+check_outage();
 check_error();
 check_other_sender();
 check_many_senders();
@@ -74,6 +76,54 @@ sub check_life
 	wait_for_states($node, 'postgres', 'sent 1', 'second@example.com');
 	is(starts() - $before, 2, 'the next commit starts another one');
 	wait_until_gone($node);
+	return;
+}
+
+# However a row comes to be queued, its commit starts a worker.
+sub check_ways_in
+{
+	my $rows = 'clerk_invitation_outbox';
+	my $columns = '(organization_id, email_address, role, send_after)';
+	my $number = 0;
+
+	$node->safe_psql(
+		'postgres', qq(
+		SET clerk_invite.worker = off;
+		CREATE TABLE by_row (org text, email text);
+		CREATE TRIGGER invite AFTER INSERT ON by_row FOR EACH ROW
+			EXECUTE FUNCTION clerk_invitation_trigger('org', '', 'email', '=org:member');
+		CREATE TABLE by_statement (org text, email text);
+		CREATE TRIGGER invite AFTER INSERT ON by_statement
+			REFERENCING NEW TABLE AS new_ones FOR EACH STATEMENT
+			EXECUTE FUNCTION clerk_invitation_trigger('org', '', 'email', '=org:member');
+		INSERT INTO $rows (organization_id, email_address, role, state, send_after)
+			VALUES ('org_test', 'retried\@example.com', 'org:member', 'failed', 'tomorrow');));
+	foreach my $case (
+		[ 'INSERT ... SELECT', "INSERT INTO $rows $columns SELECT 'org_test', '%s', 'r', 'tomorrow'" ],
+		[ 'COPY', "COPY $rows $columns FROM PROGRAM 'echo org_test,%s,r,tomorrow' (FORMAT csv)" ],
+		[ 'the function', "SELECT clerk_enqueue_organization_invitation('org_test', NULL, '%s', 'r', send_after => 'tomorrow')" ],
+		[ 'clerk_retry_invitation()', "SELECT clerk_retry_invitation(id) FROM $rows WHERE state = 'failed'" ],
+		[ 'a row trigger', "INSERT INTO by_row VALUES ('org_test', '%s')" ],
+		[ 'a statement trigger', "INSERT INTO by_statement VALUES ('org_test', '%s')" ])
+	{
+		my ($title, $sql) = @$case;
+		my $email = 'way' . ++$number . '@example.com';
+		my $before = starts();
+
+		$node->safe_psql('postgres', sprintf($sql, $email));
+		wait_until("$title starts a worker", sub { starts() > $before });
+		if ($title =~ /trigger/)
+		{
+			wait_for_states($node, 'postgres', 'sent 1', $email);
+		}
+		else
+		{
+			wait_for_worker($node, 'postgres');
+			$node->safe_psql('postgres', "DELETE FROM $rows WHERE state = 'queued'");
+		}
+		wait_until_gone($node);
+		is(starts() - $before, 1, "$title starts a worker");
+	}
 	return;
 }
 
@@ -144,6 +194,10 @@ sub check_future_row
 	# What is due earlier than what it waits for.
 	enqueue($node, 'postgres', '1 day', $FUTURE);
 	wait_for_worker($node, 'postgres');
+	is( $node->safe_psql('postgres',
+			"SELECT wakes_at <= now() + interval '1 min' FROM clerk_worker_status()"),
+		't',
+		'it looks once a minute, since not all commits can wake it');
 	enqueue($node, 'postgres', '200 ms', 'sooner@example.com');
 	wait_for_states($node, 'postgres', 'sent 1', 'sooner@example.com');
 	is(worker_of($node, 'postgres'),
@@ -214,6 +268,34 @@ sub check_slow_start
 	is($stdout, "starting|t\n", 'a worker that is not there yet is seen as starting');
 	wait_for_states($node, 'postgres', 'sent 1', @emails);
 	is(starts() - $before, 1, 'commits ask for a worker once while it starts');
+	wait_until_gone($node);
+
+	# After a while it is taken for lost, and another one asked for; both come.
+	@emails = map { "late$_\@example.com" } 1, 2;
+	install_slots_driver($node);
+	run_in_psql($psql, 'SELECT driver_age_starts(0);');
+	$before = starts();
+	kill('STOP', $postmaster) or die "could not stop the postmaster: $!";
+	run_in_psql($psql,
+		    enqueue_sql($emails[0])
+		  . '; SELECT driver_age_starts(10); '
+		  . enqueue_sql($emails[1]) . '; '
+		  . enqueue_sql('1 day', $FUTURE) . ';');
+	kill('CONT', $postmaster) or die "could not continue the postmaster: $!";
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	wait_until('two were started', sub { starts() - $before == 2 });
+	my $worker = wait_for_worker($node, 'postgres');
+	wait_until(
+		'one of them has left',
+		sub {
+			return $node->safe_psql('postgres',
+				"SELECT array_agg(pid) FROM pg_stat_activity WHERE backend_type LIKE 'clerk%'"
+			) eq "{$worker}";
+		});
+	pass('of two workers that were asked for one stays');
+	is(requests($clerk, @emails), '1 1', '... and each row is sent once');
+	$node->safe_psql('postgres',
+		"DELETE FROM clerk_invitation_outbox WHERE email_address = '$FUTURE'");
 	$psql->{harness}->finish;
 	wait_until_gone($node);
 	return;
@@ -330,6 +412,42 @@ sub check_trouble
 	return;
 }
 
+# Nobody listens where Clerk should be: all rows wait together.
+sub check_outage
+{
+	my $nobody = ClerkTest::Fake->start;
+	my $url = $nobody->url;
+	my @emails = map { "outage$_\@example.com" } 1 .. 12;
+
+	$nobody->stop;
+	$node->safe_psql(
+		'postgres', qq(
+		ALTER DATABASE postgres SET clerk_invite.api_url = '$url';
+		ALTER DATABASE postgres SET clerk_invite.retry_delay = '1h';));
+	enqueue($node, 'postgres', @emails);
+	wait_for_worker($node, 'postgres');
+	is( $node->safe_psql(
+			'postgres', q(
+			SELECT trouble LIKE 'could not connect%', wakes_at - now()
+				BETWEEN interval '59 min' AND interval '60 min'
+			FROM clerk_worker_status())),
+		't|t',
+		'when Clerk cannot be reached, the whole queue waits for the retry delay');
+	is( states($node, 'postgres', @emails),
+		join(', ', ('queued 0') x 12),
+		'... and no row has lost an attempt');
+	$node->safe_psql(
+		'postgres', q(
+		ALTER DATABASE postgres RESET clerk_invite.api_url;
+		ALTER DATABASE postgres RESET clerk_invite.retry_delay;));
+	stop_worker();
+	enqueue($node, 'postgres', 'outage-over@example.com');
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	is(created($clerk, @emails), join(' ', (1) x 12), '... until it can');
+	wait_until_gone($node);
+	return;
+}
+
 # An error of its own: it goes on, and nothing is sent twice.
 sub check_error
 {
@@ -383,6 +501,22 @@ sub check_other_sender
 	is(created($clerk, $email, 'waits@example.com'),
 		'1 1', '... and when that ends, it sends what is left');
 	is(requests($clerk, $email), '1', '... and verifies what was under way');
+
+	# The other way round.
+	$email = 'x-hang-after--worker@example.com';
+	wait_until_gone($node);
+	enqueue($node, 'postgres', $email, 'beside-worker@example.com');
+	wait_until('the worker has sent it', sub { requests($clerk, $email) eq '1' });
+	like(
+		attempt($node, 'postgres', 'CALL clerk_send_invitations();')->{stderr},
+		qr/NOTICE:  00000: another session is sending invitations/,
+		'while a worker is sending, a CALL does nothing, and says so');
+	is(requests($clerk, $email), '1', '... and sends nothing twice');
+	my $worker = worker_of($node, 'postgres');
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($worker)");
+	wait_for_states($node, 'postgres', 'sent 1', $email, 'beside-worker@example.com');
+	is(created($clerk, $email, 'beside-worker@example.com'),
+		'1 1', '... nor does the worker');
 
 	# A CALL that is ended leaves its rows to a worker.
 	$email = 'x-hang-after--left@example.com';
@@ -477,6 +611,16 @@ sub check_prepared_transaction
 	wait_for_states($node, 'postgres', 'sent 1', @emails);
 	pass('... but its rows are sent with the next commit');
 	wait_until_gone($node);
+	$node->safe_psql(
+		'postgres', q(
+		SET client_min_messages = error;
+		SET clerk_invite.worker = off;
+		BEGIN; ) . enqueue_sql('prepared-for-call@example.com') . q(;
+		PREPARE TRANSACTION 'two';
+		COMMIT PREPARED 'two';
+		CALL clerk_send_invitations();));
+	is(states($node, 'postgres', 'prepared-for-call@example.com'),
+		'sent 1', '... or by a CALL');
 	return;
 }
 

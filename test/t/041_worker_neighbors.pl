@@ -28,6 +28,7 @@ check_nothing_is_held();
 check_drop_extension();
 check_owner();
 check_read_only_database();
+check_no_slot();
 check_no_room();
 check_no_memory();
 
@@ -253,16 +254,50 @@ sub check_read_only_database
 	return;
 }
 
-# The server starts so many background workers and no more.
-sub check_no_room
+# So many databases have a worker and no more.
+sub check_no_slot
 {
-	my $log;
+	my @emails = map { "no-slot$_\@example.com" } 1, 2;
 
 	foreach my $database (workers($node))
 	{
 		$node->safe_psql($database, 'TRUNCATE clerk_invitation_outbox');
 	}
 	wait_until_gone($node);
+	install_slots_driver($node);
+	is($node->safe_psql('postgres', 'SELECT driver_reserve_slots(40)'),
+		'32', 'as many databases as there are slots can have a worker');
+
+	my $log = -s $node->logfile;
+	my $commit = attempt($node, 'db1', enqueue_sql($emails[0]) . ';');
+	is($commit->{sqlstate}, '', 'a commit in another database succeeds');
+	like(
+		$commit->{stderr},
+		qr/WARNING:  53400: could not start a background worker.*\nDETAIL:  Too many databases have one\.\nHINT:  (?!.*max_worker_processes)/,
+		'... with a warning that says why');
+	like(
+		slurp_file($node->logfile, $log),
+		qr/WARNING:  could not start a background worker that sends invitations/,
+		'... which is in the log, too');
+	is(states($node, 'db1', $emails[0]), 'queued 0', '... and the row waits');
+
+	# As if they had been asked for in vain.
+	$node->safe_psql('postgres', 'SELECT driver_age_starts(10)');
+	$commit = attempt($node, 'db1', enqueue_sql($emails[1]) . ';');
+	is($commit->{stderr}, '',
+		'a slot whose worker never started is free for the next commit');
+	wait_for_states($node, 'db1', 'sent 1', @emails);
+	is(created($clerk, @emails), '1 1', '... and nothing is lost');
+	wait_until_gone($node, 'db1');
+	$node->restart;
+	return;
+}
+
+# The server starts so many background workers and no more.
+sub check_no_room
+{
+	my $log;
+
 	$node->append_conf('postgresql.conf', 'max_worker_processes = 1');
 	$node->restart;
 	enqueue($node, 'postgres', '1 day', 'occupant@example.com');

@@ -1,0 +1,51 @@
+/*
+ * worker_slots_driver.c
+ *		SQL functions for src/worker_slots.c itself: databases that do not
+ *		exist, and workers that were asked for long ago.
+ *
+ * It contains that file once more, on the same shared memory, and is to be
+ * linked with -Bsymbolic to use its own copy.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+
+#include "../src/shared_memory.c"
+#include "../src/worker_slots.c"
+
+PG_MODULE_MAGIC;
+
+/* No database has such an OID in a cluster that is made for a test. */
+#define FIRST_OID 1000000000
+
+PG_FUNCTION_INFO_V1(driver_reserve_slots);
+PG_FUNCTION_INFO_V1(driver_age_starts);
+
+/*
+ * (count integer) RETURNS integer: reserves slots as for so many databases'
+ * first commits; tells for how many a worker would have to be started.
+ */
+Datum
+driver_reserve_slots(PG_FUNCTION_ARGS)
+{
+	int			count = 0;
+
+	clerk_worker_slots_attach();
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		if (clerk_worker_wake(FIRST_OID + i, true) == CLERK_WAKE_START)
+			count++;
+	PG_RETURN_INT32(count);
+}
+
+/* (seconds integer): workers that are starting were asked for earlier by that */
+Datum
+driver_age_starts(PG_FUNCTION_ARGS)
+{
+	clerk_worker_slots_attach();
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < SLOTS; i++)
+		if (shared->slots[i].status.state == CLERK_WORKER_STARTING)
+			shared->slots[i].status.started_at -= PG_GETARG_INT32(0) * USECS_PER_SEC;
+	LWLockRelease(&shared->lock);
+	PG_RETURN_VOID();
+}
