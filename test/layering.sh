@@ -18,7 +18,7 @@ floor_of()
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error | invitation_json) echo 4 ;;
 		clerk_api) echo 5 ;;
-		arguments | statement_request | verdict) echo 6 ;;
+		arguments | invitation_pages | statement_request | verdict) echo 6 ;;
 		delivery) echo 7 ;;
 		functions | invitation_progress | list_invitations | rate_limit_status) echo 8 ;;
 		send_invitations | trigger) echo 8 ;;
