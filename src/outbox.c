@@ -187,7 +187,8 @@ static const StatementText statement_texts[STATEMENTS] = {
 		1, {TIMESTAMPTZOID}
 	},
 	[PENDING] = {
-		"SELECT organization_id, invitation_id, email_address FROM %1$s "
+		"SELECT organization_id, invitation_id, email_address, "
+		"status IS NOT NULL FROM %1$s "
 		"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
 		"ORDER BY organization_id",
 		0, {0}
@@ -755,6 +756,7 @@ collect_pending(void *result)
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	descriptor = SPI_tuptable->tupdesc;
 		char	   *organization = SPI_getvalue(tuple, descriptor, 1);
+		bool		isnull;
 
 		if (organization_id == NULL || strcmp(organization, organization_id) != 0)
 			organization_id = organization;
@@ -763,6 +765,8 @@ collect_pending(void *result)
 		pending[i].organization_id = organization_id;
 		pending[i].invitation_id = SPI_getvalue(tuple, descriptor, 2);
 		pending[i].email_address = SPI_getvalue(tuple, descriptor, 3);
+		pending[i].status_known = DatumGetBool(SPI_getbinval(tuple, descriptor,
+															 4, &isnull));
 	}
 	*(ClerkOutboxPending **) result = pending;
 }

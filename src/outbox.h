@@ -78,6 +78,7 @@ typedef struct ClerkOutboxPending
 	const char *organization_id;	/* the same pointer for all of one */
 	const char *invitation_id;
 	const char *email_address;
+	bool		status_known;	/* as pending; else Clerk told none */
 } ClerkOutboxPending;
 
 extern void clerk_outbox_find(Oid schema);

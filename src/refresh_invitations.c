@@ -71,7 +71,7 @@ report_untold(const ClerkRefreshReport *report)
 	if (report->untold == 0)
 		return;
 	ereport(WARNING,
-			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA_FOUND),
+			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
 			 errmsg("Clerk tells nothing about %lld pending invitations",
 					(long long) report->untold),
 			 error == NULL ? errdetail("Its lists lack them.") :

@@ -137,6 +137,10 @@ clerk_refresh_statuses(Oid schema, ClerkRefreshReport *report)
 	if (only_settled)
 		read_settled(&refresh, NULL);
 
+	/* What is lacking there, the lists below may have. */
+	if (!refresh.over)
+		report->untold_for = NULL;
+
 	/* Begin anywhere: what ends one run early does not favor some for ever. */
 	first = (int) (clerk_random_fraction() * refresh.organization_count);
 	for (int i = 0; i < refresh.organization_count && !refresh.over; i++)
@@ -489,7 +493,9 @@ take_page(Refresh *refresh, const ClerkInvitationList *page)
 		if (invitation == NULL || !invitation->open)
 			continue;
 		close_invitation(invitation, status);
-		if (status == NULL || strcmp(status, CLERK_INVITATION_PENDING) == 0)
+		if (status == NULL ||
+			(invitation->row->status_known &&
+			 strcmp(status, CLERK_INVITATION_PENDING) == 0))
 			continue;
 		ids[changed] = invitation->row->invitation_id;
 		statuses[changed++] = status;
@@ -535,6 +541,8 @@ count_changes(ClerkRefreshReport *report, const List *statuses)
 	{
 		const char *status = lfirst(cell);
 
+		if (strcmp(status, CLERK_INVITATION_PENDING) == 0)
+			continue;
 		report->changed++;
 		if (strcmp(status, "accepted") == 0)
 			report->accepted++;

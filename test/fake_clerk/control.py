@@ -31,6 +31,7 @@ class Control:
             ("POST", "revoke_as_admin"): self._revoke,
             ("POST", "expire"): self._expire,
             ("POST", "add_member"): self._add_member,
+            ("POST", "delete_organization"): self._delete_organization,
             ("POST", "down"): self._down,
             ("POST", "misbehave"): self._misbehave,
             ("POST", "reset"): self._reset,
@@ -68,6 +69,10 @@ class Control:
 
     def _add_member(self, arguments: dict) -> dict:
         self._instance.ledger.add_member(arguments["organization_id"], arguments["email_address"])
+        return {"ok": True}
+
+    def _delete_organization(self, arguments: dict) -> dict:
+        self._instance.ledger.delete_organization(arguments["organization_id"])
         return {"ok": True}
 
     def _down(self, arguments: dict) -> dict:
