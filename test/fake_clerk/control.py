@@ -81,7 +81,7 @@ class Control:
         return {"down": self._instance.down}
 
     def _misbehave(self, arguments: dict) -> dict:
-        """Let the next `times` (1) requests of an operation misbehave, by Clerk's name for the operation."""
+        """Let the next `times` (1) requests of an operation misbehave, by Clerk's name for the operation; 0: none."""
         operation, behaviour = arguments["operation"], arguments["behaviour"]
         if operation not in OPERATION_NAMES:
             raise ControlError(f"the operations are {', '.join(OPERATION_NAMES)}")

@@ -88,7 +88,8 @@ sub check_statuses
 		);
 	}
 	is(query($others), $before, 'nothing else of a row changes');
-	is(requests(), 2, 'that takes one list of the pending, one of the others');
+	is(requests(), 2,
+		'that takes a list of the pending, and one of the others');
 
 	begin_check(keep => 1);
 	like(refresh()->{stderr}, qr/pending invitations: 1, of which 0 have changed/,
@@ -143,7 +144,8 @@ sub check_trigger
 sub check_unknown_statuses
 {
 	begin_check();
-	send_to('org_test', 'x-minimal--untold@example.com', 'told@example.com');
+	send_to('org_test', $_)
+	  foreach 'x-minimal--untold@example.com', 'told@example.com';
 	is(query('SELECT count(*) FROM clerk_invitation_outbox WHERE status IS NULL'),
 		1, 'there is a row without a status');
 	refresh();
@@ -154,7 +156,7 @@ sub check_unknown_statuses
 			WHERE email_address = 'told@example.com')),
 		'f',
 		'a pending one keeps its url');
-	misbehave($INSTANCE, 'minimal');
+	misbehave($ORGANIZATION, 'minimal');
 	my $call = refresh();
 	is($call->{sqlstate}, '', 'a list without statuses is no error');
 	like($call->{stderr}, qr/of which 0 have changed/, '... and changes nothing');
@@ -270,7 +272,6 @@ sub check_refused_instance_list
 		'error-404-resource_not_found', '500')
 	{
 		begin_check();
-		send_to("org_some$_", map { "p$_-$_[0]\@example.com" } 1) foreach 1 .. 0;
 		foreach my $n (1 .. 3)
 		{
 			send_to("org_some$n", map { "some$n-$_\@example.com" } 1 .. 4);
@@ -341,10 +342,10 @@ sub check_smaller_pages
 	begin_check(keep => 1);
 	like(refresh()->{stderr}, qr/300, of which 2 have changed: 2 accepted/,
 		'lists larger than an answer may be are read');
-	is(join(' ', map { $_->{query}{limit}[0] } asked($INSTANCE)),
+	is(join(' ', map { $_->{query}{limit}[0] } asked()),
 		'500 200 200 200', '... in smaller pages');
 
-	misbehave($INSTANCE, 'page-of-30', 3);
+	misbehave($ORGANIZATION, 'page-of-30', 3);
 	$clerk->control('accept', { id => $id{'big3@example.com'} });
 	like(refresh()->{stderr}, qr/298, of which 1 have changed: 1 accepted/,
 		'pages smaller than was asked for are read');
@@ -354,7 +355,7 @@ sub check_smaller_pages
 			FROM clerk_invitation_outbox WHERE status = 'pending'));
 
 		$clerk->control('accept', { id => $pending });
-		misbehave($INSTANCE, $odd, 2);
+		misbehave($ORGANIZATION, $odd, 2);
 		like(refresh()->{stderr}, qr/of which 1 have changed: 1 accepted/,
 			"a list of the kind $odd does not lead astray");
 		is(query(qq(SELECT status FROM clerk_invitation_outbox
@@ -373,7 +374,7 @@ sub check_changing_list
 	my %id = ids();
 	my $psql = start_psql($node, 'SET client_min_messages = warning;');
 
-	misbehave($INSTANCE, 'slow-1000');
+	misbehave($ORGANIZATION, 'slow-1000');
 	begin_check(keep => 1);
 	send_to_psql($psql, 'CALL clerk_refresh_invitations();');
 	wait_until('the first page is on its way', sub { requests() > 0 });
@@ -399,7 +400,8 @@ sub check_refusals_of_all
 		my ($title, $behaviour, $sqlstate, $text) = @$case;
 
 		begin_check();
-		send_to('org_test', map { "all$_\@example.com" } 1 .. 3);
+		send_to("org_all$_", "all$_\@example.com", "more$_\@example.com")
+		  foreach 1 .. 3;
 		my %id = ids();
 		$clerk->control('accept', { id => $id{'all1@example.com'} });
 		misbehave($INSTANCE, $behaviour);
@@ -415,7 +417,8 @@ sub check_refusals_of_all
 
 	# Lists that senders were refused are left alone for as long.
 	begin_check();
-	send_to('org_test', map { "closed$_\@example.com" } 1 .. 3);
+	send_to("org_closed$_", "closed$_\@example.com", "more$_\@example.com")
+	  foreach 1 .. 3;
 	my %id = ids();
 	$clerk->control('accept', { id => $id{'closed1@example.com'} });
 	misbehave($INSTANCE, 'error-403-not_allowed_access', 2);
@@ -482,7 +485,7 @@ sub check_failures
 sub check_nothing_is_held
 {
 	begin_check();
-	send_to('org_test', map { "held$_\@example.com" } 1 .. 2);
+	send_to("org_held$_", "held$_\@example.com") foreach 1 .. 2;
 	my %id = ids();
 	my $psql = start_psql($node, 'SET client_min_messages = warning;');
 	my $pid = backend_of($psql);
@@ -586,7 +589,7 @@ sub check_two_at_a_time
 sub check_beside_a_sender
 {
 	begin_check();
-	send_to('org_test', map { "beside$_\@example.com" } 1 .. 2);
+	send_to("org_beside$_", "beside$_\@example.com") foreach 1 .. 2;
 	my %id = ids();
 	$clerk->control('accept', { id => $id{'beside1@example.com'} });
 
@@ -602,6 +605,7 @@ sub check_beside_a_sender
 		'a refresh beside a sender does its work, and leaves what is under way');
 	output_of_psql($psql);
 
+	send_to('org_beside4', 'beside4@example.com');
 	misbehave($INSTANCE, 'slow-1500');
 	begin_check(keep => 1);
 	send_to_psql($psql, 'CALL clerk_refresh_invitations();');
@@ -830,23 +834,13 @@ sub begin_check
 		$clerk->control('reset');
 		query('DELETE FROM clerk_invitation_outbox');
 	}
-	$mark = () = $clerk->journal;
+	$mark = -s $clerk->{journal};
 	return;
 }
 
 sub undo_misbehaviour
 {
-	# The fake forgets orders only with everything else: use them up.
-	foreach my $path ('organization_invitations', 'organizations/org_test/invitations')
-	{
-		for (1 .. 10)
-		{
-			HTTP::Tiny->new(timeout => 1)->get($clerk->url . "/v1/$path?limit=1",
-				{ headers => { authorization => "Bearer $ClerkTest::KEY" } });
-			my ($last) = reverse $clerk->journal;
-			last unless defined $last->{behaviour};
-		}
-	}
+	misbehave($_, 'extra', 0) foreach $INSTANCE, $ORGANIZATION;
 	return;
 }
 
@@ -917,13 +911,13 @@ sub refresh
 sub asked
 {
 	my ($operation) = @_;
-	my @all = $clerk->journal;
+	my $journal = slurp_file($clerk->{journal}, $mark);
 
 	return grep {
-		$_->{method} eq 'GET'
-		  && (!defined $operation
-			|| ($operation eq $INSTANCE) == ($_->{path} eq '/v1/organization_invitations'))
-	} @all[ $mark .. $#all ];
+		!defined $operation
+		  || ($operation eq $INSTANCE) ==
+		  ($_->{path} eq '/v1/organization_invitations')
+	} map { decode_json($_) } grep { /"method": ?"GET"/ } split /\n/, $journal;
 }
 
 sub requests
@@ -935,6 +929,7 @@ sub misbehave
 {
 	my ($operation, $behaviour, $times) = @_;
 
+	# An order of the fake's is for the operation's next requests.
 	$clerk->control(
 		'misbehave',
 		{
