@@ -10,11 +10,12 @@
  * Invitations come in the order of their creation, so that new ones join at
  * the end.  "newest" is the time of creation of the last one read, and this
  * holds: every invitation that is there throughout and was created before
- * "newest" has been read.  The next page is asked for from a little before the
- * end of the last one, and is used only if its first invitation was created
+ * "newest" has been read.  The next page is asked for from one before those
+ * created at "newest", and is used only if its first invitation was created
  * before "newest": then all that comes before the page was created before
  * "newest", too, and has been read.  Otherwise invitations have left the list,
- * and the page begins too late: one that begins earlier is asked for.  In a
+ * and the page begins too late: one that begins earlier is asked for, twice as
+ * far back each time.  In a
  * page that is used, those created before "newest" are passed over, and so are
  * those created at that very time that have been read, whose identifiers are
  * kept.  Invitations of the same time may come in another order each time.
@@ -27,13 +28,6 @@
 #include "invitation_pages.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-/*
- * How many invitations of a page may be known already, as long as none have
- * left the list: more than can share a time of creation, which bulk requests
- * make ten by ten.
- */
-#define OVERLAP 20
 
 /*
  * Requests in a row that bring nothing new before we give up.  That many are
@@ -50,7 +44,8 @@ struct ClerkInvitationPages
 	ClerkInvitationList page;	/* the last one that was taken */
 	int			next;			/* the first of it not looked at yet */
 	int64		end;			/* offset behind the last page used */
-	int64		overlap;		/* how far before that the next one begins */
+	int64		overlap;		/* how far before that the next one begins; 0:
+								 * not decided yet */
 	int			fruitless;		/* requests in a row that brought nothing new */
 	bool		last;			/* no page follows */
 	bool		any;			/* whether "newest" is set */
@@ -58,6 +53,7 @@ struct ClerkInvitationPages
 	List	   *ids_of_newest;	/* read, and created at that time */
 };
 
+static int64 least_overlap(const ClerkInvitationPages *pages);
 static const char *order_fault(const ClerkInvitationList *page);
 static bool begins_too_late(const ClerkInvitationPages *pages);
 static bool is_new(const ClerkInvitationPages *pages,
@@ -90,7 +86,6 @@ clerk_pages_begin(const ClerkListing *listing)
 	pages->listing.oldest_first = true;
 	pages->listing.limit = listing->limit;
 	pages->memory = CurrentMemoryContext;
-	pages->overlap = OVERLAP;
 	return pages;
 }
 
@@ -101,11 +96,19 @@ clerk_pages_set_size(ClerkInvitationPages *pages, int size)
 	pages->listing.limit = size;
 }
 
-/* The page to ask for next; NULL at the list's end. */
+/*
+ * The page to ask for next; NULL at the list's end.  The last page must have
+ * been looked through.
+ */
 const ClerkListing *
-clerk_pages_wanted(const ClerkInvitationPages *pages)
+clerk_pages_wanted(ClerkInvitationPages *pages)
 {
-	return pages->last ? NULL : &pages->listing;
+	if (pages->last)
+		return NULL;
+	if (pages->overlap == 0)
+		pages->overlap = least_overlap(pages);
+	pages->listing.offset = Max(pages->end - pages->overlap, 0);
+	return &pages->listing;
 }
 
 /*
@@ -116,7 +119,7 @@ clerk_pages_wanted(const ClerkInvitationPages *pages)
 const char *
 clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 {
-	ClerkListing *listing = &pages->listing;
+	const ClerkListing *listing = &pages->listing;
 	const char *fault = order_fault(page);
 
 	pages->page = *page;
@@ -129,7 +132,6 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 	{
 		pages->page.count = 0;
 		pages->overlap *= 2;
-		listing->offset = Max(pages->end - pages->overlap, 0);
 		return NULL;
 	}
 
@@ -140,8 +142,7 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 	pages->end = listing->offset + page->count;
 	pages->last = page->count < listing->limit &&
 		(page->count == 0 || pages->end >= page->total_count);
-	pages->overlap = OVERLAP;
-	listing->offset = Max(pages->end - pages->overlap, 0);
+	pages->overlap = 0;
 	return NULL;
 }
 
@@ -170,12 +171,19 @@ clerk_pages_next(ClerkInvitationPages *pages)
 int64
 clerk_pages_left(const ClerkInvitationPages *pages)
 {
-	int			new_in_page = Max(pages->listing.limit - OVERLAP, 1);
+	int64		new_in_page = Max(pages->listing.limit - least_overlap(pages), 1);
 	int64		left = pages->page.total_count - pages->end;
 
 	if (pages->last)
 		return 0;
 	return left <= 0 ? 1 : (left + new_in_page - 1) / new_in_page;
+}
+
+/* What a page has in common with the one before it while none leave the list. */
+static int64
+least_overlap(const ClerkInvitationPages *pages)
+{
+	return list_length(pages->ids_of_newest) + 1;
 }
 
 /* All that is said above rests on the order. */

@@ -23,7 +23,7 @@ typedef struct ClerkInvitationPages ClerkInvitationPages;
 
 extern ClerkInvitationPages *clerk_pages_begin(const ClerkListing *listing);
 extern void clerk_pages_set_size(ClerkInvitationPages *pages, int size);
-extern const ClerkListing *clerk_pages_wanted(const ClerkInvitationPages *pages);
+extern const ClerkListing *clerk_pages_wanted(ClerkInvitationPages *pages);
 extern const char *clerk_pages_take(ClerkInvitationPages *pages,
 									const ClerkInvitationList *page);
 extern ClerkInvitation *clerk_pages_next(ClerkInvitationPages *pages);

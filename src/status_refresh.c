@@ -140,6 +140,7 @@ clerk_refresh_statuses(Oid schema, ClerkRefreshReport *report)
 	/* What is lacking there, the lists below may have. */
 	if (!refresh.over)
 		report->untold_for = NULL;
+	refresh.failures = 0;
 
 	/* Begin anywhere: what ends one run early does not favor some for ever. */
 	first = (int) (clerk_random_fraction() * refresh.organization_count);

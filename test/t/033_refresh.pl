@@ -185,7 +185,7 @@ sub check_thousand
 	begin_check(keep => 1);
 	like(refresh()->{stderr}, qr/1000, of which 6 have changed: 6 accepted/,
 		'some of a thousand have changed');
-	is(requests(), 4, '... which takes four requests');
+	cmp_ok(requests(), '<=', 4, '... which takes one request more');
 	is( query(
 			q(SELECT string_agg(email_address, ' ' ORDER BY id)
 			FROM clerk_invitation_outbox WHERE status = 'accepted')),
@@ -203,7 +203,8 @@ sub check_thousand
 sub check_many_organizations
 {
 	begin_check();
-	send_to("org_many$_", "a$_\@example.com", "b$_\@example.com") foreach 1 .. 60;
+	enqueue("org_many$_", "a$_\@example.com", "b$_\@example.com") foreach 1 .. 60;
+	send_until_settled($node);
 	my %id = ids();
 
 	begin_check(keep => 1);
@@ -274,8 +275,9 @@ sub check_refused_instance_list
 		begin_check();
 		foreach my $n (1 .. 3)
 		{
-			send_to("org_some$n", map { "some$n-$_\@example.com" } 1 .. 4);
+			enqueue("org_some$n", map { "some$n-$_\@example.com" } 1 .. 4);
 		}
+		send_until_settled($node);
 		my %id = ids();
 		$clerk->control('accept', { id => $id{"some2-$_\@example.com"} })
 		  foreach 1 .. 3;
@@ -454,8 +456,9 @@ sub check_failures
 	begin_check();
 	foreach my $n (1 .. 10)
 	{
-		send_to("org_fail$n", map { "fail$n-$_\@example.com" } 1 .. 2);
+		enqueue("org_fail$n", map { "fail$n-$_\@example.com" } 1 .. 2);
 	}
+	send_until_settled($node);
 	my %id = ids();
 	$clerk->control('accept', { id => $id{"fail$_-1\@example.com"} }) foreach 1 .. 10;
 	misbehave($INSTANCE, '500', 3);
@@ -476,7 +479,7 @@ sub check_failures
 	like($call->{stderr},
 		qr/WARNING:.*stopped refreshing invitations: Clerk failed to answer properly/,
 		'... but a warning');
-	is(requests(), 3, '... after three requests');
+	is(requests(), 4, '... after one attempt and three more');
 	$clerk->control('down', { down => \0 });
 	return;
 }
@@ -594,10 +597,11 @@ sub check_beside_a_sender
 	$clerk->control('accept', { id => $id{'beside1@example.com'} });
 
 	my $psql = start_psql($node, 'SET client_min_messages = warning;');
+	begin_check(keep => 1);
 	enqueue('org_test', 'x-slow-1500--beside@example.com');
 	send_to_psql($psql, 'CALL clerk_send_invitations();');
 	wait_until('a sender is at work',
-		sub { $clerk->requests_for('x-slow-1500--beside@example.com') });
+		sub { is_asked_about('x-slow-1500--beside@example.com') });
 	refresh();
 	is( query(q(SELECT string_agg(state || ' ' || coalesce(status, '-'), ', ' ORDER BY id)
 			FROM clerk_invitation_outbox)),
@@ -918,6 +922,12 @@ sub asked
 		  || ($operation eq $INSTANCE) ==
 		  ($_->{path} eq '/v1/organization_invitations')
 	} map { decode_json($_) } grep { /"method": ?"GET"/ } split /\n/, $journal;
+}
+
+# Whether an address is in a request since then.
+sub is_asked_about
+{
+	return index(slurp_file($clerk->{journal}, $mark), $_[0]) >= 0;
 }
 
 sub requests
