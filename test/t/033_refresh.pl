@@ -38,6 +38,7 @@ check_refused_instance_list();
 check_deleted_organization();
 check_smaller_pages();
 check_changing_list();
+check_listing();
 check_refusals_of_all();
 check_failures();
 check_nothing_is_held();
@@ -392,6 +393,41 @@ sub check_changing_list
 	return;
 }
 
+# The functions that list read the same way: each invitation once.
+sub check_listing
+{
+	begin_check();
+	send_to('org_test', map { "listed$_\@example.com" } 1 .. 700);
+	my %id = ids();
+	my $list = q(SELECT count(*), count(DISTINCT id), count(DISTINCT email_address)
+		FROM clerk_list_organization_invitations('org_test', '{pending}'));
+
+	is(query($list), '700|700|700', 'a list of several pages has each once');
+	foreach my $odd ('page-of-30', 'ties-reversed')
+	{
+		misbehave($ORGANIZATION, $odd, 3);
+		is(query($list), '700|700|700', "... also with pages of the kind $odd");
+		undo_misbehaviour();
+	}
+	misbehave($ORGANIZATION, $_) foreach 'extra', 'slow-1500';
+	begin_check(keep => 1);
+	my $psql = start_psql($node, '');
+	send_to_psql($psql, q(SELECT email_address
+		FROM clerk_list_organization_invitations('org_test', '{pending}');));
+	wait_until('the second page is on its way', sub { requests() >= 2 });
+	settle_at_clerk(map { $id{"listed$_\@example.com"} } 1 .. 350);
+	my ($listed, $stderr) = output_of_psql($psql);
+	my %listed;
+	$listed{$_}++ foreach split /\n/, $listed;
+	$psql->{harness}->finish;
+	is($stderr, '', 'a list that changes while it is read is no error');
+	is( join(' ', grep { ($listed{"listed$_\@example.com"} // 0) != 1 } 351 .. 700),
+		'',
+		'... and has once what belongs to it throughout');
+	undo_misbehaviour();
+	return;
+}
+
 # What concerns every request ends the call; the next one goes on.
 sub check_refusals_of_all
 {
@@ -443,7 +479,14 @@ sub check_refusals_of_all
 	send_to('org_test', 'nokey@example.com');
 	is(refresh("SET clerk_invite.api_url = 'http://example.com'; ")->{sqlstate},
 		'55000', 'an address that cannot be used is an error');
-	is(refresh("$settings")->{sqlstate}, '55000', 'without a key it is an error');
+	is( attempt(
+			$node, 'postgres',
+			"SET clerk_invite.api_url = 'http://example.com';"
+			  . "SELECT * FROM clerk_list_organization_invitations('org_test')")
+		  ->{sqlstate},
+		'55000',
+		'... also for the list of an organization');
+	is(refresh($settings)->{sqlstate}, '55000', 'without a key it is an error');
 	like(refresh("SET clerk_invite.api_url = 'http://127.0.0.1:1'; ")->{stderr},
 		qr/WARNING:.*stopped refreshing invitations: could not connect to Clerk/,
 		'without Clerk it is a warning');
