@@ -663,6 +663,22 @@ sub check_beside_a_sender
 	is((output_of_psql($psql))[1], '', '... and disturbs nothing');
 	$psql->{harness}->finish;
 	is(count_wrong(), 0, '... and nobody has a wrong status');
+
+	# What somebody has changed meanwhile stays as it is.
+	my %id_now = ids();
+	$clerk->control('accept', { id => $id_now{'beside2@example.com'} });
+	$psql = start_psql($node, 'SET client_min_messages = warning;');
+	misbehave($INSTANCE, 'slow-1500', 2);
+	begin_check(keep => 1);
+	send_to_psql($psql, 'CALL clerk_refresh_invitations();');
+	wait_until('a refresh is at work', sub { requests($INSTANCE) });
+	query(q(UPDATE clerk_invitation_outbox SET status = 'by hand'
+		WHERE email_address = 'beside2@example.com'));
+	output_of_psql($psql);
+	$psql->{harness}->finish;
+	is(status_of('beside2@example.com'), 'by hand',
+		'a status that was changed meanwhile is left alone');
+	undo_misbehaviour();
 	return;
 }
 
