@@ -707,6 +707,18 @@ sub check_settled_when_found
 {
 	begin_check();
 	my $email = 'x-drop-after--found@example.com';
+	query(
+		q(
+		CREATE TABLE joined (email text);
+		CREATE FUNCTION note_joined() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			INSERT INTO public.joined VALUES (NEW.email_address);
+			RETURN NULL;
+		END $$;
+		CREATE TRIGGER joined AFTER UPDATE OF status ON clerk_invitation_outbox
+		FOR EACH ROW
+		WHEN (NEW.status = 'accepted' AND OLD.status IS DISTINCT FROM NEW.status)
+		EXECUTE FUNCTION note_joined();));
 	enqueue('org_test', $email);
 	misbehave($ORGANIZATION, 'slow-1500');
 	my $psql = start_psql($node, 'SET client_min_messages = error;');
@@ -724,6 +736,8 @@ sub check_settled_when_found
 			WHERE email_address = '$email')),
 		'sent|accepted|t',
 		'what is found accepted has its status and no url');
+	is(query('SELECT * FROM joined'), $email, '... and fires the same trigger');
+	query('DROP FUNCTION note_joined() CASCADE; DROP TABLE joined');
 	return;
 }
 
