@@ -18,6 +18,7 @@ OBJS = \
 	src/http_event_loop.o \
 	src/http_transfer.o \
 	src/invitation_json.o \
+	src/invitation_pages.o \
 	src/invitation_progress.o \
 	src/invitations_argument.o \
 	src/json_reader.o \
@@ -25,15 +26,19 @@ OBJS = \
 	src/launcher.o \
 	src/list_invitations.o \
 	src/outbox.o \
+	src/outbox_guard.o \
 	src/planner.o \
+	src/procedure.o \
 	src/rate_limit.o \
 	src/rate_limit_status.o \
+	src/refresh_invitations.o \
 	src/rollback_warning.o \
 	src/secret_key.o \
 	src/send_invitations.o \
 	src/shared_memory.o \
 	src/socket_set.o \
 	src/statement_request.o \
+	src/status_refresh.o \
 	src/trigger.o \
 	src/url_rules.o \
 	src/verdict.o \

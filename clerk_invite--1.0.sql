@@ -213,6 +213,12 @@ CREATE INDEX clerk_invitation_outbox_invitation_id
 ON @extschema@.clerk_invitation_outbox (invitation_id)
 WHERE invitation_id IS NOT NULL;
 
+-- Whose status may have changed at Clerk.
+CREATE INDEX clerk_invitation_outbox_pending
+ON @extschema@.clerk_invitation_outbox (organization_id)
+WHERE state = 'sent' AND invitation_id IS NOT NULL AND
+      coalesce(status, 'pending') = 'pending';
+
 -- What is settled, oldest first: for its removal, and to be counted by state.
 CREATE INDEX clerk_invitation_outbox_settled
 ON @extschema@.clerk_invitation_outbox (settled_at, state)
@@ -231,6 +237,8 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
 'finds the rows whose outcome is not known';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pending IS
+'finds the rows whose invitation was pending when last seen';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
 'finds the rows that have been settled for long, and counts those that are settled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
@@ -274,9 +282,9 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS
 'Clerk''s identifier of the invitation: orginv_...';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.status IS
-'status of the invitation at Clerk, as last seen';
+'status of the invitation at Clerk, as last seen: when it was sent, or by clerk_refresh_invitations()';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the organization';
+'link that accepts the invitation; a secret: it lets its bearer join the organization; NULL when status is no longer pending';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
 'time from which the invitation can no longer be accepted';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
@@ -411,6 +419,15 @@ REVOKE ALL ON PROCEDURE @extschema@.clerk_send_invitations(integer) FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_send_invitations(integer) IS
 'sends what is due in clerk_invitation_outbox, here and now, and commits as it goes; in: how many invitations to send at most, NULL for all; raises 2D000 (inside a transaction block), 55000 and 28000 (no key, or not accepted); does nothing if another session is sending';
+
+CREATE PROCEDURE @extschema@.clerk_refresh_invitations()
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON PROCEDURE @extschema@.clerk_refresh_invitations() FROM PUBLIC;
+
+COMMENT ON PROCEDURE @extschema@.clerk_refresh_invitations() IS
+'asks Clerk what became of the invitations of clerk_invitation_outbox that are sent and were pending when last seen, and updates their status; commits as it goes; url becomes NULL where status is no longer pending; tells in a NOTICE how many have changed; raises 2D000 (inside a transaction block), 25006 (read-only transaction), 55000 and 28000 (no key, or not accepted)';
 
 CREATE FUNCTION @extschema@.clerk_rate_limit_status(
     OUT endpoint text,

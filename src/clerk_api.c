@@ -277,8 +277,12 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 	const char *complaint;
 	uint64		instance;
 
-	/* Nobody asks when the list of the whole instance is open again. */
-	if (listing->organization_id != NULL)
+	/*
+	 * Nobody asks when the list of the whole instance is open again; and a
+	 * request that never was one has no key.
+	 */
+	if (listing->organization_id != NULL &&
+		clerk_http_status(request) == HTTP_TOO_MANY_REQUESTS)
 	{
 		instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
 											 clerk_http_bearer_token(request));

@@ -31,6 +31,9 @@ typedef enum ClerkInvitationField
 
 #define CLERK_INVITATION_FIELDS (CLERK_INVITATION_EXPIRES_AT + 1)
 
+/* The status of an invitation that can be accepted. */
+#define CLERK_INVITATION_PENDING "pending"
+
 /*
  * An invitation as Clerk describes it: text, jsonb or timestamptz by field.
  * All but the id may be null.

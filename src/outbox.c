@@ -1,7 +1,7 @@
 /*
  * outbox.c
- *		The table clerk_invitation_outbox: all SQL that a sender needs, and the
- *		guard against changes by hand.
+ *		The table clerk_invitation_outbox: all SQL on it that senders, and who
+ *		refreshes statuses, need.
  *
  * Invariants:
  *
@@ -18,6 +18,10 @@
  *	  queued ----------> canceled			by hand, clerk_cancel_invitation()
  *	  failed ----------> queued				by hand, clerk_retry_invitation()
  *
+ * (outbox_guard.c refuses other changes by hand.)  The status of a row that is
+ * sent goes from pending to what Clerk says, and never back; it is no sender's
+ * matter, and needs no lock.
+ *
  * The statements run as the table's owner, whoever calls, with a search_path
  * that only the superuser can put objects into; the table is found through the
  * schema of the function that was called.
@@ -29,9 +33,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_type_d.h"
 #include "commands/async.h"
-#include "commands/trigger.h"
 #include "executor/spi.h"
-#include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "outbox.h"
@@ -41,7 +43,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -63,6 +64,14 @@
 /* When a row is due; the index clerk_invitation_outbox_due has the same. */
 #define DUE_AT "coalesce(next_attempt_at, send_after)"
 
+/*
+ * Whether the invitation of a row that is sent may have changed at Clerk since;
+ * the index clerk_invitation_outbox_pending has the same.  Clerk does not
+ * promise to tell a status.
+ */
+#define IS_PENDING_IN(row) "coalesce(" row "status, 'pending') = 'pending'"
+#define IS_PENDING IS_PENDING_IN("")
+
 /* Rows that a removal takes at a time. */
 #define REMOVED_AT_A_TIME "10000"
 
@@ -76,10 +85,12 @@ typedef enum Statement
 	SETTLE,
 	NEXT_DUE,
 	COUNT_DUE,
-	REMOVE_OLDER
+	REMOVE_OLDER,
+	PENDING,
+	SET_STATUSES
 } Statement;
 
-#define STATEMENTS (REMOVE_OLDER + 1)
+#define STATEMENTS (SET_STATUSES + 1)
 #define MAX_PARAMETERS 15
 
 typedef struct StatementText
@@ -175,6 +186,26 @@ static const StatementText statement_texts[STATEMENTS] = {
 		"WHERE o.id = old.id",
 		1, {TIMESTAMPTZOID}
 	},
+	[PENDING] = {
+		"SELECT organization_id, invitation_id, email_address, "
+		"status IS NOT NULL FROM %1$s "
+		"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
+		"ORDER BY organization_id",
+		0, {0}
+	},
+	[SET_STATUSES] = {
+		"UPDATE %1$s AS o SET status = c.status, "
+		"url = CASE c.status WHEN 'pending' THEN o.url END "
+		"FROM (SELECT seen.id, c.status "
+		"FROM unnest($1, $2) AS c (invitation_id, status) "
+		"JOIN %1$s AS seen ON seen.invitation_id = c.invitation_id "
+		"WHERE seen.state = $3 AND " IS_PENDING_IN("seen.") " "
+		"AND seen.status IS DISTINCT FROM c.status "
+		"FOR UPDATE OF seen SKIP LOCKED) AS c "
+		"WHERE o.id = c.id "
+		"RETURNING o.status",
+		3, {TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
+	},
 };
 
 /*
@@ -215,8 +246,8 @@ static struct
 	SPIPlanPtr	plans[STATEMENTS];
 }			outbox;
 
-/* True while this session's own statements change rows. */
-static bool sender_at_work = false;
+/* True while statements of this file change rows. */
+static bool at_work = false;
 
 static void forget_plans(void);
 static LOCKTAG sender_lock(void);
@@ -227,19 +258,15 @@ static SPIPlanPtr plan_for(Statement statement);
 static Datum array_datum(Datum *elements, bool *nulls, int count, Oid type);
 static void fill_settle_arrays(SettleArrays *arrays,
 							   const ClerkOutboxChange *change, int position);
-static void announce(int64 id, const char *state);
 static void collect_due(void *result);
 static void collect_claimed(void *result);
 static void collect_unverified(void *result);
 static void collect_rows(List **rows, const char *state);
 static void collect_settled(void *result);
 static void collect_number(void *result);
+static void collect_pending(void *result);
+static void collect_texts(void *result);
 static ClerkOutboxRow *read_row(HeapTuple tuple, TupleDesc descriptor);
-static bool fired_by_another_trigger(void);
-static HeapTuple complete_cancellation(HeapTuple tuple, TupleDesc descriptor);
-static bool may_change_by_hand(const char *from, const char *to);
-
-PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
 
 /* Uses the outbox of this schema from now on; within a transaction. */
 void
@@ -393,12 +420,12 @@ clerk_outbox_settle(ClerkOutboxChange *changes, int count)
 	run(SETTLE, values, NULL, collect_settled, &settled);
 	for (int i = 0; i < count; i++)
 		if (changes[i].applied)
-			announce(changes[i].row->id, changes[i].state);
+			clerk_outbox_announce(changes[i].row->id, changes[i].state);
 }
 
 /* Tells who listens that a row has reached a final state. */
-static void
-announce(int64 id, const char *state)
+void
+clerk_outbox_announce(int64 id, const char *state)
 {
 	char		payload[64];
 
@@ -482,95 +509,47 @@ clerk_outbox_remove_older(TimestampTz settled_before)
 }
 
 /*
- * clerk_invitation_outbox_guard() RETURNS trigger
- *
- * BEFORE UPDATE OR DELETE FOR EACH ROW on the outbox.  Raises 55000 for a
- * change by hand that would lose an invitation or send it twice.
+ * The invitations that were pending when last seen, by organization; returns
+ * how many there are.
  */
-Datum
-clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
+int64
+clerk_outbox_pending(ClerkOutboxPending **pending)
 {
-	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	TupleDesc	descriptor;
-	HeapTuple	result;
-	char	   *from;
-	char	   *to = NULL;
-	int			column;
-
-	if (!CALLED_AS_TRIGGER(fcinfo) ||
-		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
-		!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function \"%s\" was not called as the outbox's trigger",
-						"clerk_invitation_outbox_guard")));
-
-	result = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
-		trigger->tg_newtuple : trigger->tg_trigtuple;
-	if (sender_at_work && !fired_by_another_trigger())
-		return PointerGetDatum(result);
-
-	descriptor = RelationGetDescr(trigger->tg_relation);
-	column = SPI_fnumber(descriptor, "state");
-	from = SPI_getvalue(trigger->tg_trigtuple, descriptor, column);
-	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
-		to = SPI_getvalue(trigger->tg_newtuple, descriptor, column);
-	if (!may_change_by_hand(from, to))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 to == NULL ?
-				 errmsg("cannot delete an invitation that is %s", from) :
-				 strcmp(from, to) == 0 ?
-				 errmsg("cannot change an invitation that is %s", from) :
-				 errmsg("cannot change an invitation from \"%s\" to \"%s\"",
-						from, to),
-				 errhint("Use clerk_cancel_invitation() while it is queued, and clerk_retry_invitation() when it has failed.")));
-	if (to != NULL && strcmp(from, to) != 0 &&
-		strcmp(to, CLERK_OUTBOX_CANCELED) == 0)
-		result = complete_cancellation(result, descriptor);
-	return PointerGetDatum(result);
+	return (int64) run(PENDING, NULL, NULL, collect_pending, pending);
 }
 
 /*
- * A user's trigger on the outbox may act on what a sender changes; its own
- * changes are by hand.
+ * Gives invitations that were pending when last seen their status at Clerk, and
+ * forgets the url of those that are no longer pending: nobody can accept them
+ * any more.  Returns the statuses, as strings, of the rows that have changed.
+ * Those that somebody has locked, or has changed meanwhile, stay as they are.
  */
-static bool
-fired_by_another_trigger(void)
+List *
+clerk_outbox_set_statuses(const char *const *invitation_ids,
+						  const char *const *statuses, int count)
 {
-	/* Its argument list is empty; what is passed is not looked at. */
-	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
+	List	   *changed = NIL;
+	Datum	   *ids = palloc(count * sizeof(Datum));
+	Datum	   *texts = palloc(count * sizeof(Datum));
+	Datum		values[3];
+
+	for (int i = 0; i < count; i++)
+	{
+		ids[i] = CStringGetTextDatum(invitation_ids[i]);
+		texts[i] = CStringGetTextDatum(statuses[i]);
+	}
+	values[0] = array_datum(ids, NULL, count, TEXTOID);
+	values[1] = array_datum(texts, NULL, count, TEXTOID);
+	values[2] = CStringGetTextDatum(CLERK_OUTBOX_SENT);
+	run(SET_STATUSES, values, NULL, collect_texts, &changed);
+	return changed;
 }
 
-/* A cancellation is final: it has its time, and is announced. */
-static HeapTuple
-complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
+/* Whether a row is being changed by a statement of this file. */
+bool
+clerk_outbox_at_work(void)
 {
-	int			column = SPI_fnumber(descriptor, "settled_at");
-	Datum		value = TimestampTzGetDatum(GetCurrentTimestamp());
-	bool		isnull;
-
-	announce(DatumGetInt64(SPI_getbinval(tuple, descriptor,
-										 SPI_fnumber(descriptor, "id"),
-										 &isnull)),
-			 CLERK_OUTBOX_CANCELED);
-	isnull = false;
-	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
-									 &isnull);
-}
-
-/* "to" is NULL for a deletion. */
-static bool
-may_change_by_hand(const char *from, const char *to)
-{
-	if (strcmp(from, CLERK_OUTBOX_SENDING) == 0 ||
-		strcmp(from, CLERK_OUTBOX_VERIFYING) == 0)
-		return false;
-	return to == NULL || strcmp(from, to) == 0 ||
-		(strcmp(from, CLERK_OUTBOX_QUEUED) == 0 &&
-		 strcmp(to, CLERK_OUTBOX_CANCELED) == 0) ||
-		(strcmp(from, CLERK_OUTBOX_FAILED) == 0 &&
-		 strcmp(to, CLERK_OUTBOX_QUEUED) == 0);
+	return at_work;
 }
 
 static void
@@ -617,7 +596,7 @@ run(Statement statement, const Datum *values, const char *nulls,
 	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
 		set_locally(kept_from_planner[i], "off");
 	set_locally("plan_cache_mode", "force_generic_plan");
-	sender_at_work = true;
+	at_work = true;
 	PG_TRY();
 	{
 		SPI_connect();
@@ -636,7 +615,7 @@ run(Statement statement, const Datum *values, const char *nulls,
 	}
 	PG_FINALLY();
 	{
-		sender_at_work = false;
+		at_work = false;
 	}
 	PG_END_TRY();
 	AtEOXact_GUC(true, nest_level);
@@ -761,6 +740,46 @@ collect_number(void *result)
 
 	if (!isnull)
 		*(int64 *) result = DatumGetInt64(value);
+}
+
+/* Rows of an organization share its name. */
+static void
+collect_pending(void *result)
+{
+	ClerkOutboxPending *pending;
+	const char *organization_id = NULL;
+
+	pending = MemoryContextAllocHuge(CurrentMemoryContext,
+									 Max(SPI_processed, 1) * sizeof(*pending));
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		HeapTuple	tuple = SPI_tuptable->vals[i];
+		TupleDesc	descriptor = SPI_tuptable->tupdesc;
+		char	   *organization = SPI_getvalue(tuple, descriptor, 1);
+		bool		isnull;
+
+		if (organization_id == NULL || strcmp(organization, organization_id) != 0)
+			organization_id = organization;
+		else
+			pfree(organization);
+		pending[i].organization_id = organization_id;
+		pending[i].invitation_id = SPI_getvalue(tuple, descriptor, 2);
+		pending[i].email_address = SPI_getvalue(tuple, descriptor, 3);
+		pending[i].status_known = DatumGetBool(SPI_getbinval(tuple, descriptor,
+															 4, &isnull));
+	}
+	*(ClerkOutboxPending **) result = pending;
+}
+
+/* A list of strings. */
+static void
+collect_texts(void *result)
+{
+	List	  **texts = result;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+		*texts = lappend(*texts, SPI_getvalue(SPI_tuptable->vals[i],
+											  SPI_tuptable->tupdesc, 1));
 }
 
 /* Columns are in the order of ROW_COLUMNS. */

@@ -4,19 +4,13 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "compat.h"
 #include "delivery.h"
-#include "executor/spi.h"
 #include "fmgr.h"
-#include "miscadmin.h"
-#include "nodes/parsenodes.h"
+#include "procedure.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 static void begin_nothing(void);
-static void commit_and_begin(void);
 static void report_progress(const ClerkDeliveryReport *report, int64 left);
 static void report_counts(const ClerkDeliveryReport *report);
 static void report(const ClerkDeliveryReport *report);
@@ -33,7 +27,7 @@ Datum
 clerk_send_invitations(PG_FUNCTION_ARGS)
 {
 	static const ClerkDeliveryHost host = {
-		begin_nothing, commit_and_begin, report_progress
+		begin_nothing, clerk_procedure_commit, report_progress
 	};
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	int64		max_invitations = PG_ARGISNULL(0) ?
@@ -41,30 +35,16 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 	ClerkDeliveryReport delivered;
 	MemoryContext caller;
 
-	PreventCommandIfReadOnly("clerk_send_invitations()");
-	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
-		castNode(CallContext, fcinfo->context)->atomic)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
-				 errmsg("clerk_send_invitations() cannot run inside a transaction block or a function"),
-				 errhint("Call it as a statement of its own.")));
 	if (max_invitations < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must not be negative",
 						"max_invitations")));
 
-	/* Transactions come and go; the portal stays. */
-	SPI_connect_ext(SPI_OPT_NONATOMIC);
-	caller = MemoryContextSwitchTo(PortalContext);
-	/* The caller's own transaction may have a snapshot from before the lock. */
-	commit_and_begin();
+	caller = clerk_procedure_begin(fcinfo, "clerk_send_invitations()");
 	clerk_deliver(schema, max_invitations, &host, &delivered);
 	report(&delivered);
-	/* What comes after the CALL, as in a DO block, has its own level again. */
-	clerk_spi_commit_and_begin();
-	MemoryContextSwitchTo(caller);
-	SPI_finish();
+	clerk_procedure_end(caller);
 	PG_RETURN_VOID();
 }
 
@@ -72,22 +52,6 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 static void
 begin_nothing(void)
 {
-}
-
-/*
- * What another session has changed meanwhile is passed over, as locked rows are:
- * with a stricter default for the session it would be an error.  The transaction
- * has just begun and has no snapshot yet, so that its level may be set as
- * StartTransaction() does it.
- */
-static void
-commit_and_begin(void)
-{
-	MemoryContext caller = CurrentMemoryContext;
-
-	clerk_spi_commit_and_begin();
-	XactIsoLevel = XACT_READ_COMMITTED;
-	MemoryContextSwitchTo(caller);
 }
 
 /* While it goes on: how far it has come, and how long the rest will take. */
@@ -138,9 +102,5 @@ report(const ClerkDeliveryReport *report)
 				(errmsg("Clerk's rate limits are used up until %s",
 						timestamptz_to_str(report->limited_until))));
 	if (error != NULL)
-		ereport(error->class == CLERK_ERROR_CONFIGURATION ? ERROR : WARNING,
-				(errcode(error->sqlstate),
-				 errmsg("stopped sending invitations: %s", error->summary),
-				 error->detail != NULL ? errdetail("%s", error->detail) : 0,
-				 error->hint != NULL ? errhint("%s", error->hint) : 0));
+		clerk_procedure_report_stop(error, "sending invitations");
 }

@@ -52,7 +52,9 @@ clerk_judge_created(ClerkOutboxChange *change, const ClerkInvitation *created)
 	change->send_alone = change->row->send_alone;
 	change->invitation_id = clerk_invitation_text(created, CLERK_INVITATION_ID);
 	change->status = clerk_invitation_text(created, CLERK_INVITATION_STATUS);
-	change->url = clerk_invitation_text(created, CLERK_INVITATION_URL);
+	/* One that is not pending any more can never be accepted by it. */
+	if (change->status == NULL || strcmp(change->status, CLERK_INVITATION_PENDING) == 0)
+		change->url = clerk_invitation_text(created, CLERK_INVITATION_URL);
 	if (!created->nulls[CLERK_INVITATION_EXPIRES_AT])
 		change->expires_at = DatumGetTimestampTz(created->values[CLERK_INVITATION_EXPIRES_AT]);
 }
@@ -350,7 +352,7 @@ any_pending(const ClerkInvitationList *found, const char *address)
 												   CLERK_INVITATION_STATUS);
 
 		if (is_for(&found->invitations[i], address) &&
-			status != NULL && strcmp(status, "pending") == 0)
+			status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0)
 			return true;
 	}
 	return false;

@@ -394,6 +394,17 @@ class LedgerTest(ServerTest):
         self.assertEqual(self.clerk.control("accept").status, 400)
         self.assertEqual(self.clerk.control("nothing").status, 404)
 
+    def test_organization_that_is_deleted(self):
+        path = "/v1/organizations/org_deleted/invitations"
+        kept, lost = unique(), unique()
+        self.clerk.create(kept)
+        created = self.clerk.ask("POST", path, invitation(lost)).json
+        self.clerk.control("delete_organization", organization_id="org_deleted")
+        for rest in ("", "/" + created["id"]):
+            self.assert_refused(self.clerk.ask("GET", path + rest), 404, "organization_not_found_or_unauthorized")
+        self.assertFalse(self.clerk.exists(lost))
+        self.assertTrue(self.clerk.exists(kept))
+
     def test_down(self):
         self.clerk.control("down", down=True)
         self.assert_refused(self.clerk.list(), 503, "maintenance_mode")

@@ -16,12 +16,12 @@ floor_of()
 		planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | worker_slots) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
-		clerk_error | invitation_json) echo 4 ;;
+		clerk_error | invitation_json | outbox_guard) echo 4 ;;
 		clerk_api) echo 5 ;;
-		arguments | statement_request | verdict) echo 6 ;;
-		delivery | invitations_argument) echo 7 ;;
+		arguments | invitation_pages | procedure | statement_request | verdict) echo 6 ;;
+		delivery | invitations_argument | status_refresh) echo 7 ;;
 		bulk_invitations | functions | invitation_progress | list_invitations) echo 8 ;;
-		rate_limit_status | send_invitations | trigger) echo 8 ;;
+		rate_limit_status | refresh_invitations | send_invitations | trigger) echo 8 ;;
 		worker | worker_status) echo 8 ;;
 		launcher | worker_wakeup) echo 9 ;;
 		clerk_invite) echo 10 ;;

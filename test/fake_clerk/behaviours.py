@@ -79,9 +79,11 @@ class Chooser:
         self._ordered: Dict[str, deque] = {}
 
     def order(self, operation: str, name: str, times: int):
-        """Let the next requests of an operation misbehave."""
+        """Let the next requests of an operation misbehave after those that were told to already; 0 of them: forget all."""
         find_misbehaviour(name)
         with self._lock:
+            if times == 0:
+                self._ordered.pop(operation, None)
             self._ordered.setdefault(operation, deque()).extend([name] * times)
 
     def choose(self, call: Call) -> Optional[str]:

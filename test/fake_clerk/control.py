@@ -31,6 +31,7 @@ class Control:
             ("POST", "revoke_as_admin"): self._revoke,
             ("POST", "expire"): self._expire,
             ("POST", "add_member"): self._add_member,
+            ("POST", "delete_organization"): self._delete_organization,
             ("POST", "down"): self._down,
             ("POST", "misbehave"): self._misbehave,
             ("POST", "reset"): self._reset,
@@ -70,13 +71,17 @@ class Control:
         self._instance.ledger.add_member(arguments["organization_id"], arguments["email_address"])
         return {"ok": True}
 
+    def _delete_organization(self, arguments: dict) -> dict:
+        self._instance.ledger.delete_organization(arguments["organization_id"])
+        return {"ok": True}
+
     def _down(self, arguments: dict) -> dict:
         """While down, every request is answered 503."""
         self._instance.down = bool(arguments["down"])
         return {"down": self._instance.down}
 
     def _misbehave(self, arguments: dict) -> dict:
-        """Let the next `times` (1) requests of an operation misbehave, by Clerk's name for the operation."""
+        """Let the next `times` (1) requests of an operation misbehave, by Clerk's name for the operation; 0: none."""
         operation, behaviour = arguments["operation"], arguments["behaviour"]
         if operation not in OPERATION_NAMES:
             raise ControlError(f"the operations are {', '.join(OPERATION_NAMES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import secrets
 import string
@@ -96,9 +97,11 @@ class Ledger:
         self.membership_cap = membership_cap
         self.lock = threading.RLock()
         self.invitations: List[Invitation] = []
+        self._sequence = itertools.count()
         self._by_id: Dict[str, Invitation] = {}
         self._by_address: Dict[Tuple[str, str], List[Invitation]] = {}
         self._members = set()
+        self._deleted_organizations = set()
 
     def create(self, organization_id: str, requests: List[InvitationRequest]) -> List[Invitation]:
         """Create all, or none and raise (bulk is all-or-nothing: inferred, strongly)."""
@@ -117,6 +120,19 @@ class Ledger:
 
     def of_organization(self, organization_id: str) -> List[Invitation]:
         return [each for each in self.invitations if each.organization_id == organization_id]
+
+    def delete_organization(self, organization_id: str):
+        """Its invitations go with it (inferred), and its id does not come back."""
+        with self.lock:
+            self._deleted_organizations.add(organization_id)
+            gone = self.of_organization(organization_id)
+            self.invitations = [each for each in self.invitations if each.organization_id != organization_id]
+            for invitation in gone:
+                del self._by_id[invitation.id]
+                self._by_address.pop((organization_id, invitation.request.email_address.lower()), None)
+
+    def has_deleted(self, organization_id: str) -> bool:
+        return organization_id in self._deleted_organizations
 
     def add_member(self, organization_id: str, email_address: str):
         with self.lock:
@@ -170,7 +186,7 @@ class Ledger:
 
     def _add(self, organization_id: str, request: InvitationRequest, now: int) -> Invitation:
         invitation = Invitation(
-            sequence=len(self.invitations),
+            sequence=next(self._sequence),
             id=new_invitation_id(),
             organization_id=organization_id,
             request=request,

@@ -52,7 +52,7 @@ class Call:
             exists = organization in self._organizations
         else:
             exists = _ORGANIZATION.fullmatch(organization) and not organization.startswith("org_missing")
-        if not exists:
+        if not exists or self.ledger.has_deleted(organization):
             raise ClerkError("organization_not_found_or_unauthorized")
         return organization
 

@@ -1,7 +1,7 @@
 # pg_cron delivers the outbox without clerk_invite's own worker: one job puts
 # those on a waiting list into it, each once, another one calls
 # clerk_send_invitations(), whether pg_cron runs them through a connection or in
-# a background worker.
+# a background worker.  A third one learns who has accepted.
 use strict;
 use warnings;
 
@@ -25,6 +25,7 @@ foreach my $cluster (@clusters)
 		GRANT INSERT ON clerk_invitation_outbox TO marketing;
 		GRANT USAGE ON SEQUENCE clerk_invitation_outbox_id_seq TO marketing;
 		GRANT EXECUTE ON PROCEDURE clerk_send_invitations TO marketing;
+		GRANT EXECUTE ON PROCEDURE clerk_refresh_invitations TO marketing;
 		CREATE TABLE waiting_list (
 			email text PRIMARY KEY,
 			invited_at timestamptz
@@ -34,7 +35,15 @@ foreach my $cluster (@clusters)
 			SELECT 'waiting' || i || '@example.com' FROM generate_series(1, 12) AS i;
 		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 			SELECT 'org_test', 'queued' || i || '@example.com', 'org:member'
-			FROM generate_series(1, 3) AS i;));
+			FROM generate_series(1, 3) AS i;
+		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role,
+				state, settled_at, invitation_id, status, url)
+			SELECT organization_id, email_address, role,
+				'sent', now(), id, status, url
+			FROM clerk_create_organization_invitation(
+				'org_test', NULL, 'joined@example.com', 'org:member');));
+	my ($joined) = $cluster->{clerk}->invitations_for('joined@example.com');
+	$cluster->{clerk}->control('accept', { id => $joined->{id} });
 	$cluster->{node}->safe_psql(
 		'postgres', q(
 		SELECT cron.schedule('enqueue', '* * * * *', $$
@@ -46,6 +55,7 @@ foreach my $cluster (@clusters)
 			SELECT 'org_test', email, 'org:member' FROM joined
 		$$);
 		SELECT cron.schedule('send', '* * * * *', 'CALL clerk_send_invitations()');
+		SELECT cron.schedule('refresh', '* * * * *', 'CALL clerk_refresh_invitations()');
 		), extra_params => [ '-U', 'marketing' ]);
 }
 
@@ -63,7 +73,8 @@ foreach my $cluster (@clusters)
 		sub {
 			return $state->(
 				q(
-				SELECT (SELECT count(*) = 15 AND bool_and(state = 'sent')
+				SELECT (SELECT count(*) = 16 AND bool_and(state = 'sent')
+							AND bool_or(status = 'accepted')
 						FROM clerk_invitation_outbox)
 					AND (SELECT bool_and(status = 'succeeded')
 						FROM cron.job_run_details)
@@ -77,12 +88,17 @@ foreach my $cluster (@clusters)
 			SELECT DISTINCT jobname, d.status
 			FROM cron.job_run_details AS d JOIN cron.job USING (jobid)
 			ORDER BY jobname)),
-		"enqueue|succeeded\nsend|succeeded",
-		"$name: both jobs succeed");
+		"enqueue|succeeded\nrefresh|succeeded\nsend|succeeded",
+		"$name: the jobs succeed");
 	is( $state->(
 			'SELECT state, count(*) FROM clerk_invitation_outbox GROUP BY state'),
-		'sent|15',
+		'sent|16',
 		"$name: everyone who waited or was in the outbox is sent an invitation");
+	is( $state->(
+			q(SELECT email_address, url IS NULL FROM clerk_invitation_outbox
+			WHERE status = 'accepted')),
+		'joined@example.com|t',
+		"$name: who has accepted is in the outbox, without a url");
 	is_deeply(
 		[ map { scalar(() = $clerk->requests_for($_)) } @waiting, @queued ],
 		[ (1) x 15 ],
