@@ -115,6 +115,28 @@ my %STEPS = (
 		sql('ALTER SYSTEM RESET clerk_invite.api_url',
 			'SELECT pg_reload_conf()');
 	},
+	'5,000 rows in new_people' => sub {
+		sql(
+			q(INSERT INTO new_people
+			SELECT i || '@example.com', 'org:member', 'red' FROM generate_series(1, 4999) AS i
+			UNION ALL VALUES (' 1@Example.com ', 'org:member', 'red'), ('not given', 'org:member', 'red'))
+		);
+	},
+	q(the hour's limits are used up) => sub {
+		$node->poll_query_until('app',
+			q(SELECT (SELECT sum(remaining) = 0 FROM clerk_rate_limit_status())
+				AND NOT EXISTS (SELECT FROM clerk_invitation_outbox WHERE state = 'sending'))
+		) or die 'the limits are not used up';
+	},
+	'the jobs have been run, without waiting for pg_cron' => sub {
+		sql(
+			split(
+				/\0/,
+				$node->safe_psql('app',
+					q(SELECT command FROM cron.job ORDER BY jobname),
+					extra_params => ['--record-separator-zero'])));
+		wait_until_sent();
+	},
 	'every job has run' => sub {
 		$node->poll_query_until(
 			'app', q(
