@@ -19,6 +19,9 @@ my $RESULTS_NOT_COMPARED = 1;
 # Until when an invitation must be due for "a moment later" to wait for it.
 my $SOON = "now() + interval '10 minutes'";
 
+# An address at which nobody listens.
+my $NOWHERE = 'http://127.0.0.1:1';
+
 my $source = abs_path("$ClerkTest::TEST_FOLDER/..");
 my $etc = PostgreSQL::Test::Utils::tempdir();
 my $has_cron = ClerkTest::has_library('pg_cron');
@@ -45,9 +48,7 @@ my %STEPS = (
 	'pg_cron' => sub { sql('CREATE EXTENSION pg_cron') },
 	'the key in /etc/clerk_invite.key' => sub {
 		ClerkTest::write_key("$etc/clerk_invite.key", $ClerkTest::KEY);
-		sql(
-			"ALTER SYSTEM SET clerk_invite.secret_key_file = '$etc/clerk_invite.key'",
-			'SELECT pg_reload_conf()');
+		configure('secret_key_file', "$etc/clerk_invite.key");
 	},
 	'250 people in as many organizations' => sub {
 		sql(
@@ -58,11 +59,9 @@ my %STEPS = (
 	},
 	'an import of 4,200 people, 3,000 of whom are queued' => sub {
 		# Another address has limits of its own, of which nothing is used.
-		sql(
-			'ALTER SYSTEM SET clerk_invite.worker = off',
-			q(ALTER SYSTEM SET clerk_invite.api_url = 'http://127.0.0.1:1'),
-			'SELECT pg_reload_conf()',
-			'TRUNCATE clerk_invitation_outbox');
+		configure('worker', 'off');
+		configure('api_url', $NOWHERE);
+		sql('TRUNCATE clerk_invitation_outbox');
 		$node->poll_query_until('app',
 			'SELECT count(*) = 0 FROM clerk_worker_status()')
 		  or die 'the worker does not leave';
@@ -102,19 +101,15 @@ my %STEPS = (
 		  or die 'the worker does not wait';
 	},
 	'Clerk cannot be reached' => sub {
+		configure('api_url', $NOWHERE);
 		sql(
-			q(ALTER SYSTEM SET clerk_invite.api_url = 'http://127.0.0.1:1'),
-			'SELECT pg_reload_conf()',
 			q(INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 			VALUES ('org_acme', 'during-an-outage@example.com', 'org:member')));
 		$node->poll_query_until('app',
 			q(SELECT state = 'waiting' AND trouble IS NOT NULL FROM clerk_worker_status()))
 		  or die 'the worker has no trouble';
 	},
-	'Clerk is back' => sub {
-		sql('ALTER SYSTEM RESET clerk_invite.api_url',
-			'SELECT pg_reload_conf()');
-	},
+	'Clerk is back' => sub { configure('api_url', $clerk->url) },
 	'5,000 rows in new_people' => sub {
 		sql(
 			q(INSERT INTO new_people
@@ -224,6 +219,21 @@ sub sql
 	my (@statements) = @_;
 
 	$node->safe_psql('app', $_) foreach @statements;
+	return;
+}
+
+# Sets a setting for the server.  The session of the page knows it then.
+sub configure
+{
+	my ($setting, $value) = @_;
+
+	sql("ALTER SYSTEM SET clerk_invite.$setting = '$value'",
+		'SELECT pg_reload_conf()');
+	wait_until(
+		"the session knows $setting",
+		sub {
+			return session("SHOW clerk_invite.$setting;") =~ /^ \Q$value\E$/m;
+		});
 	return;
 }
 
