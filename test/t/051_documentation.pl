@@ -263,7 +263,9 @@ sub run_page
 	  SKIP:
 		{
 			skip "$place: pg_cron is not installed", 1
-			  if !$has_cron && $example->{sql} =~ /\bcron\.|\bpg_cron\b/;
+			  if !$has_cron
+			  && grep { /\bcron\.|\bpg_cron\b/ } $example->{sql},
+			  @{ $example->{given} };
 			foreach my $step (@{ $example->{given} })
 			{
 				my $code = $STEPS{$step} or die "$place: there is no step \"$step\"";
