@@ -189,8 +189,6 @@ sub start_afresh
 			/\n/,
 			$node->safe_psql('postgres',
 				q(SELECT quote_ident(rolname) FROM pg_roles WHERE oid >= 16384)));
-		# It forgets the counts of the rate limits.
-		$node->restart;
 	}
 	$clerk->control('reset');
 	$clerk->control('add_member',
@@ -201,12 +199,15 @@ sub start_afresh
 	return;
 }
 
-# One without the extension, and a session of the page in it.
+# One without the extension, and a session of the page in it.  A restarted
+# server has forgotten the counts of the rate limits, and pg_cron's launcher,
+# which would not come back after it was ended with the old database.
 sub make_database
 {
 	$psql->{harness}->finish if $psql;
 	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS app WITH (FORCE)');
 	$node->safe_psql('postgres', 'CREATE DATABASE app');
+	$node->restart;
 	$psql = start_psql($node, '', '-P', 'format=aligned', '-P',
 		'tuples_only=off');
 	session('\connect app');
