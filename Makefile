@@ -16,6 +16,7 @@ OBJS = \
 	src/http.o \
 	src/http_event_loop.o \
 	src/http_transfer.o \
+	src/installed_extension.o \
 	src/invitation_json.o \
 	src/invitation_progress.o \
 	src/json_reader.o \

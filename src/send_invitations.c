@@ -9,6 +9,7 @@
 #include "delivery.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "installed_extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/lsyscache.h"
@@ -36,11 +37,12 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 		begin_nothing, commit_and_begin, report_progress
 	};
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
-	int64		max_invitations = PG_ARGISNULL(0) ?
-	PG_INT64_MAX : PG_GETARG_INT32(0);
+	int64		max_invitations;
 	ClerkDeliveryReport delivered;
 	MemoryContext caller;
 
+	clerk_require_fit();
+	max_invitations = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT32(0);
 	PreventCommandIfReadOnly("clerk_send_invitations()");
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic)

@@ -17,7 +17,7 @@ floor_of()
 		guc | json_wire | worker_slots) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error | invitation_json) echo 4 ;;
-		clerk_api) echo 5 ;;
+		clerk_api | installed_extension) echo 5 ;;
 		arguments | statement_request | verdict) echo 6 ;;
 		delivery) echo 7 ;;
 		functions | invitation_progress | list_invitations | rate_limit_status) echo 8 ;;
