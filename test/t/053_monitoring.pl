@@ -119,17 +119,20 @@ sub check_form
 	return;
 }
 
-# Most of the rows were settled long ago.
+# Most of the rows were settled long ago, and are as wide as such rows are.
 sub fill_outbox
 {
 	$node->safe_psql(
 		'postgres', qq(
 		SET clerk_invite.worker = off;
 		INSERT INTO clerk_invitation_outbox
-			(organization_id, email_address, role, state, attempts, settled_at)
+			(organization_id, email_address, role, state, attempts, settled_at,
+			 invitation_id, url)
 		SELECT 'org_' || i % 100, i || '\@example.com', 'org:member',
 			(ARRAY['sent', 'skipped', 'failed', 'canceled'])[i % 4 + 1], 1,
-			now() - interval '1 day' - i * interval '1 second'
+			now() - interval '1 day' - i * interval '1 second',
+			'orginv_' || md5(i::text),
+			'https://example.com/v1/tickets/accept?ticket=' || repeat(md5(i::text), 10)
 		FROM generate_series(1, $SETTLED) AS i;
 		INSERT INTO clerk_invitation_outbox
 			(organization_id, email_address, role, state, attempts, settled_at, error_code)
