@@ -39,7 +39,8 @@ COMMENT ON COLUMN @extschema@.clerk_organization_invitation.status IS
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.inviter_id IS
 'Clerk''s identifier of the inviting user: user_...; NULL if there is none';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the organization';
+'link that accepts the invitation; a secret: it lets its bearer join the
+organization';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.public_metadata IS
 'metadata that the frontend can read, too';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.private_metadata IS
@@ -265,7 +266,8 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
-'finds the rows that have been settled for long, and counts those that are settled';
+'finds the rows that have been settled for long, and counts those that are
+settled';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pkey IS
 'finds a row by its number';
 COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitation_outbox IS
@@ -311,7 +313,8 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.notify IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_after IS
 'time before which it is not sent';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.state IS
-'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it already), failed, canceled';
+'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it
+already), failed, canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.attempts IS
 'how often it was sent, or is about to be';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_alone IS
@@ -331,7 +334,8 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.status IS
 'status of the invitation at Clerk, as last seen';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the organization';
+'link that accepts the invitation; a secret: it lets its bearer join the
+organization';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
 'time from which the invitation can no longer be accepted';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
@@ -678,6 +682,9 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_progress.singles_left IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.bulks_left IS
 'requests for up to ten invitations that Clerk''s limits allow now';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.more_at IS
-'time when one of the two allows a request again; NULL: now; infinity: never, both limits are 0';
+'time when one of the two allows a request again; NULL: now; infinity: never,
+both limits are 0';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
-'estimate of how long Clerk''s limits need for everything that is queued, packed as well as possible, as if all of it were due; NULL: nothing is open, or the limits allow nothing, or there is no key';
+'estimate of how long Clerk''s limits need for everything that is queued,
+packed as well as possible, as if all of it were due; NULL: nothing is open,
+or the limits allow nothing, or there is no key';

@@ -63,7 +63,7 @@ LEFT JOIN pg_description AS d
     ON d.classoid = o.classid AND d.objoid = o.objid AND d.objsubid = o.objsubid;
 
 -- The longest line of one is as wide as a terminal.
-SELECT max(length(line)) <= 100 AS fits
+SELECT max(length(line)) <= 80 AS fits
 FROM pg_description AS d,
      LATERAL regexp_split_to_table(description, '\n') AS line
 WHERE classoid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass)

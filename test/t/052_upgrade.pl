@@ -110,7 +110,7 @@ sub run_command_line
 }
 
 # Builds two libraries of the next version: one that serves the SQL objects of
-# 1.0, too, and one that needs its own.  Their memory has another layout.
+# 1.0, too, and one that needs its own, and shared memory of another layout.
 sub build_next_version
 {
 	my $folder = PostgreSQL::Test::Utils::tempdir();
@@ -122,11 +122,11 @@ sub build_next_version
 		    "cd '$SOURCE' && tar -cf - Makefile clerk_invite.control"
 		  . " clerk_invite--1.0.sql src/*.c src/*.h | tar -C '$folder' -xf -");
 	change("$folder/clerk_invite.control", qr/^default_version = '\K1\.0/m, '1.1');
-	change("$folder/src/worker_slots.c", qr/^#define SLOTS \K32$/m, '33');
 	system_or_bail(@make);
 	copy_file("$folder/clerk_invite.so", $files{compatible});
 	change("$folder/src/installed_extension.c",
 		qr/^#define OLDEST_SQL_VERSION "\K1\.0/m, '1.1');
+	change("$folder/src/worker_slots.c", qr/^#define SLOTS \K32$/m, '33');
 	system_or_bail(@make);
 	copy_file("$folder/clerk_invite.so", $files{next});
 	copy_file($library, $files{old} = "$folder/old.so");
@@ -383,9 +383,10 @@ sub check_old_library_installed
 		'a worker with a library that is too old has trouble');
 	like(slurp_file($node->logfile, $log), qr/HINT:  Connect again\. If that does not help, install/,
 		'... and tells the log what to do');
-	install_file($built{next}, $library);
+	install_file($built{compatible}, $library);
 	enqueue($node, 'other', 'library@example.com');
-	wait_for_states($node, 'other', 'sent 1', 'no-library@example.com', 'library@example.com');
+	wait_for_states($node, 'other', 'sent 1', 'no-library@example.com',
+		'library@example.com');
 	wait_until('it has ended', sub { !kill(0, $first) });
 	pass('... and makes way for another one when it looks again');
 	return;
