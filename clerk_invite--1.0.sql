@@ -655,8 +655,8 @@ FROM queue, unsettled, settled, limits, packing;
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
-'how far clerk_invitation_outbox has come: one row, exact but for
-time_to_empty
+'how far clerk_invitation_outbox has come: one row, for \gx in psql, exact but
+for time_to_empty
 Clerk''s limits are those of the key and address that the session''s
 settings choose, and NULL without a key';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS

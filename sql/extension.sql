@@ -97,6 +97,21 @@ SELECT status FROM clerk_create_organization_invitation(
 RESET ROLE;
 REVOKE EXECUTE ON FUNCTION clerk_create_organization_invitation FROM regress_clerk_invite;
 
+-- What somebody has altered is not taken for what it was.
+\i test/error_of.sql
+SELECT probin FROM pg_proc WHERE proname = 'clerk_worker_status' \gset
+BEGIN;
+CREATE FUNCTION altered_status(OUT database name, OUT pid integer) RETURNS SETOF record
+AS :'probin', 'clerk_worker_status' LANGUAGE C;
+ALTER TYPE clerk_organization_invitation ADD ATTRIBUTE more text;
+SELECT statement, "SQLSTATE", message, hint
+FROM unnest(ARRAY['SELECT altered_status()',
+                  $$SELECT clerk_get_organization_invitation('org_test', 'orginv_x')$$,
+                  $$SELECT clerk_list_organization_invitations('org_test')$$]) AS statement,
+     error_of(statement);
+ROLLBACK;
+DROP FUNCTION error_of(text);
+
 -- While something uses it, it stays.
 CREATE TABLE kept (id integer, invitation clerk_organization_invitation);
 CREATE VIEW inviting AS

@@ -120,7 +120,7 @@ clerk_raise_misfit(void)
 	clerk_require_fit();
 	/* It cannot be the version. */
 	report_misfit(misfit(read_catalog().version,
-						 "Somebody has altered the extension's objects: take that back, or create the extension anew."));
+						 "Somebody has altered the extension's objects; they must be as its script creates them."));
 }
 
 static InstalledExtension
