@@ -89,7 +89,8 @@ static TimestampTz from_now(int64 milliseconds);
  * With a handle, the caller is told when the worker starts and stops, and the
  * handle is allocated; without, this raises no error.
  *
- * The caller must have reserved the slot with clerk_worker_wake().
+ * The caller must have reserved the slot with clerk_worker_wake(), or just have
+ * given up its own.
  */
 bool
 clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
@@ -302,7 +303,7 @@ recover(Outlook *outlook)
 static void
 make_way(void)
 {
-	clerk_worker_hand_over();
+	clerk_worker_give_up();
 	if (clerk_worker_start(MyDatabaseId, NULL))
 		ereport(LOG,
 				(errmsg("a worker with another version of the library goes on sending invitations")));

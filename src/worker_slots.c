@@ -314,20 +314,16 @@ clerk_worker_leave(void)
 }
 
 /*
- * Leaves the slot to a worker that this process is about to start.  If it
- * cannot, clerk_worker_enter() takes the slot back.  Who wakes the database's
- * worker in between finds one that is starting, and which will look.
+ * Gives the slot up in any case: for this process to end, or to start a worker
+ * that looks in its place.  If it cannot start one, it may enter again.
  */
 void
-clerk_worker_hand_over(void)
+clerk_worker_give_up(void)
 {
-	Oid			database = own_slot->status.database;
-
+	if (own_slot == NULL)
+		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	free_slot(own_slot);
-	own_slot->status.database = database;
-	own_slot->status.state = CLERK_WORKER_STARTING;
-	own_slot->status.started_at = GetCurrentTimestamp();
 	own_slot = NULL;
 	LWLockRelease(&shared->lock);
 }
@@ -382,12 +378,7 @@ has_failed_to_start(const Slot *slot)
 static void
 free_own_slot(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
-	if (own_slot == NULL)
-		return;
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	free_slot(own_slot);
-	own_slot = NULL;
-	LWLockRelease(&shared->lock);
+	clerk_worker_give_up();
 }
 
 static void

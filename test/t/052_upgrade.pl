@@ -85,6 +85,7 @@ check_library_before_sql();
 check_update();
 check_sql_before_library();
 check_replacement();
+check_old_session();
 check_waiting_database();
 $old_session->{harness}->finish;
 check_old_library_installed();
@@ -350,6 +351,22 @@ sub check_replacement
 			  . join(', ', map { "'$_'" } @EMAILS{qw(sent skipped failed canceled later)}) . ')'),
 		'sent skipped failed canceled queued',
 		'... and what was settled, or is due later, is as it was');
+	return;
+}
+
+# A session with the old library knows nothing of the new worker, since that has
+# its slot in memory of another layout.  The worker it starts finds the other.
+sub check_old_session
+{
+	my $email = 'old-memory@example.com';
+	my $successor = wait_for_worker($node, 'postgres');
+	my $begun = time;
+
+	run_in_psql($old_session, enqueue_sql($email) . ';');
+	wait_for_states($node, 'postgres', 'sent 1', $email);
+	cmp_ok(time - $begun, '<', 30,
+		'a commit of an old session is seen before the worker looks by itself');
+	is(worker_of($node, 'postgres'), $successor, '... by the worker that is there');
 	return;
 }
 
