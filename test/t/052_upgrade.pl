@@ -228,6 +228,11 @@ sub check_library_before_sql
 
 	# A worker that starts now.
 	my $log = -s $node->logfile;
+	$node->safe_psql('other', q(
+		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role,
+			state, attempts, first_claimed_at, claimed_at)
+		VALUES ('org_test', 'left-behind@example.com', 'org:member',
+			'sending', 1, now(), now())));
 	check_inserts('other', 'waiting');
 	wait_for_worker($node, 'other');
 	is( $node->safe_psql('postgres',
@@ -240,6 +245,8 @@ sub check_library_before_sql
 		'... and tells the log what to do');
 	is(states($node, 'other', emails_of('waiting')),
 		'queued 0, queued 0, queued 0', '... and sends nothing');
+	is(states($node, 'other', 'left-behind@example.com'),
+		'sending 1', '... nor touches a row that a sender has left behind');
 	return;
 }
 
@@ -377,7 +384,8 @@ sub check_waiting_database
 
 	$node->safe_psql('other', 'ALTER EXTENSION clerk_invite UPDATE');
 	wait_for_states($node, 'other', 'sent 1', emails_of('waiting'));
-	is(created($clerk, emails_of('waiting')), '1 1 1',
+	wait_for_states($node, 'other', 'sent 2', 'left-behind@example.com');
+	is(created($clerk, emails_of('waiting'), 'left-behind@example.com'), '1 1 1 1',
 		'ALTER EXTENSION UPDATE wakes the worker that has waited for it');
 	like(slurp_file($node->logfile, $log), qr/LOG:  sending invitations again/,
 		'... which tells the log');
