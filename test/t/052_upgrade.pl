@@ -57,8 +57,8 @@ my %EMAILS = (
 	queued => 'queued@example.com');
 
 my $root = own_installation();
-my $library = $root . run_command_line('pg_config', '--pkglibdir') . '/clerk_invite.so';
-my $extension = $root . run_command_line('pg_config', '--sharedir') . '/extension';
+my $library = $root . output_of('pg_config', '--pkglibdir') . '/clerk_invite.so';
+my $extension = $root . output_of('pg_config', '--sharedir') . '/extension';
 my %built = build_next_version();
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
@@ -103,7 +103,7 @@ sub own_installation
 	return $ENV{CLERK_DESTDIR} = $folder;
 }
 
-sub run_command_line
+sub output_of
 {
 	my ($stdout) = run_command([@_]);
 
