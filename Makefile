@@ -17,6 +17,7 @@ OBJS = \
 	src/http.o \
 	src/http_event_loop.o \
 	src/http_transfer.o \
+	src/installed_extension.o \
 	src/invitation_json.o \
 	src/invitation_pages.o \
 	src/invitation_progress.o \

@@ -22,7 +22,8 @@ CREATE TYPE @extschema@.clerk_organization_invitation AS (
 );
 
 COMMENT ON TYPE @extschema@.clerk_organization_invitation IS
-'invitation to a Clerk organization, as Clerk''s Backend API describes it; a field that Clerk leaves out is NULL';
+'invitation to a Clerk organization, as Clerk''s Backend API describes it; a
+field that Clerk leaves out is NULL';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.id IS
 'Clerk''s identifier of the invitation: orginv_...';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.organization_id IS
@@ -38,7 +39,8 @@ COMMENT ON COLUMN @extschema@.clerk_organization_invitation.status IS
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.inviter_id IS
 'Clerk''s identifier of the inviting user: user_...; NULL if there is none';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the organization';
+'link that accepts the invitation; a secret: it lets its bearer join the
+organization';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.public_metadata IS
 'metadata that the frontend can read, too';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.private_metadata IS
@@ -74,7 +76,20 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation(
 
 COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
-'invites an e-mail address to a Clerk organization, now (Clerk''s CreateOrganizationInvitation); in: organization ID, inviting user''s ID or NULL, address, role key, URL to go to after acceptance, public and private metadata (objects), days until it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail (default true); out: the invitation; raises 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05 (created, but the answer is not of the database''s encoding), 23505 (pending or a member already), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit or quota), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
+'invites an e-mail address to a Clerk organization, now (Clerk''s
+CreateOrganizationInvitation)
+in: organization ID, inviting user''s ID or NULL, address, role key, URL to
+  go to after acceptance, public and private metadata (objects), days until
+  it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail
+  (default true)
+out: the invitation
+raises: 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05
+  (created, but the answer is not of the database''s encoding), 23505
+  (pending or a member already), 25000 (parallel operation), 25006
+  (read-only transaction), 28000 (key not accepted), 42501 (not allowed),
+  53400 (rate limit or quota), 55000 (no key, or the library does not fit
+  the SQL objects), 55006 (Clerk cannot at the moment), 57014 (canceled),
+  08001 (not sent), 08007 (outcome unknown)';
 
 CREATE FUNCTION @extschema@.clerk_create_organization_invitation_bulk(
     org_id text,
@@ -87,7 +102,15 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) IS
-'invites any number of e-mail addresses to a Clerk organization, now, ten in a request (Clerk''s CreateOrganizationInvitationBulk); in: organization ID, array of objects with email_address and role, and if wanted inviter_user_id, redirect_url, public_metadata, private_metadata, expires_in_days, notify; out: the invitations, in the order of the array; sends everything, whatever the LIMIT; a refusal creates none of its ten and ends the function, the DETAIL says how many others were created, and these stay; raises as clerk_create_organization_invitation';
+'invites any number of e-mail addresses to a Clerk organization, now, ten in a
+request (Clerk''s CreateOrganizationInvitationBulk); sends everything, whatever
+the LIMIT; a refusal creates none of its ten and ends the function, the DETAIL
+says how many others were created, and these stay
+in: organization ID, array of objects with email_address and role, and if
+  wanted inviter_user_id, redirect_url, public_metadata, private_metadata,
+  expires_in_days, notify
+out: the invitations, in the order of the array
+raises: as clerk_create_organization_invitation';
 
 CREATE FUNCTION @extschema@.clerk_get_organization_invitation(
     org_id text,
@@ -100,7 +123,14 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) IS
-'asks Clerk for an invitation (Clerk''s GetOrganizationInvitation); in: organization ID, invitation ID; out: the invitation as it is now; raises 22004, 22023 (arguments, or there is none), 22P05 (the answer is not of the database''s encoding), 25000 (parallel operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 57014 (canceled), 08001 (not sent), 08006 (no usable answer)';
+'asks Clerk for an invitation (Clerk''s GetOrganizationInvitation)
+in: organization ID, invitation ID
+out: the invitation as it is now
+raises: 22004, 22023 (arguments, or there is none), 22P05 (the answer is not
+  of the database''s encoding), 25000 (parallel operation), 28000 (key not
+  accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key, or the
+  library does not fit the SQL objects), 57014 (canceled), 08001 (not sent),
+  08006 (no usable answer)';
 
 CREATE FUNCTION @extschema@.clerk_revoke_organization_invitation(
     org_id text,
@@ -114,7 +144,15 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) IS
-'revokes a pending invitation, now (Clerk''s RevokeOrganizationInvitation); in: organization ID, invitation ID, revoking user''s ID or NULL; out: the invitation, revoked; raises 22004, 22023 (arguments, or there is none that is pending), 22P05 (revoked, but the answer is not of the database''s encoding), 25000 (parallel operation), 25006 (read-only transaction), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 55006 (Clerk cannot at the moment), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
+'revokes a pending invitation, now (Clerk''s RevokeOrganizationInvitation)
+in: organization ID, invitation ID, revoking user''s ID or NULL
+out: the invitation, revoked
+raises: 22004, 22023 (arguments, or there is none that is pending), 22P05
+  (revoked, but the answer is not of the database''s encoding), 25000
+  (parallel operation), 25006 (read-only transaction), 28000 (key not
+  accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key, or the
+  library does not fit the SQL objects), 55006 (Clerk cannot at the moment),
+  57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
 
 CREATE FUNCTION @extschema@.clerk_list_organization_invitations(
     org_id text,
@@ -128,7 +166,18 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[], text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[], text) IS
-'lists an organization''s invitations, oldest first (Clerk''s ListOrganizationInvitations); in: organization ID, statuses (pending, accepted, revoked, expired) or NULL for all, address or NULL for all; out: the invitations, of which each that belongs to the list throughout comes exactly once; reads a page of 200 when it is needed, so that a LIMIT saves requests in the SELECT list, but not in FROM; raises 22004, 22023 (arguments, or there is no such organization), 22P05 (an answer is not of the database''s encoding), 25000 (parallel operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key), 57014 (canceled), 08001 (not sent), 08006 (no usable answer)';
+'lists an organization''s invitations, oldest first (Clerk''s
+ListOrganizationInvitations)
+in: organization ID, statuses (pending, accepted, revoked, expired) or NULL
+  for all, address or NULL for all
+out: the invitations, of which each that belongs to the list throughout
+  comes exactly once; a page of 200 is read when it is needed, so that a
+  LIMIT saves requests in the SELECT list, but not in FROM
+raises: 22004, 22023 (arguments, or there is no such organization), 22P05
+  (an answer is not of the database''s encoding), 25000 (parallel
+  operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate
+  limit), 55000 (no key, or the library does not fit the SQL objects), 57014
+  (canceled), 08001 (not sent), 08006 (no usable answer)';
 
 CREATE FUNCTION @extschema@.clerk_list_instance_organization_invitations(
     status text[] DEFAULT NULL,
@@ -141,7 +190,12 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) IS
-'lists the invitations of all organizations of the Clerk instance, oldest first (Clerk''s ListInstanceOrganizationInvitations); in: statuses (pending, accepted, revoked, expired) or NULL for all, an invitation''s ID or a part of an address, or NULL for all; out and raises: as clerk_list_organization_invitations, and public_organization_data';
+'lists the invitations of all organizations of the Clerk instance, oldest
+first (Clerk''s ListInstanceOrganizationInvitations)
+in: statuses (pending, accepted, revoked, expired) or NULL for all, an
+  invitation''s ID or a part of an address, or NULL for all
+out and raises: as clerk_list_organization_invitations, and
+  public_organization_data';
 
 CREATE TABLE @extschema@.clerk_invitation_outbox (
     id bigserial PRIMARY KEY,
@@ -228,7 +282,8 @@ REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
 
 COMMENT ON TABLE @extschema@.clerk_invitation_outbox IS
-'invitations that are sent to Clerk after commit, and the record of what became of them; an INSERT needs organization_id, email_address and role';
+'invitations that are sent to Clerk after commit, and the record of what
+became of them; an INSERT needs organization_id, email_address and role';
 COMMENT ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq IS
 'numbers the rows of clerk_invitation_outbox';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_due IS
@@ -240,7 +295,30 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pending IS
 'finds the rows whose invitation was pending when last seen';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
-'finds the rows that have been settled for long, and counts those that are settled';
+'finds the rows that have been settled for long, and counts those that are
+settled';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pkey IS
+'finds a row by its number';
+COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitation_outbox IS
+'each row has a number of its own';
+COMMENT ON CONSTRAINT organization_id_is_an_identifier ON @extschema@.clerk_invitation_outbox IS
+'no other characters belong into the path of a request';
+COMMENT ON CONSTRAINT inviter_user_id_is_clean ON @extschema@.clerk_invitation_outbox IS
+'NULL rather than empty; no control characters';
+COMMENT ON CONSTRAINT email_address_is_an_address ON @extschema@.clerk_invitation_outbox IS
+'an @ after something; what is an address in full is for Clerk to say';
+COMMENT ON CONSTRAINT role_is_clean ON @extschema@.clerk_invitation_outbox IS
+'not empty; no control characters';
+COMMENT ON CONSTRAINT redirect_url_is_clean ON @extschema@.clerk_invitation_outbox IS
+'NULL rather than empty; no control characters';
+COMMENT ON CONSTRAINT public_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
+'Clerk takes objects of up to 8 kB';
+COMMENT ON CONSTRAINT private_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
+'Clerk takes objects of up to 8 kB';
+COMMENT ON CONSTRAINT expires_in_days_is_from_1_to_365 ON @extschema@.clerk_invitation_outbox IS
+'what Clerk allows';
+COMMENT ON CONSTRAINT state_is_known ON @extschema@.clerk_invitation_outbox IS
+'the states of the column''s comment';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
 'number of the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS
@@ -264,7 +342,8 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.notify IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_after IS
 'time before which it is not sent';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.state IS
-'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it already), failed, canceled';
+'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it
+already), failed, canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.attempts IS
 'how often it was sent, or is about to be';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_alone IS
@@ -282,13 +361,16 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS
 'Clerk''s identifier of the invitation: orginv_...';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.status IS
-'status of the invitation at Clerk, as last seen: when it was sent, or by clerk_refresh_invitations()';
+'status of the invitation at Clerk, as last seen: when it was sent, or by
+clerk_refresh_invitations()';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the organization; NULL when status is no longer pending';
+'link that accepts the invitation; a secret: it lets its bearer join the
+organization; NULL when status is no longer pending';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
 'time from which the invitation can no longer be accepted';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
-'HTTP status of the answer that refused it, or told nothing, last; NULL: there was no such answer';
+'HTTP status of the answer that refused it, or told nothing, last; NULL: there
+was no such answer';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_code IS
 'Clerk''s code of the last failure';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_message IS
@@ -304,7 +386,10 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_guard() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_guard() IS
-'keeps clerk_invitation_outbox consistent: a state may be changed by hand from queued to canceled and from failed to queued only, and a row that is sending or verifying not at all; raises 55000';
+'keeps clerk_invitation_outbox consistent: a state may be changed by hand
+from queued to canceled and from failed to queued only, and a row that is
+sending or verifying not at all
+raises: 55000';
 
 CREATE TRIGGER guard
 BEFORE UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
@@ -321,7 +406,8 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_wake_worker() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_wake_worker() IS
-'starts or wakes the background worker when the transaction commits, unless clerk_invite.worker is off';
+'starts or wakes the background worker when the transaction commits, unless
+clerk_invite.worker is off';
 
 CREATE TRIGGER wake_worker
 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.clerk_invitation_outbox
@@ -358,7 +444,12 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
 
 COMMENT ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean, timestamptz) IS
-'puts an invitation into clerk_invitation_outbox, from where it is sent after commit; in: as clerk_create_organization_invitation, and the time before which it is not sent; out: the number of the row; raises 23502, 23514 (arguments that Clerk would refuse for certain)';
+'puts an invitation into clerk_invitation_outbox, from where it is sent after
+commit
+in: as clerk_create_organization_invitation, and the time before which it is
+  not sent
+out: the number of the row
+raises: 23502, 23514 (arguments that Clerk would refuse for certain)';
 
 CREATE FUNCTION @extschema@.clerk_cancel_invitation(id bigint)
 RETURNS boolean
@@ -377,7 +468,9 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) IS
-'cancels an invitation of clerk_invitation_outbox that is still queued; in: the number of the row; out: whether it was canceled, which is false if it is not queued any more';
+'cancels an invitation of clerk_invitation_outbox that is still queued
+in: the number of the row
+out: whether it was canceled, which is false if it is not queued any more';
 
 CREATE FUNCTION @extschema@.clerk_retry_invitation(id bigint)
 RETURNS boolean
@@ -397,7 +490,9 @@ $$;
 REVOKE ALL ON FUNCTION @extschema@.clerk_retry_invitation(bigint) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_retry_invitation(bigint) IS
-'queues an invitation of clerk_invitation_outbox again that has failed; in: the number of the row; out: whether it was queued, which is false if it has not failed';
+'queues an invitation of clerk_invitation_outbox again that has failed
+in: the number of the row
+out: whether it was queued, which is false if it has not failed';
 
 
 CREATE FUNCTION @extschema@.clerk_invitation_trigger()
@@ -409,7 +504,15 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_trigger() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_invitation_trigger() IS
-'trigger for a table of members: puts an invitation into clerk_invitation_outbox for each new row, AFTER INSERT [OR UPDATE], FOR EACH ROW or FOR EACH STATEMENT with REFERENCING NEW TABLE; arguments, in the order of clerk_create_organization_invitation: org_id, inviter, email, role [, redirect [, metadata]], each the name of a column, or = and a literal, or '''' for none; a row whose address is NULL is left out; raises 39P01 (not fired as said), 42703 (no such column), 22023 (arguments)';
+'trigger for a table of members: puts an invitation into
+clerk_invitation_outbox for each new row, AFTER INSERT [OR UPDATE], FOR EACH
+ROW or FOR EACH STATEMENT with REFERENCING NEW TABLE
+arguments, in the order of clerk_create_organization_invitation: org_id,
+  inviter, email, role [, redirect [, metadata]], each the name of a column,
+  or = and a literal, or '''' for none; a row whose address is NULL is left
+  out
+raises: 39P01 (not fired as said), 42703 (no such column), 22023
+  (arguments)';
 
 CREATE PROCEDURE @extschema@.clerk_send_invitations(max_invitations integer DEFAULT NULL)
 AS 'MODULE_PATHNAME'
@@ -418,7 +521,11 @@ LANGUAGE C;
 REVOKE ALL ON PROCEDURE @extschema@.clerk_send_invitations(integer) FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_send_invitations(integer) IS
-'sends what is due in clerk_invitation_outbox, here and now, and commits as it goes; in: how many invitations to send at most, NULL for all; raises 2D000 (inside a transaction block), 55000 and 28000 (no key, or not accepted); does nothing if another session is sending';
+'sends what is due in clerk_invitation_outbox, here and now, and commits as
+it goes; does nothing if another session is sending
+in: how many invitations to send at most, NULL for all
+raises: 2D000 (inside a transaction block), 28000 (key not accepted), 55000
+  (no key, or the library does not fit the SQL objects)';
 
 CREATE PROCEDURE @extschema@.clerk_refresh_invitations()
 AS 'MODULE_PATHNAME'
@@ -427,7 +534,14 @@ LANGUAGE C;
 REVOKE ALL ON PROCEDURE @extschema@.clerk_refresh_invitations() FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_refresh_invitations() IS
-'asks Clerk what became of the invitations of clerk_invitation_outbox that are sent and were pending when last seen, and updates their status; commits as it goes; url becomes NULL where status is no longer pending; tells in a NOTICE how many have changed; raises 2D000 (inside a transaction block), 25006 (read-only transaction), 55000 and 28000 (no key, or not accepted)';
+'asks Clerk what became of the invitations of clerk_invitation_outbox that are
+sent and were pending when last seen (Clerk''s
+ListInstanceOrganizationInvitations and ListOrganizationInvitations), and
+updates their status; commits as it goes; url becomes NULL where status is no
+longer pending; tells in a NOTICE how many have changed
+raises: 2D000 (inside a transaction block), 25006 (read-only transaction),
+  28000 (key not accepted), 55000 (no key, or the library does not fit the
+  SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_rate_limit_status(
     OUT endpoint text,
@@ -444,7 +558,14 @@ LANGUAGE C STABLE PARALLEL RESTRICTED;
 REVOKE ALL ON FUNCTION @extschema@.clerk_rate_limit_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_rate_limit_status() IS
-'the budgets of requests of the Clerk instance that this session''s settings choose, shared by all sessions of the server with the same key; out: a row for each endpoint that Clerk limits, single (one invitation a request) and bulk, with the requests allowed in a window (clerk_invite.rate_limit_window, an hour), those sent in the window that ends now, those that remain, when one can be sent (NULL: now), and until when Clerk has closed the endpoint (NULL: it is open); raises 55000 (no key)';
+'the budgets of requests of the Clerk instance that this session''s settings
+choose, shared by all sessions of the server with the same key
+out: a row for each endpoint that Clerk limits, single (one invitation a
+  request) and bulk, with the requests allowed in a window
+  (clerk_invite.rate_limit_window, an hour), those sent in the window that
+  ends now, those that remain, when one can be sent (NULL: now), and until
+  when Clerk has closed the endpoint (NULL: it is open)
+raises: 55000 (no key, or the library does not fit the SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_worker_status(
     OUT database name,
@@ -461,7 +582,12 @@ LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_worker_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
-'tells what the background workers of the server do, one row for each database that has one; out: database, process ID, state (wanted: the server had no room, starting, sending, waiting), time when it was started or asked for, time when it looks again at the latest, what keeps it from sending (NULL: nothing)';
+'tells what the background workers of the server do, one row for each
+database that has one
+out: database, process ID, state (wanted: the server had no room, starting,
+  sending, waiting), time when it was started or asked for, time when it
+  looks again at the latest, what keeps it from sending (NULL: nothing)
+raises: 55000 (the library does not fit the SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_invitation_progress_limits(
     OUT single_limit integer,
@@ -477,7 +603,12 @@ LANGUAGE C STABLE PARALLEL RESTRICTED;
 
 -- Not revoked from PUBLIC: it asks for the privilege to read the view.
 COMMENT ON FUNCTION @extschema@.clerk_invitation_progress_limits() IS
-'tells clerk_invitation_progress of Clerk''s limits; out: for single and bulk requests those allowed in a window and those that can be sent now, when more can be sent (NULL: now), the length of a window; all NULL without a key; raises 42501 if the caller may not read that view';
+'tells clerk_invitation_progress of Clerk''s limits
+out: for single and bulk requests those allowed in a window and those that
+  can be sent now, when more can be sent (NULL: now), the length of a
+  window; all NULL without a key
+raises: 42501 (no privilege to read that view), 55000 (the library does not
+  fit the SQL objects)';
 
 -- How long the limits keep the queue busy follows from how it is packed into
 -- requests.  Each organization's invitations make pieces: tens, a remainder,
@@ -571,7 +702,10 @@ FROM queue, unsettled, settled, limits, packing;
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
-'how far clerk_invitation_outbox has come: one row, exact but for time_to_empty; Clerk''s limits are those of the key and address that the session''s settings choose, and NULL without a key';
+'how far clerk_invitation_outbox has come: one row, for \gx in psql, exact but
+for time_to_empty
+Clerk''s limits are those of the key and address that the session''s
+settings choose, and NULL without a key';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
 'invitations that wait to be sent, also those for later';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS
@@ -595,6 +729,9 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_progress.singles_left IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.bulks_left IS
 'requests for up to ten invitations that Clerk''s limits allow now';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.more_at IS
-'time when one of the two allows a request again; NULL: now; infinity: never, both limits are 0';
+'time when one of the two allows a request again; NULL: now; infinity: never,
+both limits are 0';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
-'estimate of how long Clerk''s limits need for everything that is queued, packed as well as possible, as if all of it were due; NULL: nothing is open, or the limits allow nothing, or there is no key';
+'estimate of how long Clerk''s limits need for everything that is queued,
+packed as well as possible, as if all of it were due; NULL: nothing is open,
+or the limits allow nothing, or there is no key';

@@ -4,7 +4,8 @@
 --
 CREATE EXTENSION clerk_invite;
 
--- Every object has a comment, and so has every column of one.
+-- Every object has a comment, and so has every column, constraint, index and
+-- trigger of one.
 WITH members AS (
     SELECT classid, objid
     FROM pg_depend
@@ -33,13 +34,42 @@ WITH members AS (
           UNION
           SELECT typrelid FROM members JOIN pg_type ON pg_type.oid = objid
           WHERE classid = 'pg_type'::regclass)
+    UNION ALL
+    -- NOT NULL is one of them since 18.
+    SELECT 'pg_constraint'::regclass, oid, 0
+    FROM pg_constraint
+    WHERE conrelid IN (SELECT objid FROM members WHERE classid = 'pg_class'::regclass)
+      AND contype <> 'n'
+    UNION ALL
+    SELECT 'pg_class'::regclass, indexrelid, 0
+    FROM pg_index
+    WHERE indrelid IN (SELECT objid FROM members WHERE classid = 'pg_class'::regclass)
+    UNION ALL
+    SELECT 'pg_trigger'::regclass, oid, 0
+    FROM pg_trigger
+    WHERE tgrelid IN (SELECT objid FROM members WHERE classid = 'pg_class'::regclass)
+      AND NOT tgisinternal
 )
-SELECT count(*) > 17 AS all_found,
+SELECT bool_or(o.classid = 'pg_proc'::regclass) AND
+       bool_or(o.classid = 'pg_type'::regclass) AND
+       bool_or(o.classid = 'pg_class'::regclass AND o.objsubid > 0) AND
+       bool_or(o.classid = 'pg_constraint'::regclass) AND
+       bool_or(o.objid = to_regclass('clerk_invitation_outbox_pkey')) AND
+       bool_or(o.classid = 'pg_trigger'::regclass) AS all_found,
        array_agg(pg_describe_object(o.classid, o.objid, o.objsubid))
            FILTER (WHERE coalesce(description, '') = '') AS without_comment
 FROM objects AS o
 LEFT JOIN pg_description AS d
     ON d.classoid = o.classid AND d.objoid = o.objid AND d.objsubid = o.objsubid;
+
+-- The longest line of one is as wide as a terminal.
+SELECT max(length(line)) <= 80 AS fits
+FROM pg_description AS d,
+     LATERAL regexp_split_to_table(description, '\n') AS line
+WHERE classoid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclass)
+  AND EXISTS (SELECT FROM pg_depend AS e
+              WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e'
+                AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite'));
 
 -- Functions that do something are volatile and parallel unsafe, act with the
 -- caller's rights, and are nobody's until they are granted, but for one that
@@ -66,6 +96,21 @@ SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'granted@example.com', 'org:member');
 RESET ROLE;
 REVOKE EXECUTE ON FUNCTION clerk_create_organization_invitation FROM regress_clerk_invite;
+
+-- What somebody has altered is not taken for what it was.
+\i test/error_of.sql
+SELECT probin FROM pg_proc WHERE proname = 'clerk_worker_status' \gset
+BEGIN;
+CREATE FUNCTION altered_status(OUT database name, OUT pid integer) RETURNS SETOF record
+AS :'probin', 'clerk_worker_status' LANGUAGE C;
+ALTER TYPE clerk_organization_invitation ADD ATTRIBUTE more text;
+SELECT statement, "SQLSTATE", message, hint
+FROM unnest(ARRAY['SELECT altered_status()',
+                  $$SELECT clerk_get_organization_invitation('org_test', 'orginv_x')$$,
+                  $$SELECT clerk_list_organization_invitations('org_test')$$]) AS statement,
+     error_of(statement);
+ROLLBACK;
+DROP FUNCTION error_of(text);
 
 -- While something uses it, it stays.
 CREATE TABLE kept (id integer, invitation clerk_organization_invitation);

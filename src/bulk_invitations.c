@@ -19,6 +19,7 @@
 #include "arguments.h"
 #include "funcapi.h"
 #include "guc.h"
+#include "installed_extension.h"
 #include "invitations_argument.h"
 #include "lib/stringinfo.h"
 #include "planner.h"
@@ -111,6 +112,7 @@ clerk_create_organization_invitation_bulk(PG_FUNCTION_ARGS)
 	{
 		MemoryContext caller;
 
+		clerk_require_fit();
 		clerk_prevent_write("clerk_create_organization_invitation_bulk()");
 		call = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);

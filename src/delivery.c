@@ -101,6 +101,7 @@ typedef struct Pass
 
 static void begin_pass(Pass *pass);
 static void work_off(Pass *pass);
+static bool fits(Pass *pass);
 static bool look_up_some(Pass *pass);
 static bool send_some(Pass *pass);
 static bool may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget);
@@ -161,6 +162,8 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	begin_pass(&pass);
 
 	host->begin();
+	if (!fits(&pass))
+		return;
 	clerk_outbox_find(schema);
 	if (!clerk_outbox_lock())
 	{
@@ -223,6 +226,21 @@ work_off(Pass *pass)
 		MemoryContextReset(pass->wave);
 		report_progress(pass);
 	} while (worked && pass->report->stopped_by == NULL);
+}
+
+/*
+ * Whether the library still fits the SQL objects; if not, the pass is stopped.
+ * In a transaction.
+ */
+static bool
+fits(Pass *pass)
+{
+	ClerkError *error;
+
+	pass->report->fit = clerk_find_fit(&error);
+	if (pass->report->fit != CLERK_FIT_GOOD)
+		stop(pass, error);
+	return pass->report->fit == CLERK_FIT_GOOD;
 }
 
 /* A wave of rows whose outcome is unknown; false if there is none. */
@@ -345,7 +363,8 @@ make_plan(Pass *pass)
 	 * if it was another session that left the last plan none.
 	 */
 	pass->host->begin();
-	if (clerk_outbox_due(1, &due) > 0 && find_budget(pass, &budget) && !in_vain)
+	if (fits(pass) && clerk_outbox_due(1, &due) > 0 &&
+		find_budget(pass, &budget) && !in_vain)
 		count = clerk_outbox_due(LOOK_AHEAD, &due);
 	pass->host->commit();
 	if (count > 0)

@@ -7,10 +7,12 @@
 
 #include "clerk_error.h"
 #include "datatype/timestamp.h"
+#include "installed_extension.h"
 
 typedef struct ClerkDeliveryReport
 {
 	TimestampTz begun_at;
+	ClerkFit	fit;			/* of the library; not good: see stopped_by */
 	bool		busy;			/* another session is sending: nothing done */
 	int64		sent;
 	int64		skipped;

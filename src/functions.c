@@ -70,6 +70,7 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	TupleDesc	descriptor;
 	bool		notify;
 
+	descriptor = kept_descriptor(fcinfo);
 	clerk_prevent_write("clerk_create_organization_invitation()");
 
 	wanted.organization_id = clerk_required_identifier(fcinfo, ARG_ORG_ID, "org_id");
@@ -94,8 +95,6 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 		wanted.notify = &notify;
 	}
 
-	/* What cannot be returned is not asked for. */
-	descriptor = kept_descriptor(fcinfo);
 	request = start_create(&wanted, &ticket);
 	clerk_await(request, CLERK_EFFECT_CREATES);
 	if (!clerk_finish_create_invitation(request, &ticket, &created, &error))
@@ -125,12 +124,12 @@ clerk_get_organization_invitation(PG_FUNCTION_ARGS)
 	char	   *org_id;
 	char	   *invitation_id;
 
+	descriptor = kept_descriptor(fcinfo);
 	PreventCommandIfParallelMode("clerk_get_organization_invitation()");
 	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
 	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
 											  "invitation_id");
 
-	descriptor = kept_descriptor(fcinfo);
 	request = clerk_start_get_invitation(org_id, invitation_id, &error);
 	if (request == NULL)
 		raise_about(action, org_id, invitation_id, error);
@@ -161,6 +160,7 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 	char	   *invitation_id;
 	char	   *requesting_user;
 
+	descriptor = kept_descriptor(fcinfo);
 	clerk_prevent_write("clerk_revoke_organization_invitation()");
 	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
 	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
@@ -168,7 +168,6 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 	requesting_user = clerk_optional_text(fcinfo, ARG_REQUESTING_USER,
 										  "requesting_user");
 
-	descriptor = kept_descriptor(fcinfo);
 	request = clerk_start_revoke_invitation(org_id, invitation_id,
 											requesting_user, &error);
 	if (request == NULL)

@@ -13,6 +13,7 @@
 #include "fmgr.h"
 #include "funcapi.h"
 #include "guc.h"
+#include "installed_extension.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/acl.h"
@@ -52,22 +53,17 @@ PG_FUNCTION_INFO_V1(clerk_invitation_progress_limits);
 Datum
 clerk_invitation_progress_limits(PG_FUNCTION_ARGS)
 {
-	TupleDesc	descriptor;
+	TupleDesc	descriptor = clerk_result_descriptor(fcinfo, COLUMNS);
 	Datum		values[COLUMNS];
 	bool		nulls[COLUMNS];
 	uint64		instance;
 	ClerkError *error;
 
 	check_privilege(get_func_namespace(fcinfo->flinfo->fn_oid));
-	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE ||
-		descriptor->natts != COLUMNS)
-		elog(ERROR, "unexpected result type of clerk_invitation_progress_limits()");
-
 	memset(nulls, true, sizeof(nulls));
 	if (clerk_chosen_instance(&instance, &error))
 		fill_columns(instance, values, nulls);
-	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(descriptor),
-											 values, nulls));
+	return HeapTupleGetDatum(heap_form_tuple(descriptor, values, nulls));
 }
 
 /* Some of the view's columns are enough, as for reading it. */

@@ -7,6 +7,7 @@
 
 #include "arguments.h"
 #include "funcapi.h"
+#include "installed_extension.h"
 #include "invitation_pages.h"
 #include "miscadmin.h"
 #include "statement_request.h"
@@ -57,6 +58,7 @@ clerk_list_organization_invitations(PG_FUNCTION_ARGS)
 
 	if (SRF_IS_FIRSTCALL())
 	{
+		clerk_require_fit();
 		PreventCommandIfParallelMode("clerk_list_organization_invitations()");
 		listing.organization_id = clerk_required_identifier(fcinfo, 0, "org_id");
 		listing.statuses = clerk_optional_texts(fcinfo, 1, "status");
@@ -81,6 +83,7 @@ clerk_list_instance_organization_invitations(PG_FUNCTION_ARGS)
 
 	if (SRF_IS_FIRSTCALL())
 	{
+		clerk_require_fit();
 		PreventCommandIfParallelMode("clerk_list_instance_organization_invitations()");
 		listing.statuses = clerk_optional_texts(fcinfo, 0, "status");
 		listing.query = clerk_optional_text(fcinfo, 1, "query");

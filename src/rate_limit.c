@@ -38,8 +38,8 @@
 /* More Clerk instances than databases of one server are likely to use. */
 #define INSTANCES 16
 
-/* Names the layout, too: one that is changed needs another name. */
-#define SHARED_MEMORY_NAME "clerk_invite rate limit"
+/* With the number of the layout; the size need not tell one from another. */
+#define SHARED_MEMORY_NAME "clerk_invite rate limit 1"
 
 /*
  * Requests to an endpoint, by time.  Bucket number N, of which counts[N %

@@ -8,6 +8,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "installed_extension.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -58,10 +59,7 @@ clerk_rate_limit_status(PG_FUNCTION_ARGS)
 
 		call = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE ||
-			call->tuple_desc->natts != COLUMNS)
-			elog(ERROR, "unexpected result type of clerk_rate_limit_status()");
-		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
+		call->tuple_desc = clerk_result_descriptor(fcinfo, COLUMNS);
 		call->user_fctx = palloc(sizeof(uint64));
 		*(uint64 *) call->user_fctx = chosen_instance();
 		call->max_calls = lengthof(endpoints);

@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "installed_extension.h"
 #include "procedure.h"
 #include "status_refresh.h"
 #include "utils/lsyscache.h"
@@ -34,6 +35,7 @@ clerk_refresh_invitations(PG_FUNCTION_ARGS)
 	ClerkRefreshReport report;
 	MemoryContext caller;
 
+	clerk_require_fit();
 	caller = clerk_procedure_begin(fcinfo, "clerk_refresh_invitations()");
 	clerk_refresh_statuses(schema, &report);
 	report_counts(&report);

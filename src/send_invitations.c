@@ -6,6 +6,7 @@
 
 #include "delivery.h"
 #include "fmgr.h"
+#include "installed_extension.h"
 #include "procedure.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -30,11 +31,12 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 		begin_nothing, clerk_procedure_commit, report_progress
 	};
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
-	int64		max_invitations = PG_ARGISNULL(0) ?
-	PG_INT64_MAX : PG_GETARG_INT32(0);
+	int64		max_invitations;
 	ClerkDeliveryReport delivered;
 	MemoryContext caller;
 
+	clerk_require_fit();
+	max_invitations = PG_ARGISNULL(0) ? PG_INT64_MAX : PG_GETARG_INT32(0);
 	if (max_invitations < 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -45,22 +45,35 @@ request_all(void)
 	RequestAddinShmemSpace(requested);
 }
 
+/* Whether the server has loaded this library at its start, for all processes. */
+bool
+clerk_is_preloaded(void)
+{
+	return requested > 0;
+}
+
 /*
- * Finds the structure of this name, or makes one that is zero but for its lock;
- * a layout that changes needs another name.  Returns NULL if the server has no
- * memory to spare.
+ * Finds the structure of this name, or makes one that is zero but for its lock.
+ * Returns NULL if the server has no memory to spare.
+ *
+ * After an upgrade, processes with the old library run beside those with the
+ * new one.  They share a structure as long as they have the same idea of it:
+ * its size becomes a part of the name, and the name must change with a layout
+ * that keeps the size.
  */
 void *
 clerk_find_shared_memory(const char *name, Size size)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	LWLock	   *volatile lock = NULL;
+	char		full_name[SHMEM_INDEX_KEYSIZE];
 	bool		found;
 
+	snprintf(full_name, sizeof(full_name), "%s %zu", name, size);
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	PG_TRY();
 	{
-		lock = ShmemInitStruct(name, size, &found);
+		lock = ShmemInitStruct(full_name, size, &found);
 	}
 	PG_CATCH();
 	{

@@ -14,6 +14,7 @@
 #define CLERK_SHARED_MEMORY_MAX (24 * 1024)
 
 extern void clerk_request_shared_memory(Size size);
+extern bool clerk_is_preloaded(void);
 extern void *clerk_find_shared_memory(const char *name, Size size);
 
 #endif							/* CLERK_SHARED_MEMORY_H */

@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "funcapi.h"
+#include "installed_extension.h"
 #include "miscadmin.h"
 #include "statement_request.h"
 
@@ -105,18 +106,20 @@ what_may_be_done(int sent, ClerkEffect effect)
 /*
  * The result type's descriptor, looked up through the function's own entry in
  * the catalog: no search_path comes into it.  In the current memory context.
+ *
+ * Raises 55000 if the library does not fit the extension's SQL objects.  To be
+ * called before anything else: without a fit it is not known which arguments
+ * there are.
  */
 TupleDesc
 clerk_invitation_descriptor(FunctionCallInfo fcinfo)
 {
 	TupleDesc	descriptor;
 
+	clerk_require_fit();
 	if (get_call_result_type(fcinfo, NULL, &descriptor) != TYPEFUNC_COMPOSITE ||
 		!clerk_fits_invitation(descriptor))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the library of clerk_invite does not fit the extension's SQL objects"),
-				 errhint("Run ALTER EXTENSION clerk_invite UPDATE, and do not alter the type clerk_organization_invitation.")));
+		clerk_raise_misfit();
 	return BlessTupleDesc(CreateTupleDescCopy(descriptor));
 }
 

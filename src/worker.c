@@ -12,31 +12,25 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
-#include "access/htup_details.h"
-#include "access/table.h"
 #include "access/xact.h"
-#include "catalog/indexing.h"
-#include "catalog/pg_extension.h"
 #include "compat.h"
 #include "delivery.h"
 #include "guc.h"
+#include "installed_extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
+#include "shared_memory.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
-#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker.h"
 #include "worker_slots.h"
-
-#define EXTENSION "clerk_invite"
 
 /*
  * How long a worker with nothing to do waits for another commit.  Starting one
@@ -61,6 +55,7 @@
 typedef struct Outlook
 {
 	bool		over;			/* there is nothing to wait for */
+	bool		outdated;		/* a worker with a newer library is to go on */
 	TimestampTz earliest;		/* not before then, even if woken */
 	TimestampTz latest;			/* then in any case */
 	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* empty: none */
@@ -71,6 +66,7 @@ static struct
 {
 	MemoryContext look;			/* emptied after each look */
 	uint32		wait_event;
+	bool		has_looked;
 	bool		has_sent;
 	int			failures;		/* looks in a row that ended with an error */
 	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* logged; empty: none */
@@ -79,10 +75,10 @@ static struct
 static void prepare(Oid database);
 static void look(Outlook *outlook);
 static void look_at_outbox(Outlook *outlook);
-static Oid	extension_schema(void);
 static void judge(const ClerkDeliveryReport *report, Outlook *outlook);
 static void note_trouble(const ClerkError *error);
 static void recover(Outlook *outlook);
+static void make_way(void);
 static void rest(const Outlook *outlook);
 static void begin_transaction(void);
 static void commit_transaction(void);
@@ -93,7 +89,8 @@ static TimestampTz from_now(int64 milliseconds);
  * With a handle, the caller is told when the worker starts and stops, and the
  * handle is allocated; without, this raises no error.
  *
- * The caller must have reserved the slot with clerk_worker_wake().
+ * The caller must have reserved the slot with clerk_worker_wake(), or just have
+ * given up its own.
  */
 bool
 clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
@@ -130,6 +127,8 @@ clerk_worker_main(Datum main_arg)
 			break;
 		clerk_worker_begin_look();
 		look(&outlook);
+		if (outlook.outdated)
+			make_way();
 		rest(&outlook);
 	} while (!outlook.over || !clerk_worker_leave());
 	proc_exit(0);
@@ -189,7 +188,7 @@ look_at_outbox(Outlook *outlook)
 	bool		writable;
 
 	begin_transaction();
-	schema = extension_schema();
+	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
 	commit_transaction();
 	if (!OidIsValid(schema) || !writable)
@@ -202,38 +201,31 @@ look_at_outbox(Outlook *outlook)
 	judge(&report, outlook);
 }
 
-/* The schema that the extension is in; invalid if there is no extension. */
-static Oid
-extension_schema(void)
-{
-	Relation	extensions = table_open(ExtensionRelationId, AccessShareLock);
-	Oid			schema = InvalidOid;
-	ScanKeyData key;
-	SysScanDesc scan;
-	HeapTuple	tuple;
-
-	ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber,
-				F_NAMEEQ, CStringGetDatum(EXTENSION));
-	scan = systable_beginscan(extensions, ExtensionNameIndexId, true, NULL,
-							  1, &key);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
-		schema = ((Form_pg_extension) GETSTRUCT(tuple))->extnamespace;
-	systable_endscan(scan);
-	table_close(extensions, AccessShareLock);
-	return schema;
-}
-
 /* When to look again, after a look without an error. */
 static void
 judge(const ClerkDeliveryReport *report, Outlook *outlook)
 {
 	TimestampTz pause = from_now(PAUSE_MS);
+	bool		has_looked = worker.has_looked;
 
+	worker.has_looked = true;
 	if (report->sent + report->skipped + report->failed > 0)
 		worker.has_sent = true;
 	if (report->busy)
 	{
+		outlook->earliest = outlook->latest = pause;
+		return;
+	}
+
+	/*
+	 * A new process loads the library that is installed by now.  If the first
+	 * look of one finds that this is too old, too, it has trouble like
+	 * others.
+	 */
+	if (report->fit == CLERK_FIT_LIBRARY_TOO_OLD && has_looked &&
+		!clerk_is_preloaded())
+	{
+		outlook->outdated = true;
 		outlook->earliest = outlook->latest = pause;
 		return;
 	}
@@ -302,6 +294,22 @@ recover(Outlook *outlook)
 	outlook->earliest = outlook->latest = from_now(delay);
 	snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
 			 "error %s, see the server's log", unpack_sql_state(sqlstate));
+}
+
+/*
+ * Starts another worker in the place of this one, and ends; returns, to try it
+ * again, if the server has no room for both.
+ */
+static void
+make_way(void)
+{
+	clerk_worker_give_up();
+	if (clerk_worker_start(MyDatabaseId, NULL))
+		ereport(LOG,
+				(errmsg("a worker with another version of the library goes on sending invitations")));
+	else if (clerk_worker_enter(MyDatabaseId))
+		return;
+	proc_exit(0);
 }
 
 /* Waits until the next look is due, or the settings have changed. */

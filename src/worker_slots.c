@@ -33,8 +33,8 @@
 /* More databases of one server than are likely to invite at a time. */
 #define SLOTS 32
 
-/* Names the layout, too: one that is changed needs another name. */
-#define SHARED_MEMORY_NAME "clerk_invite workers"
+/* With the number of the layout; the size need not tell one from another. */
+#define SHARED_MEMORY_NAME "clerk_invite workers 1"
 
 /*
  * The postmaster starts a worker within milliseconds.  One that has not
@@ -211,13 +211,20 @@ clerk_worker_list(ClerkWorkerStatus **list)
 /*
  * Makes this process the database's worker until it leaves or ends; false if
  * there is another one, or no slot.
+ *
+ * Another one is woken: whoever has started this process may not have found it,
+ * if his library is of another version and has slots of another layout.
  */
 bool
 clerk_worker_enter(Oid database)
 {
+	static bool registered = false;
+	Latch	   *other = NULL;
 	Slot	   *slot;
 
-	before_shmem_exit(free_own_slot, (Datum) 0);
+	if (!registered)
+		before_shmem_exit(free_own_slot, (Datum) 0);
+	registered = true;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = find_slot(database);
 	if (slot == NULL)
@@ -230,7 +237,14 @@ clerk_worker_enter(Oid database)
 		slot->latch = &MyProc->procLatch;
 		own_slot = slot;
 	}
+	else if (slot != NULL)
+	{
+		slot->woken = true;
+		other = slot->latch;
+	}
 	LWLockRelease(&shared->lock);
+	if (other != NULL)
+		SetLatch(other);
 	return own_slot != NULL;
 }
 
@@ -299,6 +313,21 @@ clerk_worker_leave(void)
 	return !woken;
 }
 
+/*
+ * Gives the slot up in any case: for this process to end, or to start a worker
+ * that looks in its place.  If it cannot start one, it may enter again.
+ */
+void
+clerk_worker_give_up(void)
+{
+	if (own_slot == NULL)
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	free_slot(own_slot);
+	own_slot = NULL;
+	LWLockRelease(&shared->lock);
+}
+
 /* NULL if the database has none. */
 static Slot *
 find_slot(Oid database)
@@ -349,12 +378,7 @@ has_failed_to_start(const Slot *slot)
 static void
 free_own_slot(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
-	if (own_slot == NULL)
-		return;
-	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	free_slot(own_slot);
-	own_slot = NULL;
-	LWLockRelease(&shared->lock);
+	clerk_worker_give_up();
 }
 
 static void

@@ -55,5 +55,6 @@ extern void clerk_worker_begin_look(void);
 extern void clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble);
 extern bool clerk_worker_is_woken(void);
 extern bool clerk_worker_leave(void);
+extern void clerk_worker_give_up(void);
 
 #endif							/* CLERK_WORKER_SLOTS_H */

@@ -8,6 +8,7 @@
 #include "compat.h"
 #include "fmgr.h"
 #include "funcapi.h"
+#include "installed_extension.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "worker_slots.h"
@@ -54,10 +55,7 @@ clerk_worker_status(PG_FUNCTION_ARGS)
 
 		call = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
-		if (get_call_result_type(fcinfo, NULL, &call->tuple_desc) != TYPEFUNC_COMPOSITE ||
-			call->tuple_desc->natts != COLUMNS)
-			elog(ERROR, "unexpected result type of clerk_worker_status()");
-		call->tuple_desc = BlessTupleDesc(call->tuple_desc);
+		call->tuple_desc = clerk_result_descriptor(fcinfo, COLUMNS);
 		if (clerk_worker_slots_attach())
 			call->max_calls = clerk_worker_list(&list);
 		call->user_fctx = list;

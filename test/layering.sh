@@ -17,7 +17,7 @@ floor_of()
 		guc | json_wire | worker_slots) echo 2 ;;
 		http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error | invitation_json | outbox_guard) echo 4 ;;
-		clerk_api) echo 5 ;;
+		clerk_api | installed_extension) echo 5 ;;
 		arguments | invitation_pages | procedure | statement_request | verdict) echo 6 ;;
 		delivery | invitations_argument | status_refresh) echo 7 ;;
 		bulk_invitations | functions | invitation_progress | list_invitations) echo 8 ;;

@@ -566,7 +566,7 @@ sub sql
 sub shared_memory
 {
 	return sql("SELECT allocated_size FROM pg_shmem_allocations"
-		  . " WHERE name = 'clerk_invite rate limit'");
+		  . " WHERE name LIKE 'clerk_invite rate limit %'");
 }
 
 # The endpoints as a session sees them that runs this SQL before: name, limit,

@@ -104,7 +104,7 @@ sub check_archive
 		[
 			grep { !-e "$folder/$_" }
 			  qw(META.json Makefile README.md CHANGELOG.md LICENSE src sql
-			  expected test docs clerk_invite.control),
+			  expected test docs monitoring clerk_invite.control),
 			map { @$_{qw(file docfile)} } values %{ $meta->{provides} }
 		],
 		[], '... which has all that it must');
