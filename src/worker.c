@@ -236,6 +236,9 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 	{
 		outlook->earliest = pause;
 		outlook->latest = Max(from_now(clerk_retry_delay), report->next_due);
+		/* The next look may start another process. */
+		if (report->fit != CLERK_FIT_GOOD)
+			outlook->latest = Max(outlook->latest, pause);
 	}
 	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
 	{

@@ -70,6 +70,9 @@ max_worker_processes = 4
 ));
 
 make_database($node, 'other');
+# Here a worker in trouble looks again when it is woken, and not before.
+$node->safe_psql('postgres',
+	"ALTER DATABASE other SET clerk_invite.retry_delay = '10 min'");
 $node->safe_psql(
 	$_, q(
 	CREATE TABLE members (email text);
@@ -422,7 +425,7 @@ sub check_preloaded
 {
 	my $name = ClerkTest::library_name($node);
 	my $email = 'preloaded@example.com';
-	my ($log, $first);
+	my $log;
 
 	install_file($built{old}, $library);
 	$node->append_conf('postgresql.conf', "shared_preload_libraries = '$name'");
@@ -433,7 +436,8 @@ sub check_preloaded
 		qr/ERROR:  55000: $MISFIT\n$OLD_TO_NEXT.*HINT:  .*restart the server\./,
 		'where the library is preloaded, a session is told of the restart');
 	$node->safe_psql('postgres', enqueue_sql($email));
-	$first = wait_for_worker($node, 'postgres');
+	wait_until('the log tells of it',
+		sub { slurp_file($node->logfile, $log) =~ /stopped sending invitations: $MISFIT/ });
 	enqueue($node, 'postgres', "another-$email");
 	like(slurp_file($node->logfile, $log), qr/HINT:  .*restart the server\./,
 		'... and so is the log');
