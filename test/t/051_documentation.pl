@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use PsqlOutput;
 use Test::More;
 
-my $EXAMPLES_NOT_RUN = 0;
+my $EXAMPLES_NOT_RUN = 1;
 my $RESULTS_NOT_COMPARED = 1;
 
 # Until when an invitation must be due for "a moment later" to wait for it.
@@ -81,6 +81,21 @@ my %STEPS = (
 			invited_by text,
 			PRIMARY KEY (org_id, email))));
 	},
+	'40 invitations, of which 10 were accepted, 1 revoked and 1 has expired' => sub {
+		sql(
+			q(INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+			SELECT 'org_acme', i || '@example.com', 'org:member'
+			FROM generate_series(1, 40) AS i));
+		wait_until_sent();
+		my ($revoked, $expired, @accepted) = split(
+			/\n/,
+			$node->safe_psql('app',
+				'SELECT invitation_id FROM clerk_invitation_outbox ORDER BY id LIMIT 12'));
+		$clerk->control('revoke_as_admin', { id => $revoked });
+		$clerk->control('expire', { id => $expired });
+		$clerk->control('accept', { id => $_ }) foreach @accepted;
+	},
+	'a role marketing' => sub { sql('CREATE ROLE marketing') },
 	'a table waiting_list' => sub {
 		sql('CREATE TABLE waiting_list (email text PRIMARY KEY, invited_at timestamptz)');
 	},
