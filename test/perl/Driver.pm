@@ -23,7 +23,7 @@ sub build
 	chomp(my $headers = `pg_config --includedir-server`);
 	# Its own copy of the functions, not the extension's.
 	system_or_bail(
-		$ENV{CC} // 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
+		$ENV{CC} || 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
 		'-I', $headers,
 		'-o', $library, "$ClerkTest::TEST_FOLDER/$name.c");
 	return $library;

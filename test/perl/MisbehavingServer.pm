@@ -30,7 +30,7 @@ sub hung_name_server
 	my $library =
 	  PostgreSQL::Test::Utils::tempdir() . '/hung_name_server.so';
 
-	system_or_bail($ENV{CC} // 'cc', '-shared', '-fPIC', '-o', $library,
+	system_or_bail($ENV{CC} || 'cc', '-shared', '-fPIC', '-o', $library,
 		"$ClerkTest::TEST_FOLDER/hung_name_server.c", '-ldl');
 	return join(':', $library, $ENV{LD_PRELOAD} // ());
 }
