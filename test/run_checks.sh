@@ -130,11 +130,13 @@ isolation()
 }
 
 # Assertions are counted, not files, but for those that end badly without one
-# that does not hold.
+# that does not hold.  Since 16 the framework takes its folders from two other
+# variables, and without them gives paths that are relative.
 tap()
 {
 	bin=$("$PG_CONFIG" --bindir)
 	CLERK_DESTDIR="$folder/root" PATH="$bin:$PATH" TESTDIR="$folder" \
+		TESTDATADIR="$folder/tmp_check" TESTLOGDIR="$folder/tmp_check/log" \
 		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
 		prove --verbose --jobs 2 --merge -I "$pgxs_src/test/perl" -I test/perl \
 		test/t/*.pl >"$folder/tap.log" 2>&1
