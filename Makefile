@@ -28,6 +28,8 @@ OBJS = \
 	src/list_invitations.o \
 	src/outbox.o \
 	src/outbox_guard.o \
+	src/outbox_statement.o \
+	src/outbox_status.o \
 	src/planner.o \
 	src/procedure.o \
 	src/rate_limit.o \
@@ -37,6 +39,7 @@ OBJS = \
 	src/secret_key.o \
 	src/send_invitations.o \
 	src/shared_memory.o \
+	src/shipment.o \
 	src/socket_set.o \
 	src/statement_request.o \
 	src/status_refresh.o \

@@ -30,7 +30,9 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "outbox.h"
+#include "outbox_statement.h"
 #include "planner.h"
+#include "shipment.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -60,25 +62,6 @@
 
 /* Rounds of removing old rows in a pass: outbox.c says how many each takes. */
 #define REMOVAL_ROUNDS 100
-
-/* A request of the wave and the rows that it is for. */
-typedef struct Shipment
-{
-	ClerkEndpoint endpoint;
-	int			count;
-	ClerkOutboxRow *rows[CLERK_BULK_MAX];
-	const ClerkTicket *ticket;	/* NULL: not counted */
-	ClerkHttpRequest *request;	/* NULL: not started */
-	ClerkError *error;			/* why it could not be formed; NULL: it could */
-	bool		over;
-} Shipment;
-
-/* Reasons not to start more of a wave's requests. */
-typedef struct Halt
-{
-	bool		everything;
-	bool		endpoints[CLERK_ENDPOINT_LIST + 1];
-} Halt;
 
 /* What one pass has and does. */
 typedef struct Pass
@@ -116,23 +99,12 @@ static int	take_requests(Pass *pass, ClerkPlannedRequest *requests,
 static int	reserve(Pass *pass, ClerkEndpoint endpoint, int wanted,
 					ClerkTicket *ticket);
 static int	claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
-				  ClerkTicket *tickets, Shipment *shipments);
-static int	assign_rows(const Pass *pass, Shipment *shipment,
+				  ClerkTicket *tickets, ClerkShipment *shipments);
+static int	assign_rows(const Pass *pass, ClerkShipment *shipment,
 						const ClerkPlannedRequest *request,
 						ClerkOutboxRow **rows, int row_count);
-static void ship(Shipment *shipments, int count);
-static void start(Shipment *shipment);
-static ClerkListing listing_of(const ClerkOutboxRow *row);
-static void start_look(Shipment *shipment);
-static bool is_halted(const Halt *halt, const Shipment *shipment);
-static void note_end(Shipment *shipment, Halt *halt);
-static int	settle(Pass *pass, Shipment *shipments, int count);
-static void judge(Pass *pass, Shipment *shipment, ClerkOutboxChange *changes,
-				  List **adopted);
-static void judge_single(Shipment *shipment, ClerkOutboxChange *change);
-static void judge_bulk(Shipment *shipment, ClerkOutboxChange *changes);
-static void judge_look(Shipment *shipment, ClerkOutboxChange *change,
-					   List **adopted);
+static int	settle(Pass *pass, ClerkShipment *shipments, int count);
+static bool concerns_all(const ClerkError *error);
 static int	apply(Pass *pass, ClerkOutboxChange *changes, int count);
 static void count_change(Pass *pass, const ClerkOutboxChange *change);
 static void stop(Pass *pass, const ClerkError *error);
@@ -248,7 +220,7 @@ static bool
 look_up_some(Pass *pass)
 {
 	List	   *rows;
-	Shipment   *shipments;
+	ClerkShipment *shipments;
 	ClerkBudget budget;
 	int			count = 0;
 	ListCell   *cell;
@@ -265,16 +237,16 @@ look_up_some(Pass *pass)
 		return false;
 	}
 
-	shipments = palloc0(list_length(rows) * sizeof(Shipment));
+	shipments = palloc0(list_length(rows) * sizeof(ClerkShipment));
 	foreach(cell, rows)
 	{
-		Shipment   *shipment = &shipments[count++];
+		ClerkShipment *shipment = &shipments[count++];
 
 		shipment->endpoint = CLERK_ENDPOINT_LIST;
 		shipment->count = 1;
 		shipment->rows[0] = lfirst(cell);
 	}
-	ship(shipments, count);
+	clerk_ship(shipments, count);
 
 	/* Rows that somebody has locked would be looked up again and again. */
 	return settle(pass, shipments, count) > 0;
@@ -286,7 +258,7 @@ send_some(Pass *pass)
 {
 	int			most = clerk_max_concurrent_requests * REQUESTS_PER_LANE;
 	ClerkPlannedRequest *requests = palloc(most * sizeof(ClerkPlannedRequest));
-	Shipment   *shipments = palloc0(most * sizeof(Shipment));
+	ClerkShipment *shipments = palloc0(most * sizeof(ClerkShipment));
 	ClerkTicket tickets[CLERK_ENDPOINT_LIST + 1];
 	int			count;
 
@@ -296,7 +268,7 @@ send_some(Pass *pass)
 	count = claim(pass, requests, count, tickets, shipments);
 	if (count > 0)
 	{
-		ship(shipments, count);
+		clerk_ship(shipments, count);
 		settle(pass, shipments, count);
 	}
 	return true;
@@ -471,7 +443,7 @@ reserve(Pass *pass, ClerkEndpoint endpoint, int wanted, ClerkTicket *ticket)
  */
 static int
 claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
-	  ClerkTicket *tickets, Shipment *shipments)
+	  ClerkTicket *tickets, ClerkShipment *shipments)
 {
 	const ClerkOutboxDue **due;
 	int			due_count = 0;
@@ -499,7 +471,7 @@ claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 		rows[row_count++] = lfirst(cell);
 	for (int i = 0; i < count; i++)
 	{
-		Shipment   *shipment = &shipments[used];
+		ClerkShipment *shipment = &shipments[used];
 
 		shipment->endpoint = requests[i].bulk ?
 			CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE;
@@ -514,7 +486,7 @@ claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 
 /* Gives a shipment those of its rows that were claimed. */
 static int
-assign_rows(const Pass *pass, Shipment *shipment,
+assign_rows(const Pass *pass, ClerkShipment *shipment,
 			const ClerkPlannedRequest *request,
 			ClerkOutboxRow **rows, int row_count)
 {
@@ -526,128 +498,9 @@ assign_rows(const Pass *pass, Shipment *shipment,
 	return shipment->count;
 }
 
-/* Sends a wave, several requests at a time; returns when nothing is under way. */
-static void
-ship(Shipment *shipments, int count)
-{
-	Halt		halt = {0};
-	int			next = 0;
-	int			under_way = 0;
-
-	for (;;)
-	{
-		for (; next < count && under_way < clerk_max_concurrent_requests; next++)
-			if (!is_halted(&halt, &shipments[next]))
-			{
-				start(&shipments[next]);
-				under_way++;
-			}
-
-		under_way = 0;
-		for (int i = 0; i < next; i++)
-		{
-			if (shipments[i].request != NULL &&
-				clerk_http_outcome(shipments[i].request) == CLERK_HTTP_RUNNING)
-				under_way++;
-			else
-				note_end(&shipments[i], &halt);
-		}
-		if (under_way == 0 && next == count)
-			break;
-		if (under_way == clerk_max_concurrent_requests || next == count)
-		{
-			CHECK_FOR_INTERRUPTS();
-			clerk_http_wait(-1);
-		}
-	}
-}
-
-static void
-start(Shipment *shipment)
-{
-	ClerkNewInvitation wanted[CLERK_BULK_MAX];
-
-	for (int i = 0; i < shipment->count; i++)
-	{
-		const ClerkOutboxRow *row = shipment->rows[i];
-
-		wanted[i].organization_id = row->organization_id;
-		wanted[i].email_address = row->email_address;
-		wanted[i].role = row->role;
-		wanted[i].inviter_user_id = row->inviter_user_id;
-		wanted[i].redirect_url = row->redirect_url;
-		wanted[i].public_metadata = row->public_metadata;
-		wanted[i].private_metadata = row->private_metadata;
-		wanted[i].expires_in_days = row->expires_in_days;
-		wanted[i].notify = row->notify;
-	}
-	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
-		start_look(shipment);
-	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
-		shipment->request = clerk_start_create_bulk(wanted, shipment->count,
-													&shipment->error);
-	else
-		shipment->request = clerk_start_create_invitation(&wanted[0],
-														  &shipment->error);
-	if (shipment->request == NULL && shipment->ticket != NULL)
-		clerk_rate_limit_give_back(shipment->ticket, 1);
-}
-
-/* A page of Clerk's largest size holds all that an address can have. */
-static ClerkListing
-listing_of(const ClerkOutboxRow *row)
-{
-	ClerkListing listing = {
-		.organization_id = row->organization_id,
-		.email_address = row->email_address,
-		.limit = CLERK_LIST_MAX
-	};
-
-	return listing;
-}
-
-static void
-start_look(Shipment *shipment)
-{
-	ClerkListing listing = listing_of(shipment->rows[0]);
-
-	shipment->request = clerk_start_list_invitations(&listing, &shipment->error);
-}
-
-static bool
-is_halted(const Halt *halt, const Shipment *shipment)
-{
-	return halt->everything || halt->endpoints[shipment->endpoint];
-}
-
-/* What the end of a request means for those that were not started yet. */
-static void
-note_end(Shipment *shipment, Halt *halt)
-{
-	int			status;
-
-	if (shipment->over)
-		return;
-	shipment->over = true;
-	if (shipment->request == NULL)
-	{
-		if (shipment->error != NULL &&
-			shipment->error->class == CLERK_ERROR_CONFIGURATION)
-			halt->everything = true;
-		return;
-	}
-	status = clerk_http_status(shipment->request);
-	if (clerk_http_outcome(shipment->request) == CLERK_HTTP_NOT_SENT ||
-		clerk_http_outcome(shipment->request) == CLERK_HTTP_UNUSABLE ||
-		status == 401)
-		halt->everything = true;
-	if (status == 429)
-		halt->endpoints[shipment->endpoint] = true;
-}
-
 /* Records in the outbox what came of a wave; returns how many rows changed. */
 static int
-settle(Pass *pass, Shipment *shipments, int count)
+settle(Pass *pass, ClerkShipment *shipments, int count)
 {
 	ClerkOutboxChange *changes;
 	List	   *adopted = NIL;
@@ -664,7 +517,9 @@ settle(Pass *pass, Shipment *shipments, int count)
 	{
 		for (int j = 0; j < shipments[i].count; j++)
 			changes[row_count + j].row = shipments[i].rows[j];
-		judge(pass, &shipments[i], &changes[row_count], &adopted);
+		clerk_judge_shipment(&shipments[i], &changes[row_count], &adopted);
+		if (concerns_all(shipments[i].error))
+			stop(pass, shipments[i].error);
 		row_count += shipments[i].count;
 	}
 	applied = apply(pass, changes, row_count);
@@ -672,86 +527,13 @@ settle(Pass *pass, Shipment *shipments, int count)
 	return applied;
 }
 
-static void
-judge(Pass *pass, Shipment *shipment, ClerkOutboxChange *changes,
-	  List **adopted)
+/* Whether what became of one request would become of any other. */
+static bool
+concerns_all(const ClerkError *error)
 {
-	if (shipment->request == NULL && shipment->error == NULL)
-	{
-		for (int i = 0; i < shipment->count; i++)
-			clerk_judge_unsent(&changes[i]);
-		if (shipment->ticket != NULL)
-			clerk_rate_limit_give_back(shipment->ticket, 1);
-		return;
-	}
-	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
-		judge_look(shipment, &changes[0], adopted);
-	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
-		judge_bulk(shipment, changes);
-	else
-		judge_single(shipment, &changes[0]);
-
-	if (shipment->error != NULL &&
-		(shipment->error->class == CLERK_ERROR_CONFIGURATION ||
-		 shipment->error->class == CLERK_ERROR_NOT_SENT))
-		stop(pass, shipment->error);
-}
-
-static void
-judge_single(Shipment *shipment, ClerkOutboxChange *change)
-{
-	ClerkInvitation created;
-
-	if (shipment->request != NULL &&
-		clerk_finish_create_invitation(shipment->request, shipment->ticket,
-									   &created, &shipment->error))
-		clerk_judge_created(change, &created);
-	else
-		clerk_judge_error(change, shipment->error);
-}
-
-static void
-judge_bulk(Shipment *shipment, ClerkOutboxChange *changes)
-{
-	ClerkInvitationList created;
-	bool		any_named = false;
-
-	if (shipment->request != NULL &&
-		clerk_finish_create_bulk(shipment->request, shipment->ticket,
-								 &created, &shipment->error))
-	{
-		for (int i = 0; i < shipment->count; i++)
-			clerk_judge_bulk(&changes[i], &created);
-		return;
-	}
-	for (int i = 0; i < shipment->count; i++)
-		if (clerk_error_names(shipment->error, shipment->rows[i]->email_address))
-			any_named = true;
-	for (int i = 0; i < shipment->count; i++)
-	{
-		if (shipment->count == 1)
-			clerk_judge_error(&changes[i], shipment->error);
-		else
-			clerk_judge_shared_error(&changes[i], shipment->error, any_named);
-	}
-}
-
-static void
-judge_look(Shipment *shipment, ClerkOutboxChange *change, List **adopted)
-{
-	ClerkListing listing = listing_of(shipment->rows[0]);
-	ClerkInvitationList found;
-
-	/* What the encoding lacks is in texts that nobody looks for here. */
-	if (shipment->request != NULL &&
-		clerk_finish_list_invitations(shipment->request, &listing, &found,
-									  &shipment->error))
-		clerk_judge_look(change, shipment->request, &found, adopted);
-	else if (shipment->request == NULL &&
-			 shipment->error->class == CLERK_ERROR_FINAL)
-		clerk_judge_unsendable(change, shipment->error);
-	else
-		clerk_judge_error(change, shipment->error);
+	return error != NULL &&
+		(error->class == CLERK_ERROR_CONFIGURATION ||
+		 error->class == CLERK_ERROR_NOT_SENT);
 }
 
 static int

@@ -11,9 +11,9 @@
  * Whatever calls Clerk asks for the fit before it looks at an argument or a
  * row: the SQL functions once a statement, a sender with each plan.  What runs
  * when rows are put into the outbox does not ask, since no INSERT shall fail
- * because a package was upgraded: trigger.c, worker_wakeup.c and the guard in
- * outbox.c use nothing but what all versions have.  The functions that only
- * tell something ask for the columns that they return.
+ * because a package was upgraded: trigger.c, worker_wakeup.c and
+ * outbox_guard.c use nothing but what all versions have.  The functions that
+ * only tell something ask for the columns that they return.
  *
  * The row of pg_extension is read each time.  That takes some microseconds, and
  * the server tells nobody when ALTER EXTENSION UPDATE has changed it.

@@ -1,7 +1,6 @@
 /*
  * outbox.h
- *		The table clerk_invitation_outbox: all SQL on it that senders, and who
- *		refreshes statuses, need.
+ *		The table clerk_invitation_outbox: all SQL on it that sending needs.
  */
 #ifndef CLERK_OUTBOX_H
 #define CLERK_OUTBOX_H
@@ -72,16 +71,6 @@ typedef struct ClerkOutboxChange
 	bool		send_alone;
 } ClerkOutboxChange;
 
-/* An invitation that was pending when last seen. */
-typedef struct ClerkOutboxPending
-{
-	const char *organization_id;	/* the same pointer for all of one */
-	const char *invitation_id;
-	const char *email_address;
-	bool		status_known;	/* as pending; else Clerk told none */
-} ClerkOutboxPending;
-
-extern void clerk_outbox_find(Oid schema);
 extern bool clerk_outbox_lock(void);
 extern void clerk_outbox_unlock(void);
 extern void clerk_outbox_take_over(void);
@@ -93,10 +82,6 @@ extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);
 extern TimestampTz clerk_outbox_next_due(TimestampTz after);
 extern int64 clerk_outbox_count_due(int64 most_unsent);
 extern int	clerk_outbox_remove_older(TimestampTz settled_before);
-extern int64 clerk_outbox_pending(ClerkOutboxPending **pending);
-extern List *clerk_outbox_set_statuses(const char *const *invitation_ids,
-									   const char *const *statuses, int count);
-extern bool clerk_outbox_at_work(void);
 extern void clerk_outbox_announce(int64 id, const char *state);
 
 #endif							/* CLERK_OUTBOX_H */

@@ -33,6 +33,8 @@
 #include "compat.h"
 #include "invitation_pages.h"
 #include "outbox.h"
+#include "outbox_statement.h"
+#include "outbox_status.h"
 #include "procedure.h"
 #include "statement_request.h"
 #include "status_refresh.h"

@@ -1,0 +1,35 @@
+/*
+ * outbox_statement.h
+ *		Runs SQL statements on the table clerk_invitation_outbox.
+ */
+#ifndef CLERK_OUTBOX_STATEMENT_H
+#define CLERK_OUTBOX_STATEMENT_H
+
+#include "executor/spi.h"
+
+#define CLERK_OUTBOX_PARAMETERS 15
+
+/* A statement, for a static variable: it keeps its plan for the session. */
+typedef struct ClerkOutboxStatement
+{
+	const char *text;			/* %1$s is the table's name */
+	int			parameters;
+	Oid			types[CLERK_OUTBOX_PARAMETERS];
+
+	SPIPlanPtr	plan;			/* NULL: not yet made */
+	uint64		table;			/* for which it was made */
+} ClerkOutboxStatement;
+
+/* Takes what SPI_tuptable has into the caller's memory context. */
+typedef void (*ClerkOutboxCollect) (void *result);
+
+extern void clerk_outbox_find(Oid schema);
+extern Oid	clerk_outbox_relation(void);
+extern uint64 clerk_outbox_run(ClerkOutboxStatement *statement,
+							   const Datum *values,
+							   ClerkOutboxCollect collect, void *result);
+extern Datum clerk_outbox_array(Datum *elements, bool *nulls, int count,
+								Oid type);
+extern bool clerk_outbox_at_work(void);
+
+#endif							/* CLERK_OUTBOX_STATEMENT_H */
