@@ -160,6 +160,14 @@
 #endif
 
 /*
+ * Since 8.20 the threads that look names up belong to the multi handle, whose
+ * cleanup joins them unless this option, number 21, is set.  A library that is
+ * older than that does not know it, and has no need of it.  True if all is well.
+ */
+#define clerk_set_quick_cleanup(multi) \
+	(curl_multi_setopt(multi, (CURLMoption) 21, 1L) != CURLM_BAD_HANDLE)
+
+/*
  * Since 7.80 a callback is asked before each attempt to send a request.  True
  * if the callback was set, which also needs a library of that age at run time.
  */

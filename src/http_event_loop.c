@@ -27,10 +27,18 @@
 #include "http_internal.h"
 #include "miscadmin.h"
 
+/*
+ * Since 8.22 libcurl looks at a kept connection only once a second, and sends
+ * requests on one that was closed within that time.  Its own remedy is to send
+ * them again, which is refused for a POST (http_transfer.c).
+ */
+#define TRUSTING_VERSION 0x081600
+
 /* Everything that lives as long as the process. */
 static struct
 {
 	bool		ready;
+	bool		trusting;		/* libcurl is TRUSTING_VERSION or later */
 	ClerkSocketSet sockets;
 	uint32		wait_event;
 	CURLM	   *multi;			/* NULL until needed, and after an abort */
@@ -93,6 +101,7 @@ clerk_event_loop_prepare(void)
 	loop.next_deadline = NEVER;
 	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 	dlist_init(&loop.running);
+	loop.trusting = curl_version_info(CURLVERSION_NOW)->version_num >= TRUSTING_VERSION;
 	loop.ready = true;
 }
 
@@ -104,14 +113,22 @@ bool
 clerk_event_loop_start(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 {
 	bool		started;
+	bool		fresh_connection;
 	sigset_t	saved;
 
 	enter_libcurl(&saved);
 
 	/* Abandoned transfers keep the multi handle, whose connections are bad. */
+	fresh_connection = loop.abandoned > 0;
+	if (loop.trusting && clerk_socket_set_any_hung_up(&loop.sockets))
+	{
+		loop.discard_multi = true;
+		drop_multi_if_unused();
+		fresh_connection = loop.multi != NULL;
+	}
 	started = prepare_multi() &&
 		clerk_transfer_prepare(request, spec, &loop.sockets,
-							   loop.abandoned > 0) &&
+							   fresh_connection) &&
 		curl_multi_add_handle(loop.multi, request->easy) == CURLM_OK;
 	if (started)
 	{
@@ -177,7 +194,8 @@ prepare_multi(void)
 	return curl_multi_setopt(loop.multi, CURLMOPT_SOCKETFUNCTION,
 							 on_socket_interest) == CURLM_OK &&
 		curl_multi_setopt(loop.multi, CURLMOPT_TIMERFUNCTION,
-						  on_timer) == CURLM_OK;
+						  on_timer) == CURLM_OK &&
+		clerk_set_quick_cleanup(loop.multi);
 }
 
 /* Lets libcurl work on what is ready and on what is due by its timer. */

@@ -17,6 +17,8 @@
  */
 #include "postgres.h"
 
+#include <poll.h>
+
 #include "compat.h"
 #include "miscadmin.h"
 #include "socket_set.h"
@@ -24,6 +26,11 @@
 
 /* Sockets that the wait set can gain before it has to be made anew. */
 #define SPARE_ROOM 8
+
+/* Without it, only a connection that was broken off is seen. */
+#ifndef POLLRDHUP
+#define POLLRDHUP 0
+#endif
 
 static ClerkSocket *find(ClerkSocketSet *set, int descriptor);
 static ClerkSocket *add(ClerkSocketSet *set, int descriptor, bool told_of);
@@ -86,6 +93,26 @@ clerk_socket_set_rest(ClerkSocketSet *set, int descriptor)
 		drop(set, socket);
 	else if (socket->registered & WL_SOCKET_WRITEABLE)
 		set->outdated = true;
+}
+
+/*
+ * Whether the other side has hung up on a socket that rests.  What it may have
+ * sent before does not matter: over TLS a farewell comes before the end.
+ */
+bool
+clerk_socket_set_any_hung_up(const ClerkSocketSet *set)
+{
+	struct pollfd resting[CLERK_SOCKET_SET_MAX];
+	int			count = 0;
+
+	for (int i = 0; i < set->count; i++)
+	{
+		if (set->sockets[i].wanted != 0)
+			continue;
+		resting[count].fd = set->sockets[i].descriptor;
+		resting[count++].events = POLLRDHUP;
+	}
+	return count > 0 && poll(resting, count, 0) > 0;
 }
 
 /*

@@ -40,6 +40,7 @@ extern void clerk_socket_set_closed(ClerkSocketSet *set, int descriptor);
 extern bool clerk_socket_set_watch(ClerkSocketSet *set, int descriptor,
 								   uint32 events);
 extern void clerk_socket_set_rest(ClerkSocketSet *set, int descriptor);
+extern bool clerk_socket_set_any_hung_up(const ClerkSocketSet *set);
 extern int	clerk_socket_set_wait(ClerkSocketSet *set, long timeout,
 								  uint32 wait_event, WaitEvent *ready, int max,
 								  bool *latch_set);
