@@ -7,8 +7,9 @@
 # a status other than 0 if anything failed or nothing ran.
 #
 # CHECKS in the environment chooses some of them, such as "regress tap".  The
-# source is built in any case, which counts if "build" is among them.  CC names
-# another compiler than the server's, which must be installed.
+# source is built in any case, which counts if "build" is among them.  TAP_FILES
+# chooses files for "tap", such as "test/t/001_create.pl".  CC names another
+# compiler than the server's, which must be installed.
 set -eu
 
 cd "$(dirname "$0")/.."
@@ -17,5 +18,6 @@ prepare_machine libipc-run-perl perl cppcheck nginx-light git
 install_where_available pg-bsd-indent
 make_workspace
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
+	TAP_FILES="${TAP_FILES:-}" \
 	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" \
 	sh "$WORKSPACE/source/test/run_checks.sh" "$WORKSPACE"

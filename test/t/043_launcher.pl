@@ -78,7 +78,7 @@ sub check_restart
 		wait_until_gone($node);
 		is(states($node, 'quiet', $quiet),
 			'queued 0', '... and nothing where clerk_invite.worker is off');
-		unlike(slurp_file($node->logfile, $log), qr/WARNING|ERROR|FATAL(?!.*terminating)/,
+		unlike(slurp_file($node->logfile, $log), qr/(?:WARNING|ERROR|FATAL)(?!.*terminating)/,
 			'... and has nothing to complain of');
 	}
 	return;
