@@ -17,7 +17,8 @@ cd "$(dirname "$0")/.."
 prepare_machine libipc-run-perl perl cppcheck nginx-light git
 install_where_available pg-bsd-indent
 make_workspace
+fetch_program prometheus-postgres-exporter
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
 	TAP_FILES="${TAP_FILES:-}" \
-	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" \
+	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" PATH="$PATH:$WORKSPACE/programs" \
 	sh "$WORKSPACE/source/test/run_checks.sh" "$WORKSPACE"

@@ -114,6 +114,22 @@ install_where_available()
 	done
 }
 
+# fetch_program PACKAGE: puts the package's programs into $WORKSPACE/programs, a
+# folder for PATH, without installing it, since that would start a service.
+# Whoever needs them finds out if that did not work.
+fetch_program()
+{
+	# shellcheck disable=SC2016
+	as_ordinary_user sh -euc '
+		mkdir -p "$1/programs" "$1/package"
+		cd "$1/package"
+		apt-get download -qq "$2"
+		dpkg-deb -x ./*.deb .
+		mv usr/bin/* "$1/programs/"
+		rm -r "$1/package"
+	' sh "$WORKSPACE" "$1" >&2 || echo "$0: no programs of $1" >&2
+}
+
 # The server refuses to run as root.
 as_ordinary_user()
 {

@@ -1,16 +1,19 @@
 # The collector for sql_exporter: it is well-formed, its metrics have the names
 # that Prometheus asks for, and each query gives a role with the documented
 # rights the columns that its metrics read, without reading the whole outbox.
+# postgres_exporter makes the same metrics of its queries.
 use strict;
 use warnings;
 
 use ClerkTest;
 use WorkerTest;
 use Cwd qw(abs_path);
+use HTTP::Tiny;
+use IO::Socket::INET;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $FILE = abs_path("$ClerkTest::TEST_FOLDER/../monitoring/clerk_invite.collector.yml");
+my $FOLDER = abs_path("$ClerkTest::TEST_FOLDER/../monitoring");
 
 # Rows that were settled long ago, as many of each final state.
 my $SETTLED = 40000;
@@ -18,7 +21,7 @@ my $SETTLED = 40000;
 # Types of columns that sql_exporter can read as a number.
 my %NUMBERS = map { $_ => 1 } 'integer', 'bigint', 'double precision';
 
-my $text = slurp_file($FILE);
+my $text = slurp_file("$FOLDER/clerk_invite.collector.yml");
 my $collector = parse($text);
 my %queries = map { $_->{query_name} => $_->{query} } @{ $collector->{queries} };
 my @metrics = @{ $collector->{metrics} };
@@ -30,6 +33,7 @@ check_form();
 fill_outbox();
 grant();
 check_columns();
+check_exporter();
 check_values();
 check_plans();
 
@@ -216,6 +220,71 @@ sub series
 	return \%series;
 }
 
+# What Prometheus gets from postgres_exporter and its file.
+sub check_exporter
+{
+	my ($program) = grep { -x } map {
+		("$_/postgres_exporter", "$_/prometheus-postgres-exporter")
+	} split(/:/, $ENV{PATH});
+
+  SKIP:
+	{
+		skip 'there is no postgres_exporter', scalar(@metrics) + 1 if !$program;
+		my $exported = scrape($program);
+
+		is_deeply([ sort keys %$exported ], [ sort map { $_->{metric_name} }
+				grep { %{ series($_->{metric_name}) } } @metrics ],
+			'postgres_exporter knows the same metrics');
+		foreach my $name (sort map { $_->{metric_name} } @metrics)
+		{
+			my $expected = series($name);
+
+			# Time goes on.
+			if ($name eq 'clerk_invite_oldest_due_age_seconds')
+			{
+				cmp_ok(abs($exported->{$name}{''} - $expected->{''}),
+					'<', 300, "... with the same value of $name");
+				next;
+			}
+			is_deeply($exported->{$name} // {}, $expected, "... with the same values of $name");
+		}
+	}
+	return;
+}
+
+# The metrics of ours, as series() has them, that an exporter gives.
+sub scrape
+{
+	my ($program) = @_;
+	my $port = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1')->sockport;
+	my $url = "http://127.0.0.1:$port/metrics";
+	my $log = PostgreSQL::Test::Utils::tempdir() . "/postgres_exporter.log";
+	my $answer;
+	my %exported;
+
+	local $ENV{DATA_SOURCE_NAME} = sprintf(
+		'host=%s port=%d user=monitor dbname=postgres sslmode=disable',
+		$node->host, $node->port);
+	my $exporter = IPC::Run::start(
+		[
+			$program, '--disable-default-metrics', '--disable-settings-metrics',
+			'--extend.query-path', "$FOLDER/clerk_invite.queries.yaml",
+			'--web.listen-address', "127.0.0.1:$port"
+		],
+		'<', \undef, '>&', $log);
+	wait_until('the exporter answers',
+		sub { $answer = HTTP::Tiny->new->get($url); $answer->{success} });
+	$exporter->kill_kill;
+	foreach my $line (split(/\n/, $answer->{content}))
+	{
+		my ($name, $labels, $value) = $line =~ /^(clerk_invite_\w+)\{(.*)\} (\S+)$/ or next;
+		my @labels = grep { !/^server=/ } split(/,/, $labels);
+
+		$exported{$name}{ join(',', map { /="(.*)"$/ } @labels) } = $value + 0;
+	}
+	return \%exported;
+}
+
 sub check_values
 {
 	my $quarter = $SETTLED / 4;
@@ -252,10 +321,10 @@ sub check_values
 	is_deeply(series('clerk_invite_time_to_empty_seconds'),
 		{ '' => 0 }, 'the time to empty is a number where the limits allow all');
 	is_deeply(
-		series('clerk_invite_worker_state'),
+		series('clerk_invite_worker_present'),
 		{ none => 1, wanted => 0, starting => 0, sending => 0, waiting => 0 },
 		'there is no worker');
-	is_deeply(series('clerk_invite_worker_trouble'), {}, '... so none is in trouble');
+	is_deeply(series('clerk_invite_worker_trouble_present'), {}, '... so none is in trouble');
 
 	# Without a key it cannot be told, and something keeps a worker from sending.
 	reconfigure($node, "clerk_invite.secret_key_file = ''");
@@ -264,10 +333,10 @@ sub check_values
 	enqueue($node, 'postgres', 'no-key@example.com');
 	wait_for_worker($node, 'postgres');
 	is_deeply(
-		series('clerk_invite_worker_state'),
+		series('clerk_invite_worker_present'),
 		{ none => 0, wanted => 0, starting => 0, sending => 0, waiting => 1 },
 		'a worker is there');
-	is_deeply([ values %{ series('clerk_invite_worker_trouble') } ],
+	is_deeply([ values %{ series('clerk_invite_worker_trouble_present') } ],
 		[1], '... and in trouble, which has a name');
 	reconfigure($node, "clerk_invite.secret_key_file = 'clerk.key'");
 	return;
