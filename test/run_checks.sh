@@ -10,6 +10,8 @@ passed=0
 failed=0
 skipped=0
 other_compiler='-Wno-unknown-warning-option -Wno-ignored-optimization-argument'
+tap_files=${TAP_FILES:-test/t/*.pl}
+unset TAP_FILES # some of them run check.sh
 pgxs_src=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 trap stop_cluster EXIT
 trap 'exit 130' INT
@@ -141,7 +143,7 @@ tap()
 		TESTDATADIR="$folder/tmp_check" TESTLOGDIR="$folder/tmp_check/log" \
 		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
 		prove --verbose --jobs 2 --merge -I "$pgxs_src/test/perl" -I test/perl \
-		${TAP_FILES:-test/t/*.pl} >"$folder/tap.log" 2>&1
+		$tap_files >"$folder/tap.log" 2>&1
 	status=$?
 	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')
 	bad=$(grep -cE '^not ok [0-9]|^test/t.* Failed: 0\)$' "$folder/tap.log")
