@@ -7,28 +7,17 @@ use warnings;
 use utf8;
 
 use ClerkTest;
+use DeliveryTest;
 use Encode qw(encode_utf8);
-use JSON::PP qw(decode_json);
+use JSON::PP;
 use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time);
 
-# Short delays, so that what is to be tried again is due at once; each row has a
-# request of its own.
-my $DELAYS = q(
-clerk_invite.bulk_requests_per_hour = 0
-clerk_invite.verify_delay = '50ms'
-clerk_invite.retry_delay = '20ms'
-clerk_invite.retry_delay_max = '100ms'
-);
-
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
 my $ahead = ClerkTest::Fake->start('--clock-offset', '3600');
 my $behind = ClerkTest::Fake->start('--clock-offset', '-3600');
-my $node = clerk_cluster('main', $clerk, conf => $DELAYS);
-
-# What psql has said, to be searched for secrets.
-my $said = '';
+my $node = delivery_cluster('main', $clerk);
 
 # Invitations that are there before the outbox has them.
 foreach my $fake ($clerk, $ahead, $behind)
@@ -51,22 +40,12 @@ check_used_up_attempts();
 check_what_clerk_has_already();
 check_clocks();
 check_same_address_twice();
-check_send_after();
-check_max_invitations();
-check_cancel_and_retry();
-check_guard();
-check_where_it_cannot_run();
-check_privileges();
-check_search_path();
-check_nothing_is_held();
 check_lookup_query();
-check_other_schema();
 check_secrets();
 
 $node->stop;
 done_testing();
 
-# A row that is sent has the whole story.
 sub check_sent
 {
 	my $id = enqueue(
@@ -153,7 +132,6 @@ sub check_sent
 	return;
 }
 
-# Refused for good: the row says why.
 sub check_refusals
 {
 	my @refusals = (
@@ -276,7 +254,6 @@ sub refusal
 	};
 }
 
-# What is wrong with the settings costs no row an attempt.
 sub check_configuration_errors
 {
 	my @ids = map { enqueue(email_address => "key$_\@example.com") } 1 .. 3;
@@ -373,7 +350,6 @@ sub check_rate_limit
 	return;
 }
 
-# Clerk cannot be reached: the queue waits, no row's attempts are used up.
 sub check_outage
 {
 	my $fake = ClerkTest::Fake->start;
@@ -411,7 +387,6 @@ sub check_outage
 	return;
 }
 
-# Refused, but not for good: delays grow, then the attempts are used up.
 sub check_try_later
 {
 	my $settings = q(
@@ -471,7 +446,6 @@ sub check_try_later
 	return;
 }
 
-# Whatever becomes of an answer, there is one invitation in the end.
 sub check_lost_answers
 {
 	# Created, and the answer says nothing of it.
@@ -513,7 +487,6 @@ sub check_lost_answers
 	return;
 }
 
-# As long as Clerk cannot be asked, an unknown outcome stays unknown.
 sub check_unknown_outcome_is_kept
 {
 	my $email = 'x-drop-after--kept@example.com';
@@ -547,7 +520,6 @@ sub check_unknown_outcome_is_kept
 	return;
 }
 
-# An invitation counts as the row's whatever became of it meanwhile.
 sub check_settled_meanwhile
 {
 	foreach my $case ([ 'accept', 'accepted' ], [ 'revoke_as_admin', 'revoked' ],
@@ -572,7 +544,6 @@ sub check_settled_meanwhile
 	return;
 }
 
-# Failed for good only once it is known that there is no invitation.
 sub check_used_up_attempts
 {
 	my $email = 'x-500--used-up@example.com';
@@ -634,7 +605,6 @@ sub check_what_clerk_has_already
 	return;
 }
 
-# Clerk's clock may be wrong, or ours.
 sub check_clocks
 {
 	age_of_pending();
@@ -676,309 +646,6 @@ sub check_same_address_twice
 	return;
 }
 
-sub check_send_after
-{
-	my $id = $node->safe_psql(
-		'postgres', q(
-		INSERT INTO clerk_invitation_outbox
-			(organization_id, email_address, role, send_after)
-		VALUES ('org_test', 'later@example.com', 'org:member',
-			clock_timestamp() + interval '1 s')
-		RETURNING id));
-	my $never = enqueue(
-		email_address => 'infinity@example.com',
-		send_after => 'infinity');
-
-	send_invitations();
-	is(value($id, "state = 'queued' OR clock_timestamp() > send_after"),
-		't', 'a row is not sent before its time');
-	wait_until('the row is sent',
-		sub { send_invitations(); row($id)->{state} eq 'sent' });
-	is(value($id, 'claimed_at >= send_after'), 't', '... but at its time');
-	is(state_of($never), 'queued 0', 'a row for the end of time is not sent');
-	$node->safe_psql('postgres', "SELECT clerk_cancel_invitation($never)");
-	return;
-}
-
-sub check_max_invitations
-{
-	my @ids = map { enqueue(email_address => "most$_\@example.com") } 1 .. 5;
-	my $sent = sub {
-		return scalar grep { row($_)->{state} eq 'sent' } @ids;
-	};
-
-	is(attempt($node, 'postgres', 'CALL clerk_send_invitations(-1)')->{sqlstate},
-		'22023', 'a negative number of invitations is refused');
-	send_invitations('', 0);
-	is($sent->(), 0, 'no invitation at most sends none');
-	send_invitations('', 3);
-	is($sent->(), 3, 'three at most sends three of five');
-	is_deeply(
-		[ map { row($_)->{state} } @ids[ 0 .. 2 ] ],
-		[ ('sent') x 3 ],
-		'... the oldest ones');
-	send_invitations('', 'NULL');
-	is($sent->(), 5, 'NULL sends them all');
-	return;
-}
-
-sub check_cancel_and_retry
-{
-	my $canceled = enqueue(email_address => 'canceled@example.com');
-	my $function = sub {
-		my ($name, $id) = @_;
-		return $node->safe_psql('postgres', "SELECT clerk_${name}_invitation($id)");
-	};
-
-	is($function->('cancel', $canceled), 't', 'a queued row can be canceled');
-	is($function->('cancel', $canceled), 'f', '... once');
-	is($function->('retry', $canceled), 'f', '... and not be retried');
-	is($function->('cancel', '-1'), 'f', 'a row that is not there cannot');
-	send_invitations();
-	is(state_of($canceled), 'canceled 0', 'a canceled row stays canceled');
-	is(value($canceled, 'settled_at IS NOT NULL'), 't', '... and is settled');
-	is(scalar $clerk->requests_for('canceled@example.com'),
-		0, '... and is not sent');
-
-	my $retried = enqueue(
-		email_address => 'retried@example.com',
-		role => 'org:missing');
-	send_invitations();
-	is(state_of($retried), 'failed 1', 'a row has failed');
-	is($function->('cancel', $retried), 'f', 'a failed row cannot be canceled');
-	$node->safe_psql('postgres',
-		"UPDATE clerk_invitation_outbox SET role = 'org:member' WHERE id = $retried"
-	);
-	is($function->('retry', $retried), 't', '... but retried');
-	is(state_of($retried), 'queued 0', '... which queues it anew');
-	is(value($retried, 'settled_at IS NULL'), 't', '... unsettled');
-	send_invitations();
-	is(state_of($retried), 'sent 1', '... and sends it');
-	is($function->('retry', $retried), 'f', 'a sent row cannot be retried');
-	is($function->('cancel', $retried), 'f', '... nor canceled');
-	is(created('retried@example.com'), 1, 'there is one invitation');
-	return;
-}
-
-# Which changes by hand are allowed, in a database where nobody sends.
-sub check_guard
-{
-	my @states = qw(queued sending verifying sent skipped failed canceled);
-	my %allowed = map { $_ => 1 } 'queued canceled', 'failed queued';
-	my @wrong;
-
-	$node->safe_psql('postgres', 'CREATE DATABASE guarded');
-	$node->safe_psql('guarded', 'CREATE EXTENSION clerk_invite');
-	foreach my $from (@states)
-	{
-		my $in_flight = $from eq 'sending' || $from eq 'verifying';
-		my %changes = map { $_ => "UPDATE clerk_invitation_outbox SET state = '$_'" }
-		  @states;
-
-		$changes{$from} =
-		  'UPDATE clerk_invitation_outbox SET role = role';
-		$changes{deleted} = 'DELETE FROM clerk_invitation_outbox';
-		foreach my $to (sort keys %changes)
-		{
-			my $ok =
-				$in_flight ? 0
-			  : $to eq 'deleted' || $to eq $from ? 1
-			  :                                    $allowed{"$from $to"} // 0;
-			my $got = attempt(
-				$node, 'guarded', qq(
-				BEGIN;
-				INSERT INTO clerk_invitation_outbox
-					(organization_id, email_address, role, state)
-				VALUES ('org_test', 'guard\@example.com', 'org:member', '$from');
-				$changes{$to};
-				ROLLBACK;))->{sqlstate};
-
-			push @wrong, "$from to $to: $got" if $got ne ($ok ? '' : '55000');
-		}
-	}
-	is("@wrong", '',
-		'by hand a state changes from queued to canceled and from failed to '
-		  . 'queued only, and what is in flight not at all');
-	$node->safe_psql('postgres', 'DROP DATABASE guarded');
-	return;
-}
-
-sub check_where_it_cannot_run
-{
-	my $id = enqueue(email_address => 'block@example.com');
-
-	$node->safe_psql(
-		'postgres', q(
-		CREATE FUNCTION sending_function() RETURNS void LANGUAGE plpgsql
-		AS 'BEGIN CALL clerk_send_invitations(); END'));
-	foreach my $case (
-		[ '2D000', 'in a transaction block', 'BEGIN; CALL clerk_send_invitations(); COMMIT;' ],
-		[ '2D000', 'in a function', 'SELECT sending_function();' ],
-		[
-			'2D000',
-			'under an exception handler',
-			'DO $$BEGIN CALL clerk_send_invitations(); '
-			  . 'EXCEPTION WHEN division_by_zero THEN NULL; END$$;'
-		],
-		[
-			'25006', 'in a read-only transaction',
-			'SET default_transaction_read_only = on; CALL clerk_send_invitations();'
-		])
-	{
-		my ($sqlstate, $title, $sql) = @$case;
-
-		is(attempt($node, 'postgres', $sql)->{sqlstate},
-			$sqlstate, "$title sending is refused");
-		is(state_of($id), 'queued 0', '... and the row stays as it is');
-	}
-	my $call = attempt($node, 'postgres', '', extra_params =>
-		  [ '-v', 'VERBOSITY=verbose', '-c', 'SELECT 1; CALL clerk_send_invitations()' ]);
-	is($call->{sqlstate}, '2D000',
-		'with another statement in one message sending is refused');
-	is(scalar $clerk->requests_for('block@example.com'),
-		0, '... and nothing was sent');
-
-	foreach my $level ('serializable', 'repeatable read')
-	{
-		my $id = enqueue(email_address => ($level =~ s/ /_/r) . '@example.com');
-
-		is( send_invitations(
-				"SET default_transaction_isolation = '$level';")->{sqlstate},
-			'',
-			"with $level as the default sending succeeds");
-		is(state_of($id), 'sent 1', '... and sends');
-	}
-	is(state_of($id), 'sent 1', 'what was refused to be sent is sent then');
-	return;
-}
-
-# Who may send need not be able to read the outbox, whose urls are secret.
-sub check_privileges
-{
-	my $id = enqueue(email_address => 'role@example.com');
-
-	$node->safe_psql(
-		'postgres', q(
-		CREATE ROLE sender LOGIN;
-		CREATE ROLE stranger LOGIN;
-		GRANT EXECUTE ON PROCEDURE clerk_send_invitations TO sender;));
-	my @as_sender = (extra_params => [ '-U', 'sender' ]);
-	foreach my $sql (
-		'SELECT state FROM clerk_invitation_outbox',
-		'UPDATE clerk_invitation_outbox SET state = state',
-		'DELETE FROM clerk_invitation_outbox',
-		"SELECT nextval('clerk_invitation_outbox_id_seq')",
-		"SELECT clerk_cancel_invitation($id)",
-		"SELECT clerk_retry_invitation($id)",
-		"SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'a\@b', 'org:member')"
-	  )
-	{
-		is(attempt($node, 'postgres', $sql, @as_sender)->{sqlstate},
-			'42501', "who may only send is refused: $sql");
-	}
-	is( attempt(
-			$node, 'postgres',
-			'CALL clerk_send_invitations()',
-			extra_params => [ '-U', 'stranger' ])->{sqlstate},
-		'42501',
-		'who may not send cannot send');
-	is(state_of($id), 'queued 0', '... and nothing is sent');
-	is( attempt($node, 'postgres', 'CALL clerk_send_invitations()', @as_sender)
-		  ->{sqlstate},
-		'',
-		'a role with nothing but EXECUTE can send');
-	is(state_of($id), 'sent 1', '... and the row is sent');
-	is( attempt(
-			$node, 'postgres',
-			'CALL clerk_send_invitations(); SELECT current_user', @as_sender)
-		  ->{stdout},
-		'sender',
-		'after that the session is the role it was');
-	return;
-}
-
-# Whoever calls cannot have statements of theirs run as the outbox's owner.
-sub check_search_path
-{
-	my $id = enqueue(email_address => 'path@example.com');
-
-	$node->safe_psql(
-		'postgres', q(
-		CREATE SCHEMA hostile AUTHORIZATION sender;
-		GRANT TEMPORARY ON DATABASE postgres TO sender;));
-	my $call = attempt(
-		$node, 'postgres', q(
-		CREATE FUNCTION hostile.now() RETURNS timestamptz LANGUAGE plpgsql
-		AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
-		CREATE FUNCTION hostile.clock_timestamp() RETURNS timestamptz
-		LANGUAGE plpgsql AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
-		CREATE FUNCTION hostile.equal(text, text) RETURNS boolean
-		LANGUAGE plpgsql AS $$BEGIN RAISE 'hostile as %', current_user; END$$;
-		CREATE OPERATOR hostile.= (FUNCTION = hostile.equal, LEFTARG = text, RIGHTARG = text);
-		CREATE TABLE hostile.clerk_invitation_outbox (state text);
-		CREATE TEMPORARY TABLE clerk_invitation_outbox (state text);
-		CREATE DOMAIN pg_temp.text AS int;
-		SET search_path = pg_temp, hostile, pg_catalog, public;
-		CALL public.clerk_send_invitations();
-		SHOW search_path;
-	), extra_params => [ '-U', 'sender' ]);
-
-	is($call->{sqlstate}, '', 'a hostile search_path does not disturb sending');
-	is(state_of($id), 'sent 1', '... and the row is sent');
-	is( $call->{stdout},
-		'pg_temp, hostile, pg_catalog, public',
-		'... and the search_path is as before');
-	return;
-}
-
-# A request may take long; meanwhile vacuum and schema changes go on.
-sub check_nothing_is_held
-{
-	foreach my $case (
-		[ 'invitation', 'x-slow-3000--held@example.com' ],
-		[ 'look', 'x-drop-after--held@example.com' ])
-	{
-		my ($request, $email) = @$case;
-		my $id = enqueue(email_address => $email);
-		my $psql = start_psql($node, '');
-
-		misbehave_in_lookups('slow-3000') if $request eq 'look';
-		my ($pid) = run_in_psql($psql, 'SELECT pg_backend_pid();');
-		chomp $pid;
-		send_to_psql($psql, 'CALL clerk_send_invitations();');
-		wait_until(
-			"the $request is on its way",
-			sub {
-				return $request eq 'look'
-				  ? lookups_for($email)
-				  : $clerk->requests_for($email);
-			});
-		is( $node->safe_psql(
-				'postgres', qq(
-				SELECT wait_event_type, backend_xmin, backend_xid,
-					(SELECT count(*) FROM pg_locks AS l WHERE l.pid = a.pid
-					 AND locktype NOT IN ('virtualxid', 'advisory'))
-				FROM pg_stat_activity AS a WHERE pid = $pid)),
-			'Extension|||0',
-			"while the $request is on its way neither snapshot nor transaction id nor lock on a table is held"
-		);
-		is( attempt(
-				$node, 'postgres', q(
-				SET lock_timeout = '1s';
-				BEGIN;
-				LOCK TABLE clerk_invitation_outbox IN ACCESS EXCLUSIVE MODE;
-				COMMIT;))->{sqlstate},
-			'',
-			'... and the outbox can be locked');
-		unlike(row($id)->{state}, qr/sent/, '... since it is still on its way');
-		output_of_psql($psql);
-		$psql->{harness}->finish;
-		is(row($id)->{state}, 'sent', '... and arrives');
-	}
-	return;
-}
-
-# Every character of an address is looked for as it is.
 sub check_lookup_query
 {
 	$node->safe_psql('postgres',
@@ -1012,44 +679,9 @@ sub check_lookup_query
 	return;
 }
 
-# Everything is found through the procedure's own schema.
-sub check_other_schema
-{
-	$node->safe_psql('postgres', 'CREATE DATABASE other');
-	$node->safe_psql(
-		'other', q(
-		CREATE SCHEMA "Odd %s schema";
-		CREATE EXTENSION clerk_invite SCHEMA "Odd %s schema";));
-	my $psql = start_psql($node, '\\connect other');
-	my $send = sub {
-		my ($schema, $name) = @_;
-		my ($stdout, $stderr) = run_in_psql(
-			$psql, qq(
-			INSERT INTO "$schema".clerk_invitation_outbox
-				(organization_id, email_address, role)
-				VALUES ('org_test', '$name\@example.com', 'org:member');
-			CALL "$schema".clerk_send_invitations();
-			SELECT state FROM "$schema".clerk_invitation_outbox
-				WHERE email_address = '$name\@example.com';));
-		return $stdout;
-	};
-
-	is($send->('Odd %s schema', 'schema1'),
-		"sent\n", 'the extension works in another schema');
-	run_in_psql($psql, 'ALTER SCHEMA "Odd %s schema" RENAME TO renamed;');
-	is($send->('renamed', 'schema2'),
-		"sent\n", '... and after that was renamed, in the same session');
-	run_in_psql($psql,
-		'DROP EXTENSION clerk_invite; CREATE EXTENSION clerk_invite SCHEMA renamed;');
-	is($send->('renamed', 'schema3'),
-		"sent\n", '... and after it was dropped and created again');
-	$psql->{harness}->finish;
-	return;
-}
-
 sub check_secrets
 {
-	my $text = $said
+	my $text = said()
 	  . slurp_file($node->logfile)
 	  . $node->safe_psql(
 		'postgres', q(
@@ -1063,114 +695,6 @@ sub check_secrets
 	return;
 }
 
-# Puts a row into the outbox, by plain SQL; returns its id.
-sub enqueue
-{
-	my %row = (organization_id => 'org_test', role => 'org:member', @_);
-	my @names = sort keys %row;
-	my $values = join(', ', map { "'" . ($row{$_} =~ s/'/''/gr) . "'" } @names);
-
-	return $node->safe_psql('postgres',
-		    'INSERT INTO clerk_invitation_outbox ('
-		  . join(', ', @names)
-		  . ") VALUES ($values) RETURNING id");
-}
-
-# Sends what is due in a session with these settings; as attempt().
-sub send_invitations
-{
-	my ($settings, $most) = @_;
-	my $call = attempt($node, 'postgres',
-		($settings // '') . 'CALL clerk_send_invitations(' . ($most // '') . ');');
-
-	$said .= $call->{stderr};
-	return $call;
-}
-
-# Makes everything that is open due, and forgets that it was delayed.
-sub make_due
-{
-	$node->safe_psql(
-		'postgres', q(
-		BEGIN;
-		ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER guard;
-		UPDATE clerk_invitation_outbox SET next_attempt_at = now()
-			WHERE state IN ('queued', 'verifying') AND next_attempt_at IS NOT NULL;
-		ALTER TABLE clerk_invitation_outbox ENABLE TRIGGER guard;
-		COMMIT;));
-	return;
-}
-
-# A row as a hash; its url only as whether it is there.
-sub row
-{
-	my ($id) = @_;
-
-	return decode_json(
-		$node->safe_psql(
-			'postgres', qq(
-			SELECT to_jsonb(o) - 'url' || jsonb_build_object('has_url', url IS NOT NULL)
-			FROM clerk_invitation_outbox AS o WHERE id = $id)));
-}
-
-sub row_of
-{
-	my ($email) = @_;
-
-	return row(
-		$node->safe_psql('postgres',
-			"SELECT id FROM clerk_invitation_outbox WHERE email_address = '$email'"
-		));
-}
-
-# State and attempts of a row.
-sub state_of
-{
-	my ($id) = @_;
-
-	return $node->safe_psql('postgres',
-		"SELECT state || ' ' || attempts FROM clerk_invitation_outbox WHERE id = $id"
-	);
-}
-
-# What an expression yields for a row.
-sub value
-{
-	my ($id, $expression) = @_;
-
-	return $node->safe_psql('postgres',
-		"SELECT $expression FROM clerk_invitation_outbox WHERE id = $id");
-}
-
-# How many invitations were ever created for an address.
-sub created
-{
-	my ($email, $fake) = @_;
-
-	return scalar(() = ($fake // $clerk)->invitations_for($email));
-}
-
-sub lookups_for
-{
-	my ($email) = @_;
-
-	return grep { $_->{method} eq 'GET'
-		  && ($_->{query}{email_address}[0] // '') eq $email } $clerk->journal;
-}
-
-sub misbehave_in_lookups
-{
-	my ($behaviour) = @_;
-
-	$clerk->control(
-		'misbehave',
-		{
-			operation => 'ListOrganizationInvitations',
-			behaviour => $behaviour
-		});
-	return;
-}
-
 sub use_clerk
 {
 	my ($fake) = @_;
@@ -1178,8 +702,6 @@ sub use_clerk
 	return "SET clerk_invite.api_url = '" . $fake->url . "'; ";
 }
 
-# Clerk tells its time in whole seconds: what is to be told from an invitation
-# of a row's own must be older by more than that.
 sub age_of_pending
 {
 	wait_until('the pending invitations are old enough',
