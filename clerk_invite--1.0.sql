@@ -685,10 +685,8 @@ WITH organization AS (
 SELECT queue.queued, sending, verifying, sent, skipped, failed, canceled,
        queue.due + unsettled.due AS due,
        CASE WHEN queue.due + unsettled.due > 0
-            THEN least(queue.oldest_due, unsettled.oldest_due) END AS oldest_due,
-       single_left AS singles_left,
-       bulk_left AS bulks_left,
-       more_at,
+            THEN date_trunc('second', least(queue.oldest_due, unsettled.oldest_due))
+       END AS oldest_due,
        CASE WHEN queue.queued + sending + verifying > 0 AND single_limit IS NOT NULL
             THEN CASE WHEN queue.queued = 0 THEN interval '0'
                       WHEN windows < 'Infinity' AND more_at IS DISTINCT FROM 'infinity'
@@ -702,10 +700,9 @@ FROM queue, unsettled, settled, limits, packing;
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
-'how far clerk_invitation_outbox has come: one row, for \gx in psql, exact but
-for time_to_empty
-Clerk''s limits are those of the key and address that the session''s
-settings choose, and NULL without a key';
+'how far clerk_invitation_outbox has come, in one row: exact counts, and an
+estimate of the time that the rest will take; what is left of Clerk''s limits
+is in clerk_rate_limit_status()';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
 'invitations that wait to be sent, also those for later';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS
@@ -723,15 +720,10 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_progress.canceled IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.due IS
 'invitations to be sent or looked up now, which is in queued and verifying, too';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.oldest_due IS
-'time since when the oldest of them has been due; NULL: there is none';
-COMMENT ON COLUMN @extschema@.clerk_invitation_progress.singles_left IS
-'requests for one invitation each that Clerk''s limits allow now';
-COMMENT ON COLUMN @extschema@.clerk_invitation_progress.bulks_left IS
-'requests for up to ten invitations that Clerk''s limits allow now';
-COMMENT ON COLUMN @extschema@.clerk_invitation_progress.more_at IS
-'time when one of the two allows a request again; NULL: now; infinity: never,
-both limits are 0';
+'time since when the oldest of them has been due, in whole seconds; NULL: there
+is none';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
 'estimate of how long Clerk''s limits need for everything that is queued,
-packed as well as possible, as if all of it were due; NULL: nothing is open,
+packed as well as possible, as if all of it were due; the limits are those of
+the key and address that the session''s settings choose; NULL: nothing is open,
 or the limits allow nothing, or there is no key';

@@ -27,7 +27,7 @@
 
 /* What to do when it is unknown whether an invitation was created. */
 #define HINT_LOOK_FIRST \
-	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with GET /v1/organizations/{organization_id}/invitations?email_address={address}."
+	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
 
 #define HINT_LOOK_FIRST_FOR_SEVERAL \
 	"Before you try again, look which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."

@@ -166,5 +166,5 @@ warn(const Frame *frame)
 			 errdetail("Created: %s.", frame->names.data) :
 			 errdetail("Created: %s, and %lld more.", frame->names.data,
 					   (long long) unnamed),
-			 errhint("Revoke those that are not wanted: in Clerk's Dashboard, or with POST /v1/organizations/{organization_id}/invitations/{invitation_id}/revoke.")));
+			 errhint("Revoke those that are not wanted: in Clerk's Dashboard, or with clerk_revoke_organization_invitation().")));
 }

@@ -76,10 +76,13 @@ make_row(TupleDesc descriptor, const ClerkWorkerStatus *status)
 	Datum		values[COLUMNS];
 	bool		nulls[COLUMNS] = {false};
 	char	   *database = get_database_name(status->database);
+	NameData	name;			/* a tuple takes all of its bytes */
 
 	/* NULL if it was dropped since. */
 	nulls[COLUMN_DATABASE] = (database == NULL);
-	values[COLUMN_DATABASE] = CStringGetDatum(database);
+	if (database != NULL)
+		namestrcpy(&name, database);
+	values[COLUMN_DATABASE] = NameGetDatum(&name);
 	nulls[COLUMN_PID] = (status->pid == 0);
 	values[COLUMN_PID] = Int32GetDatum(status->pid);
 	values[COLUMN_STATE] = CStringGetTextDatum(state_names[status->state]);

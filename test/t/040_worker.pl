@@ -59,10 +59,11 @@ sub check_life
 			SELECT w.state, w.wakes_at > now() - interval '1 s', w.trouble IS NULL,
 				w.started_at = a.backend_start OR w.started_at BETWEEN
 				a.backend_start AND a.backend_start + interval '10 s',
-				a.backend_type, a.datname, a.state, a.xact_start IS NULL
+				a.backend_type, record_image_eq(ROW(w.database), ROW(a.datname)), a.state,
+				a.xact_start IS NULL
 			FROM clerk_worker_status() AS w JOIN pg_stat_activity AS a USING (pid)
 			WHERE w.database = 'postgres')),
-		'waiting|t|t|t|clerk_invite worker|postgres|idle|t',
+		'waiting|t|t|t|clerk_invite worker|t|idle|t',
 		'it is seen, waiting, in clerk_worker_status() and pg_stat_activity');
 	wait_until_gone($node);
 	wait_until('the process is gone', sub { !kill(0, $first) });
