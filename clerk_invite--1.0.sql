@@ -685,8 +685,10 @@ WITH organization AS (
 SELECT queue.queued, sending, verifying, sent, skipped, failed, canceled,
        queue.due + unsettled.due AS due,
        CASE WHEN queue.due + unsettled.due > 0
-            THEN date_trunc('second', least(queue.oldest_due, unsettled.oldest_due))
-       END AS oldest_due,
+            THEN justify_hours(date_trunc('second',
+                     now() - least(queue.oldest_due, unsettled.oldest_due)))
+       END AS overdue,
+       single_left || ' + ' || bulk_left AS budget_left,
        CASE WHEN queue.queued + sending + verifying > 0 AND single_limit IS NOT NULL
             THEN CASE WHEN queue.queued = 0 THEN interval '0'
                       WHEN windows < 'Infinity' AND more_at IS DISTINCT FROM 'infinity'
@@ -701,8 +703,7 @@ REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
 'how far clerk_invitation_outbox has come, in one row: exact counts, and an
-estimate of the time that the rest will take; what is left of Clerk''s limits
-is in clerk_rate_limit_status()';
+estimate of the time that the rest will take';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
 'invitations that wait to be sent, also those for later';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS
@@ -719,9 +720,11 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_progress.canceled IS
 'invitations that were canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.due IS
 'invitations to be sent or looked up now, which is in queued and verifying, too';
-COMMENT ON COLUMN @extschema@.clerk_invitation_progress.oldest_due IS
-'time since when the oldest of them has been due, in whole seconds; NULL: there
-is none';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.overdue IS
+'how long the oldest of them has been due, in whole seconds; NULL: there is none';
+COMMENT ON COLUMN @extschema@.clerk_invitation_progress.budget_left IS
+'single + bulk requests that Clerk''s limits leave now, as text; each has a row
+of its own in clerk_rate_limit_status(); NULL: there is no key';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
 'estimate of how long Clerk''s limits need for everything that is queued,
 packed as well as possible, as if all of it were due; the limits are those of

@@ -9,35 +9,39 @@ CREATE EXTENSION clerk_invite;
 SELECT * FROM clerk_invitation_progress;
 
 -- Counts by state; what is due, and since when.
+BEGIN;
 INSERT INTO clerk_invitation_outbox
     (organization_id, email_address, role, state, send_after, next_attempt_at)
 SELECT 'org_test', state || i || '@example.com', 'org:member', state,
        CASE WHEN i = 1 THEN timestamptz '2040-01-01 00:00+00'
-            ELSE timestamptz '2020-01-01 00:00+00' + i * interval '1 s' END,
-       CASE WHEN i = 2 AND state <> 'sent' THEN timestamptz '2019-01-01 00:00+00' END
+            ELSE now() - interval '1 hour' + i * interval '1 s' END,
+       CASE WHEN i = 2 AND state <> 'sent' THEN now() - interval '2 hours 3 minutes' END
 FROM unnest(ARRAY['sent', 'skipped', 'failed', 'canceled', 'queued', 'sending',
                   'verifying']) WITH ORDINALITY AS s (state, n),
      generate_series(1, n) AS i;
 SELECT * FROM clerk_invitation_progress;
+COMMIT;
 DELETE FROM clerk_invitation_outbox WHERE state = 'queued';
 SELECT queued, due, time_to_empty FROM clerk_invitation_progress;
 TRUNCATE clerk_invitation_outbox;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
 VALUES ('org_test', 'later@example.com', 'org:member', now() + interval '1 day');
-SELECT queued, due, oldest_due, time_to_empty FROM clerk_invitation_progress;
+SELECT queued, due, overdue, time_to_empty FROM clerk_invitation_progress;
 
--- Fractions of a second are left out, so that what is due is not so later.
-UPDATE clerk_invitation_outbox SET send_after = '2020-01-01 00:00:00.9+00';
-SELECT extract(microseconds FROM oldest_due) AS microseconds
-FROM clerk_invitation_progress;
+-- In whole seconds, and days.
+BEGIN;
+UPDATE clerk_invitation_outbox SET send_after = now() - interval '75 hours 0.9 seconds';
+SELECT overdue FROM clerk_invitation_progress;
+COMMIT;
 
--- A row fits a terminal of 120 columns, with counts of six digits and times in
--- the ISO style.
+-- A row fits a terminal of 120 columns, with counts of five digits and times in
+-- the ISO style, unless an invitation has been due for days.
 SELECT sum(greatest(length(attname),
                     CASE format_type(atttypid, NULL)
-                        WHEN 'bigint' THEN length('100000')
-                        WHEN 'interval' THEN length('1 day 15:00:00')
-                        ELSE length('2026-11-25 05:31:07+00')
+                        WHEN 'bigint' THEN length('10000')
+                        WHEN 'interval' THEN length(CASE attname
+                            WHEN 'overdue' THEN '15:00:00' ELSE '1 day 15:00:00' END)
+                        ELSE length('250 + 50')
                     END) + 3) - 1 <= 120 AS fits
 FROM pg_attribute
 WHERE attrelid = 'clerk_invitation_progress'::regclass AND attnum > 0;
@@ -74,7 +78,8 @@ FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 
 -- Nothing is left: when more can be sent, and nothing goes out before.
 SET clerk_invite.single_requests_per_hour = 1;
-SELECT single_left, bulk_left, more_at, time_to_empty IS NOT NULL AS estimated
+SELECT single_left, bulk_left, budget_left, more_at,
+       time_to_empty IS NOT NULL AS estimated
 FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'ann@example.com', 'org:member');
@@ -101,7 +106,7 @@ RESET clerk_invite.bulk_requests_per_hour;
 
 -- Without a key, the counts.
 SET clerk_invite.secret_key_file = '';
-SELECT queued, due, single_left, bulk_left, more_at, time_to_empty
+SELECT queued, due, budget_left, single_left, bulk_left, more_at, time_to_empty
 FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 RESET clerk_invite.secret_key_file;
 

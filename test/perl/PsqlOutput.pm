@@ -16,8 +16,8 @@ my $SEVERITY = qr/(?:ERROR|WARNING|NOTICE|INFO|FATAL)/;
 my $LEFT_OUT = qr/(?:CONTEXT|LINE \d+|LOCATION|SCHEMA NAME|TABLE NAME)/;
 my $FIELD = qr/(?:$LEFT_OUT|DETAIL|HINT|CONSTRAINT NAME|COLUMN NAME)/;
 
-# Numbers that depend on what else has happened in the hour, or on the system.
-my %VARIES = map { $_ => 1 } qw(id pid used remaining);
+# Numbers and times that depend on what else has happened, or on the system.
+my %VARIES = map { $_ => 1 } qw(id pid used remaining overdue);
 
 # @replacements are pairs of a pattern and a text, done before all others.
 sub new
@@ -156,7 +156,7 @@ sub _row
 	while (my ($column, $value) = splice(@pairs, 0, 2))
 	{
 		$value = _normalized(_trimmed($value));
-		$value =~ s/^\d+$/N/ if $VARIES{$column};
+		$value =~ s/^[\d:]+$/N/ if $VARIES{$column};
 		push @values, "$column=$value";
 	}
 	return join(', ', @values);
