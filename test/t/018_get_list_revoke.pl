@@ -215,6 +215,10 @@ sub check_cost
 	foreach my $case (
 		[ "SELECT ($call).id LIMIT 5" => 5, 1, 'LIMIT 5 in the SELECT list' ],
 		[ "SELECT ($call).id LIMIT 300" => 300, 2, 'LIMIT 300 there' ],
+		[
+			"SELECT (i).* FROM (SELECT $call AS i LIMIT 5) AS list" => 5,
+			1, 'LIMIT 5 in a subquery'
+		],
 		[ "SELECT id FROM $call LIMIT 5" => 5, 3, 'LIMIT 5 in FROM' ],
 		[ "SELECT id FROM $call" => 450, 3, 'the whole' ])
 	{
