@@ -703,7 +703,8 @@ sub check_beside_removal
 		WHERE email_address ~ '[34]'));
 
 	my $removing = start_psql($node, '');
-	my $psql = start_psql($node, 'SET client_min_messages = warning;');
+	my $psql = start_psql($node,
+		q(SET client_min_messages = warning; SET statement_timeout = '20s';));
 	misbehave($INSTANCE, 'slow-1500');
 	misbehave($ORGANIZATION, 'slow-1500', 2);
 	begin_check(keep => 1);
