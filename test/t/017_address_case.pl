@@ -31,7 +31,8 @@ my %databases = (
 
 # Turkish has another small letter for "I".
 $databases{turkish} = q(ENCODING 'UTF8' LOCALE_PROVIDER icu ICU_LOCALE 'tr' LOCALE 'C')
-  if $has_icu && $node->pg_version >= 15;
+  if $has_icu
+  && $node->safe_psql('postgres', 'SHOW server_version_num') >= 150000;
 
 foreach my $database (sort keys %databases)
 {
