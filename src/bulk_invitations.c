@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "arguments.h"
+#include "email_address.h"
 #include "funcapi.h"
 #include "guc.h"
 #include "installed_extension.h"

@@ -8,13 +8,11 @@
 
 #include <ctype.h>
 
-#include "catalog/pg_collation.h"
 #include "clerk_api.h"
 #include "guc.h"
 #include "json_reader.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
-#include "utils/formatting.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
@@ -295,24 +293,6 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 		return true;
 	*error = clerk_error_unreadable(request, CLERK_EFFECT_NONE, complaint, NULL);
 	return false;
-}
-
-/*
- * An address as Clerk compares it: without its case, which is inferred; a
- * palloc'd string.
- */
-char *
-clerk_fold_address(const char *address)
-{
-	return str_tolower(address, strlen(address), DEFAULT_COLLATION_OID);
-}
-
-/* Whether Clerk takes two addresses for the same. */
-bool
-clerk_is_same_address(const char *a, const char *b)
-{
-	return strcmp(a, b) == 0 ||
-		strcmp(clerk_fold_address(a), clerk_fold_address(b)) == 0;
 }
 
 /* The path of an organization's invitations; NULL if there can be none. */

@@ -33,8 +33,6 @@ typedef struct ClerkListing
 } ClerkListing;
 
 extern bool clerk_is_identifier(const char *text);
-extern char *clerk_fold_address(const char *address);
-extern bool clerk_is_same_address(const char *a, const char *b);
 extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 													   ClerkError **error);

@@ -12,6 +12,7 @@
 #include <ctype.h>
 
 #include "clerk_error.h"
+#include "email_address.h"
 #include "json_reader.h"
 #include "lib/stringinfo.h"
 
@@ -483,16 +484,20 @@ clerk_error_copy(const ClerkError *error)
 bool
 clerk_error_names(const ClerkError *error, const char *address)
 {
-	size_t		length = strlen(address);
+	const char *named;
+	const char *wanted;
+	size_t		length;
 
 	if (error->named == NULL)
 		return false;
-	for (const char *text = error->named; *text != '\0'; text++)
+	named = clerk_fold_address(error->named);
+	wanted = clerk_fold_address(address);
+	length = strlen(wanted);
+	for (const char *text = named; (text = strstr(text, wanted)) != NULL; text++)
 	{
 		const char *next = text + length;
 
-		if (pg_strncasecmp(text, address, length) != 0 ||
-			(text > error->named && continues_address(text[-1])))
+		if (text > named && continues_address(text[-1]))
 			continue;
 		/* A full stop may end the sentence, or go on with the address. */
 		if (*next == '.')

@@ -27,6 +27,7 @@
 #include "postgres.h"
 
 #include "delivery.h"
+#include "email_address.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "outbox.h"
@@ -338,9 +339,9 @@ make_plan(Pass *pass)
 	if (fits(pass) && clerk_outbox_due(1, &due) > 0 &&
 		find_budget(pass, &budget) && !in_vain)
 		count = clerk_outbox_due(LOOK_AHEAD, &due);
-	pass->host->commit();
 	if (count > 0)
 		plan_due(pass, due, count, &budget);
+	pass->host->commit();
 	MemoryContextSwitchTo(caller);
 	return pass->plan.count > 0;
 }
@@ -367,6 +368,7 @@ find_budget(Pass *pass, ClerkPlanBudget *budget)
 	return true;
 }
 
+/* In a transaction: addresses may have to be converted to be compared. */
 static void
 plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
 		 const ClerkPlanBudget *budget)
@@ -378,7 +380,7 @@ plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
 	for (int i = 0; i < count; i++)
 	{
 		candidates[i].organization_id = due[i].organization_id;
-		candidates[i].address = due[i].address;
+		candidates[i].address = clerk_fold_address(due[i].email_address);
 		candidates[i].alone = due[i].send_alone;
 		candidates[i].overdue = TimestampDifferenceExceeds(due[i].due_at,
 														   pass->planned_at,

@@ -12,6 +12,7 @@
 #include "arguments.h"
 #include "clerk_api.h"
 #include "compat.h"
+#include "email_address.h"
 #include "invitations_argument.h"
 #include "json_reader.h"
 #include "miscadmin.h"

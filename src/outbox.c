@@ -63,7 +63,7 @@ static ClerkOutboxStatement take_over_rows = {
 };
 
 static ClerkOutboxStatement find_due = {
-	.text = "SELECT id, organization_id, lower(email_address), send_alone, " DUE_AT " "
+	.text = "SELECT id, organization_id, email_address, send_alone, " DUE_AT " "
 	"FROM %1$s WHERE state = 'queued' AND " DUE_AT " <= now() "
 	"ORDER BY " DUE_AT ", id LIMIT $1",
 	.parameters = 1,
@@ -76,10 +76,10 @@ static ClerkOutboxStatement claim_rows = {
 	"claimed_at = due.at, "
 	"first_claimed_at = coalesce(o.first_claimed_at, due.at) "
 	"FROM (SELECT seen.id, clock_timestamp() AS at "
-	"FROM unnest($1, $2, $3) AS planned (id, organization_id, address) "
+	"FROM unnest($1, $2, $3) AS planned (id, organization_id, email_address) "
 	"JOIN %1$s AS seen ON seen.id = planned.id "
 	"AND seen.organization_id = planned.organization_id "
-	"AND lower(seen.email_address) = planned.address "
+	"AND seen.email_address = planned.email_address "
 	"WHERE seen.state = $4 AND " DUE_AT " <= now() "
 	"FOR UPDATE OF seen SKIP LOCKED) AS due "
 	"WHERE o.id = due.id "
@@ -238,7 +238,7 @@ clerk_outbox_claim(const ClerkOutboxDue *const *due, int count)
 	{
 		ids[i] = Int64GetDatum(due[i]->id);
 		organization_ids[i] = CStringGetTextDatum(due[i]->organization_id);
-		addresses[i] = CStringGetTextDatum(due[i]->address);
+		addresses[i] = CStringGetTextDatum(due[i]->email_address);
 	}
 	values[0] = clerk_outbox_array(ids, NULL, count, INT8OID);
 	values[1] = clerk_outbox_array(organization_ids, NULL, count, TEXTOID);
@@ -415,7 +415,7 @@ collect_due(void *result)
 
 		due[i].id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 1, &isnull));
 		due[i].organization_id = SPI_getvalue(tuple, descriptor, 2);
-		due[i].address = SPI_getvalue(tuple, descriptor, 3);
+		due[i].email_address = SPI_getvalue(tuple, descriptor, 3);
 		due[i].send_alone = DatumGetBool(SPI_getbinval(tuple, descriptor, 4,
 													   &isnull));
 		due[i].due_at = DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 5,

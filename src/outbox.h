@@ -23,7 +23,7 @@ typedef struct ClerkOutboxDue
 {
 	int64		id;
 	char	   *organization_id;
-	char	   *address;		/* in lower case */
+	char	   *email_address;
 	bool		send_alone;
 	TimestampTz due_at;
 } ClerkOutboxDue;

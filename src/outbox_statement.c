@@ -33,6 +33,12 @@ static const char *const kept_from_planner[] = {
 	"enable_mergejoin", "enable_material"
 };
 
+/*
+ * Since 16, auto_explain logs what statements inside of others are given, and
+ * an invitation's url is a secret.
+ */
+#define LOGGED_PARAMETERS "auto_explain.log_parameter_max_length"
+
 /* The table that was found last. */
 static struct
 {
@@ -106,6 +112,8 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
 		set_locally(kept_from_planner[i], "off");
 	set_locally("plan_cache_mode", "force_generic_plan");
+	if (GetConfigOption(LOGGED_PARAMETERS, true, false) != NULL)
+		set_locally(LOGGED_PARAMETERS, "0");
 	at_work = true;
 	PG_TRY();
 	{
@@ -133,10 +141,11 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 	return processed;
 }
 
+/* Whoever calls: some settings are the superuser's. */
 static void
 set_locally(const char *name, const char *value)
 {
-	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }
 

@@ -11,13 +11,18 @@
 
 #include "fmgr.h"
 #include "installed_extension.h"
+#include "lib/stringinfo.h"
 #include "procedure.h"
 #include "status_refresh.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
+/* Organizations that a report names; there may be many more. */
+#define MOST_NAMED 5
+
 static void report_counts(const ClerkRefreshReport *report);
 static void report_untold(const ClerkRefreshReport *report);
+static char *some_of(const List *organizations);
 
 PG_FUNCTION_INFO_V1(clerk_refresh_invitations);
 
@@ -69,14 +74,40 @@ static void
 report_untold(const ClerkRefreshReport *report)
 {
 	const ClerkError *error = report->untold_for;
+	char	   *organizations;
 
 	if (report->untold == 0)
 		return;
+	organizations = some_of(report->untold_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
 			 errmsg("Clerk tells nothing about %lld pending invitations",
 					(long long) report->untold),
-			 error == NULL ? errdetail("Its lists lack them.") :
-			 errdetail("The last reason: %s.", error->summary),
+			 error == NULL ?
+			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
+			 errdetail("The last reason: %s. Organizations: %s.", error->summary,
+					   organizations),
 			 errhint("If their organization was deleted, set their status by hand.")));
+}
+
+/* The first of them, for a message; which are deleted can be seen one by one. */
+static char *
+some_of(const List *organizations)
+{
+	StringInfoData names;
+	const ListCell *cell;
+	int			count = 0;
+
+	initStringInfo(&names);
+	foreach(cell, organizations)
+	{
+		if (count++ == MOST_NAMED)
+			break;
+		appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
+						 (char *) lfirst(cell));
+	}
+	if (list_length(organizations) > MOST_NAMED)
+		appendStringInfo(&names, ", and %d more",
+						 list_length(organizations) - MOST_NAMED);
+	return names.data;
 }

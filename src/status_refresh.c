@@ -105,6 +105,7 @@ static void note_failure(Refresh *refresh, const ClerkError *error);
 static void take_page(Refresh *refresh, const ClerkInvitationList *page);
 static Invitation *find(const Refresh *refresh, const char *id);
 static void close_invitation(Invitation *invitation, const char *status);
+static void count_untold(Refresh *refresh);
 static void count_changes(ClerkRefreshReport *report, const List *statuses);
 
 /*
@@ -151,8 +152,7 @@ clerk_refresh_statuses(Oid schema, ClerkRefreshReport *report)
 							 &refresh.organizations[(first + i) % refresh.organization_count],
 							 only_settled);
 
-	for (int i = 0; i < refresh.organization_count; i++)
-		report->untold += refresh.organizations[i].open;
+	count_untold(&refresh);
 	MemoryContextDelete(refresh.list_memory);
 	MemoryContextDelete(refresh.page_memory);
 }
@@ -533,6 +533,25 @@ close_invitation(Invitation *invitation, const char *status)
 	invitation->organization->open--;
 	if (status != NULL && strcmp(status, CLERK_INVITATION_PENDING) != 0)
 		invitation->organization->pending--;
+}
+
+static void
+count_untold(Refresh *refresh)
+{
+	ClerkRefreshReport *report = refresh->report;
+	MemoryContext caller = MemoryContextSwitchTo(refresh->memory);
+
+	for (int i = 0; i < refresh->organization_count; i++)
+	{
+		const Organization *organization = &refresh->organizations[i];
+
+		if (organization->open == 0)
+			continue;
+		report->untold += organization->open;
+		report->untold_organizations = lappend(report->untold_organizations,
+											   unconstify(char *, organization->id));
+	}
+	MemoryContextSwitchTo(caller);
 }
 
 static void

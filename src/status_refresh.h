@@ -7,6 +7,7 @@
 
 #include "clerk_error.h"
 #include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
 
 typedef struct ClerkRefreshReport
 {
@@ -16,6 +17,7 @@ typedef struct ClerkRefreshReport
 	int64		revoked;
 	int64		expired;
 	int64		untold;			/* invitations of which Clerk said nothing */
+	List	   *untold_organizations;	/* whose they are: IDs, as strings */
 	const ClerkError *untold_for;	/* the last reason for that; NULL: the
 									 * lists lack them */
 	TimestampTz limited_until;	/* it ended early: Clerk takes no lists before

@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "compat.h"
+#include "email_address.h"
 #include "guc.h"
 #include "utils/timestamp.h"
 #include "verdict.h"

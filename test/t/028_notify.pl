@@ -13,6 +13,7 @@ my $node = clerk_cluster('main', $clerk, conf => q(
 clerk_invite.bulk_requests_per_hour = 0
 clerk_invite.verify_delay = '50ms'
 clerk_invite.retry_delay = '1h'
+max_prepared_transactions = 2
 ));
 my $listener = start_psql($node, 'LISTEN invitations;');
 my $ends = 0;
@@ -29,6 +30,7 @@ check_call();
 check_retry();
 check_by_hand();
 check_rollback();
+check_prepared_transaction();
 check_worker();
 
 $listener->{harness}->finish;
@@ -127,6 +129,43 @@ sub check_rollback
 		'a cancellation that is rolled back is not told');
 	$node->safe_psql('postgres', "SELECT clerk_cancel_invitation($id)");
 	is_deeply([ notifications() ], ["$id canceled"], 'one that is not is');
+	return;
+}
+
+# PostgreSQL prepares no transaction with a NOTIFY.
+sub check_prepared_transaction
+{
+	my ($id) = enqueued('prepared@example.com');
+	my $cancel = q(
+		BEGIN;
+		SELECT clerk_cancel_invitation(%d);
+		PREPARE TRANSACTION 'cancel';
+		COMMIT PREPARED 'cancel';);
+	my $result = attempt($node, 'postgres', sprintf($cancel, $id));
+
+	like($result->{stderr}, qr/ERROR:  0A000: cannot PREPARE/,
+		'a cancellation that is announced cannot be prepared');
+	is(states($node, 'postgres', 'prepared@example.com'),
+		'queued 0', '... and does not happen');
+	$node->safe_psql('postgres', q(
+		CREATE ROLE preparing LOGIN;
+		GRANT EXECUTE ON FUNCTION clerk_cancel_invitation TO preparing;
+		ALTER ROLE preparing SET clerk_invite.notify_channel = '';));
+	is( attempt(
+			$node, 'postgres',
+			sprintf($cancel, $id),
+			extra_params => [ '-U', 'preparing' ])->{stderr},
+		'',
+		'that of a role without a channel can');
+	is(states($node, 'postgres', 'prepared@example.com'),
+		'canceled 0', '... and happens');
+	is_deeply([ notifications() ], [], '... without an announcement');
+	$node->safe_psql('postgres',
+		'BEGIN; '
+		  . enqueue_sql('prepared-too@example.com')
+		  . "; PREPARE TRANSACTION 'insert'; COMMIT PREPARED 'insert'");
+	is(states($node, 'postgres', 'prepared-too@example.com'),
+		'queued 0', 'to invite announces nothing, and can be prepared');
 	return;
 }
 

@@ -45,6 +45,7 @@ check_nothing_is_held();
 check_cancel();
 check_two_at_a_time();
 check_beside_a_sender();
+check_beside_removal();
 check_locked_row();
 check_settled_when_found();
 check_no_table_scan();
@@ -315,14 +316,23 @@ sub check_deleted_organization
 		'... and the others are refreshed');
 	like(
 		$call->{stderr},
-		qr/WARNING:.*nothing about 30 pending invitations\n.*DETAIL:.*organization does not exist/s,
-		'... which is told');
+		qr/WARNING:.*nothing about 30 pending invitations\n.*DETAIL:.*organization does not exist\. Organizations: "org_deleted1"\./s,
+		'... which is told, with its name');
 	is( query(
 			q(SELECT count(*) FROM clerk_invitation_outbox
 			WHERE organization_id = 'org_deleted1' AND status = 'pending')),
 		30,
 		'its rows have no status that Clerk did not tell');
 	cmp_ok(requests(), '<=', 4, '... at the cost of few requests');
+
+	# Of many, the first.
+	send_to("org_many$_", "many$_\@example.com") foreach 1 .. 6;
+	$clerk->control('delete_organization', { organization_id => "org_many$_" })
+	  foreach 1 .. 6;
+	like(
+		refresh()->{stderr},
+		qr/Organizations: "org_deleted1", "org_many1", "org_many2", "org_many3", "org_many4", and 2 more\./,
+		'... and of many deleted ones some are named');
 	return;
 }
 
@@ -678,6 +688,43 @@ sub check_beside_a_sender
 	$psql->{harness}->finish;
 	is(status_of('beside2@example.com'), 'by hand',
 		'a status that was changed meanwhile is left alone');
+	undo_misbehaviour();
+	return;
+}
+
+# Rows may go while their list is on its way: by hand, and by retention.
+sub check_beside_removal
+{
+	begin_check();
+	send_to('org_test', map { "removal$_\@example.com" } 1 .. 6);
+	my %id = ids();
+	settle_at_clerk(values %id);
+	query(q(UPDATE clerk_invitation_outbox SET settled_at = now() - interval '2 days'
+		WHERE email_address ~ '[34]'));
+
+	my $removing = start_psql($node, '');
+	my $psql = start_psql($node,
+		q(SET client_min_messages = warning; SET statement_timeout = '20s';));
+	misbehave($INSTANCE, 'slow-1500');
+	misbehave($ORGANIZATION, 'slow-1500', 2);
+	begin_check(keep => 1);
+	send_to_psql($psql, 'CALL clerk_refresh_invitations();');
+	wait_until('a list is on its way', sub { requests() });
+	query(q(DELETE FROM clerk_invitation_outbox WHERE email_address ~ '1'));
+	run_in_psql($removing, q(BEGIN;
+		DELETE FROM clerk_invitation_outbox WHERE email_address ~ '2';));
+	query(q(SET client_min_messages = warning; SET clerk_invite.retention = '1d';
+		CALL clerk_send_invitations()));
+	my (undef, $stderr) = output_of_psql($psql);
+	is($stderr, '', 'rows that are removed meanwhile are no error');
+	is( query(q(SELECT string_agg(email_address || ' ' || status, ', ' ORDER BY id)
+			FROM clerk_invitation_outbox)),
+		'removal2@example.com pending, removal5@example.com accepted, removal6@example.com accepted',
+		'... stay removed, and keep nobody else from being refreshed');
+	run_in_psql($removing, 'COMMIT;');
+	is(query('SELECT count(*) FROM clerk_invitation_outbox'), 2,
+		'... nor does the refresh keep anybody from removing them');
+	$_->{harness}->finish foreach $psql, $removing;
 	undo_misbehaviour();
 	return;
 }

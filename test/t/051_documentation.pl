@@ -96,6 +96,7 @@ my %STEPS = (
 		$clerk->control('accept', { id => $_ }) foreach @accepted;
 	},
 	'a role marketing' => sub { sql('CREATE ROLE marketing') },
+	'a role app' => sub { sql('CREATE ROLE app') },
 	'a table waiting_list' => sub {
 		sql('CREATE TABLE waiting_list (email text PRIMARY KEY, invited_at timestamptz)');
 	},
