@@ -154,14 +154,35 @@ raises: 22004, 22023 (arguments, or there is none that is pending), 22P05
   library does not fit the SQL objects), 55006 (Clerk cannot at the moment),
   57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
 
+-- A function in FROM is asked for all rows before the first is used.  So the
+-- lists are SQL functions, whose bodies the planner puts in their place, around
+-- functions that give row by row.  Those are not revoked from PUBLIC: they ask
+-- for the privilege to execute the functions around them.
+CREATE FUNCTION @extschema@.clerk_read_organization_invitations(
+    org_id text,
+    status text[],
+    email text
+)
+RETURNS SETOF @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION @extschema@.clerk_read_organization_invitations(text, text[], text) IS
+'what clerk_list_organization_invitations() is made of, with the same
+arguments, results and errors; call that one';
+
 CREATE FUNCTION @extschema@.clerk_list_organization_invitations(
     org_id text,
     status text[] DEFAULT NULL,
     email text DEFAULT NULL
 )
 RETURNS SETOF @extschema@.clerk_organization_invitation
-AS 'MODULE_PATHNAME'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+LANGUAGE sql STABLE PARALLEL UNSAFE
+AS $$
+    SELECT (list.invitation).*
+    FROM (SELECT @extschema@.clerk_read_organization_invitations(org_id, status, email)
+              AS invitation) AS list
+$$;
 
 REVOKE ALL ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[], text) FROM PUBLIC;
 
@@ -172,20 +193,36 @@ in: organization ID, statuses (pending, accepted, revoked, expired) or NULL
   for all, address or NULL for all
 out: the invitations, of which each that belongs to the list throughout
   comes exactly once; a page of 200 is read when it is needed, so that a
-  LIMIT saves requests in the SELECT list, but not in FROM
+  LIMIT saves requests
 raises: 22004, 22023 (arguments, or there is no such organization), 22P05
   (an answer is not of the database''s encoding), 25000 (parallel
   operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate
   limit), 55000 (no key, or the library does not fit the SQL objects), 57014
   (canceled), 08001 (not sent), 08006 (no usable answer)';
 
+CREATE FUNCTION @extschema@.clerk_read_instance_organization_invitations(
+    status text[],
+    query text
+)
+RETURNS SETOF @extschema@.clerk_organization_invitation
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+COMMENT ON FUNCTION @extschema@.clerk_read_instance_organization_invitations(text[], text) IS
+'what clerk_list_instance_organization_invitations() is made of, with the
+same arguments, results and errors; call that one';
+
 CREATE FUNCTION @extschema@.clerk_list_instance_organization_invitations(
     status text[] DEFAULT NULL,
     query text DEFAULT NULL
 )
 RETURNS SETOF @extschema@.clerk_organization_invitation
-AS 'MODULE_PATHNAME'
-LANGUAGE C VOLATILE PARALLEL UNSAFE;
+LANGUAGE sql STABLE PARALLEL UNSAFE
+AS $$
+    SELECT (list.invitation).*
+    FROM (SELECT @extschema@.clerk_read_instance_organization_invitations(status, query)
+              AS invitation) AS list
+$$;
 
 REVOKE ALL ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) FROM PUBLIC;
 

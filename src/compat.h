@@ -103,6 +103,15 @@
 #define DATCONNLIMIT_INVALID_DB (-2)
 #endif
 
+/* 16 brought one function for the privileges on objects of all kinds. */
+#if PG_VERSION_NUM >= 160000
+#define clerk_function_aclcheck(function, user) \
+	object_aclcheck(ProcedureRelationId, (function), (user), ACL_EXECUTE)
+#else
+#define clerk_function_aclcheck(function, user) \
+	pg_proc_aclcheck((function), (user), ACL_EXECUTE)
+#endif
+
 /* Since 15 SPI_commit() begins the next transaction by itself. */
 #if PG_VERSION_NUM >= 150000
 #define clerk_spi_commit_and_begin() SPI_commit()

@@ -73,9 +73,11 @@ check_privileges($_) foreach @functions;
 foreach my $list (@lists)
 {
 	check_cost($list);
+	check_end_of_reading($list);
 	check_leaving($list);
 	check_joining($list);
 }
+check_arguments();
 
 $observer->{harness}->finish;
 $node->stop;
@@ -205,30 +207,89 @@ sub check_privileges
 	return;
 }
 
-# Pages of 200 are asked for as rows are read, where PostgreSQL lets them be.
+# Pages of 200 are asked for as rows are read, and none of them twice by one call
+# in a statement, however its plan goes about it.
 sub check_cost
 {
 	my ($list) = @_;
 	my $call = sprintf($list->{list}, 'pending');
+	my $numbers = 'generate_series(1, 3) AS n';
+	my $counted = "(SELECT count(*) FROM $call WHERE id <> n::text)";
 
 	invite_many(450);
 	foreach my $case (
-		[ "SELECT ($call).id LIMIT 5" => 5, 1, 'LIMIT 5 in the SELECT list' ],
+		[ "SELECT id FROM $call LIMIT 5" => 5, 1, 'LIMIT 5 in FROM' ],
+		[ "SELECT id FROM $call LIMIT 300" => 300, 2, 'LIMIT 300 there' ],
+		[ "SELECT $call LIMIT 5" => 5, 1, 'LIMIT 5 in the SELECT list' ],
 		[ "SELECT ($call).id LIMIT 300" => 300, 2, 'LIMIT 300 there' ],
+		[ "SELECT id FROM $call" => 450, 3, 'the whole' ],
 		[
-			"SELECT (i).* FROM (SELECT $call AS i LIMIT 5) AS list" => 5,
-			1, 'LIMIT 5 in a subquery'
+			"SELECT FROM $numbers WHERE $counted = 450" => 3,
+			3, 'a subquery that runs for each row'
 		],
-		[ "SELECT id FROM $call LIMIT 5" => 5, 3, 'LIMIT 5 in FROM' ],
-		[ "SELECT id FROM $call" => 450, 3, 'the whole' ])
+		[
+			"SELECT FROM $numbers JOIN $call AS i ON i.id <> n::text" => 1350,
+			3, 'the inner side of a join'
+		],
+		[
+			"SELECT FROM $numbers, LATERAL (SELECT FROM $call LIMIT n * 150) AS l" => 900,
+			3, 'more of the same in each scan'
+		],
+		[ "SELECT FROM $call WITH ORDINALITY LIMIT 5" => 5, 3, 'a call that stays one' ])
 	{
 		my ($sql, $rows, $requests, $title) = @$case;
 		my $mark = requests();
 
-		is(query("SELECT count(*) FROM ($sql) AS s"),
-			$rows, "$title gives $rows rows of $list->{title}");
+		is( query(
+				"SET enable_material = off; SET enable_hashjoin = off; SET work_mem = '64kB';"
+				  . "SELECT count(*) FROM ($sql) AS s"),
+			$rows,
+			"$title gives $rows rows of $list->{title}");
 		is(requests() - $mark, $requests, "... for $requests requests");
 	}
+	return;
+}
+
+# Each list is of its own arguments.
+sub check_arguments
+{
+	invite_many(3);
+	is( query(
+			q(SELECT string_agg(i.email_address, ' ' ORDER BY n)
+			FROM generate_series(1, 4) AS n, LATERAL clerk_list_organization_invitations(
+				'org_test', CASE WHEN n < 4 THEN '{pending}'::text[] END,
+				'many' || n / 2 + 1 || '@example.com') AS i)),
+		join(' ', map { "many$_\@example.com" } 1, 2, 2, 3),
+		'a list with other arguments is another list');
+	return;
+}
+
+# Rows that were read go with the statement, whatever ends it, and however many
+# they are.
+sub check_end_of_reading
+{
+	my ($list) = @_;
+	my $log = -s $node->logfile;
+	my $select = 'SELECT id FROM ' . sprintf($list->{list}, 'pending');
+
+	foreach my $case (
+		[ "SELECT 1 / (300 - row_number() OVER ()) FROM ($select) AS s" => '22012' ],
+		[ "BEGIN; DECLARE c CURSOR FOR $select; MOVE 300 IN c; ROLLBACK" => '' ],
+		[
+			"BEGIN; DECLARE c CURSOR FOR $select; MOVE 300 IN c; SAVEPOINT s; "
+			  . 'MOVE 100 IN c; ROLLBACK TO s; MOVE 100 IN c; COMMIT' => ''
+		],
+		[ "BEGIN; DECLARE c CURSOR WITH HOLD FOR $select; COMMIT; MOVE 300 IN c" => '' ])
+	{
+		my ($sql, $sqlstate) = @$case;
+
+		is( attempt($node, 'postgres', "SET work_mem = '64kB'; $sql; SELECT 1;")->{sqlstate},
+			$sqlstate,
+			"of $list->{title}: $sql");
+	}
+	unlike(slurp_file($node->logfile, $log), qr/WARNING|FATAL|PANIC/,
+		'... and nothing is left behind');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_ls_tmpdir()'), 0, '... on disk');
 	return;
 }
 
