@@ -53,6 +53,7 @@ struct ClerkInvitationPages
 	List	   *ids_of_newest;	/* read, and created at that time */
 };
 
+static bool is_same_text(const char *a, const char *b);
 static int64 least_overlap(const ClerkInvitationPages *pages);
 static const char *order_fault(const ClerkInvitationList *page);
 static bool begins_too_late(const ClerkInvitationPages *pages);
@@ -87,6 +88,27 @@ clerk_pages_begin(const ClerkListing *listing)
 	pages->listing.limit = listing->limit;
 	pages->memory = CurrentMemoryContext;
 	return pages;
+}
+
+/* Whether these are the pages of such a listing. */
+bool
+clerk_pages_are_of(const ClerkInvitationPages *pages,
+				   const ClerkListing *listing)
+{
+	ListCell   *ours;
+	ListCell   *theirs;
+
+	if (!is_same_text(pages->listing.organization_id, listing->organization_id) ||
+		!is_same_text(pages->listing.email_address, listing->email_address) ||
+		!is_same_text(pages->listing.query, listing->query) ||
+		list_length(pages->listing.statuses) != list_length(listing->statuses))
+		return false;
+	forboth(ours, pages->listing.statuses, theirs, listing->statuses)
+	{
+		if (strcmp(lfirst(ours), lfirst(theirs)) != 0)
+			return false;
+	}
+	return true;
 }
 
 /* Makes the pages that are still to come of another size. */
@@ -177,6 +199,12 @@ clerk_pages_left(const ClerkInvitationPages *pages)
 	if (pages->last)
 		return 0;
 	return left <= 0 ? 1 : (left + new_in_page - 1) / new_in_page;
+}
+
+static bool
+is_same_text(const char *a, const char *b)
+{
+	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
 /* What a page has in common with the one before it while none leave the list. */

@@ -22,6 +22,8 @@
 typedef struct ClerkInvitationPages ClerkInvitationPages;
 
 extern ClerkInvitationPages *clerk_pages_begin(const ClerkListing *listing);
+extern bool clerk_pages_are_of(const ClerkInvitationPages *pages,
+							   const ClerkListing *listing);
 extern void clerk_pages_set_size(ClerkInvitationPages *pages, int size);
 extern const ClerkListing *clerk_pages_wanted(ClerkInvitationPages *pages);
 extern const char *clerk_pages_take(ClerkInvitationPages *pages,

@@ -41,7 +41,6 @@
 typedef struct Reading
 {
 	MemoryContext memory;		/* of all this; it ends with the statement */
-	ClerkListing listing;
 	const char *failure;		/* what could not be done if Clerk refuses */
 	ClerkInvitationPages *pages;
 	MemoryContext page_memory;	/* of the page and its request */
@@ -57,12 +56,9 @@ static bool is_first_call(FunctionCallInfo fcinfo);
 static void check_privilege(FunctionCallInfo fcinfo, const char *name);
 static void begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 					   const char *failure);
-static bool is_same_listing(const ClerkListing *a, const ClerkListing *b);
-static bool is_same_text(const char *a, const char *b);
 static Reading *begin_reading(FunctionCallInfo fcinfo,
 							  const ClerkListing *listing,
 							  const char *failure);
-static ClerkListing copy_listing(const ClerkListing *listing);
 static bool next_row(Reading *reading);
 static ClerkInvitation *next_new(Reading *reading);
 static void read_page(Reading *reading, const ClerkListing *wanted);
@@ -196,7 +192,7 @@ begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("set-valued function called in context that cannot accept a set")));
-	if (reading != NULL && is_same_listing(&reading->listing, listing))
+	if (reading != NULL && clerk_pages_are_of(reading->pages, listing))
 		tuplestore_rescan(reading->rows);
 	else
 	{
@@ -213,31 +209,6 @@ begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 	reading->in_scan = true;
 }
 
-static bool
-is_same_listing(const ClerkListing *a, const ClerkListing *b)
-{
-	ListCell   *in_a;
-	ListCell   *in_b;
-
-	if (!is_same_text(a->organization_id, b->organization_id) ||
-		!is_same_text(a->email_address, b->email_address) ||
-		!is_same_text(a->query, b->query) ||
-		list_length(a->statuses) != list_length(b->statuses))
-		return false;
-	forboth(in_a, a->statuses, in_b, b->statuses)
-	{
-		if (strcmp(lfirst(in_a), lfirst(in_b)) != 0)
-			return false;
-	}
-	return true;
-}
-
-static bool
-is_same_text(const char *a, const char *b)
-{
-	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
-}
-
 static Reading *
 begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 			  const char *failure)
@@ -250,9 +221,8 @@ begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 	Reading    *reading = palloc0(sizeof(Reading));
 
 	reading->memory = memory;
-	reading->listing = copy_listing(listing);
 	reading->failure = pstrdup(failure);
-	reading->pages = clerk_pages_begin(&reading->listing);
+	reading->pages = clerk_pages_begin(listing);
 	reading->page_memory = AllocSetContextCreate(memory, "clerk_invite page",
 												 ALLOCSET_DEFAULT_SIZES);
 	reading->slot = MakeSingleTupleTableSlot(clerk_invitation_descriptor(fcinfo),
@@ -273,24 +243,6 @@ begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 	MemoryContextRegisterResetCallback(memory, callback);
 	MemoryContextSwitchTo(caller);
 	return reading;
-}
-
-static ClerkListing
-copy_listing(const ClerkListing *listing)
-{
-	ClerkListing copy = *listing;
-	ListCell   *cell;
-
-	copy.statuses = NIL;
-	foreach(cell, listing->statuses)
-		copy.statuses = lappend(copy.statuses, pstrdup(lfirst(cell)));
-	if (listing->organization_id != NULL)
-		copy.organization_id = pstrdup(listing->organization_id);
-	if (listing->email_address != NULL)
-		copy.email_address = pstrdup(listing->email_address);
-	if (listing->query != NULL)
-		copy.query = pstrdup(listing->query);
-	return copy;
 }
 
 /* Puts the next row into the slot; false at the end. */

@@ -11,3 +11,4 @@
 #define pg_noreturn
 #define foreach(cell, list) for ((cell) = list_head(list); (cell) != NULL; (cell) = lnext((list), (cell)))
 #define CLERK_INVITE_VERSION "x"
+#define forboth(cell1, list1, cell2, list2) for ((cell1) = list_head(list1), (cell2) = list_head(list2); (cell1) != NULL && (cell2) != NULL; (cell1) = lnext((list1), (cell1)), (cell2) = lnext((list2), (cell2)))
