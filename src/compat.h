@@ -134,6 +134,11 @@
 #define clerk_transaction_timeout_pending() false
 #endif
 
+/* Not in locale.h there. */
+#if defined(__APPLE__) || defined(__FreeBSD__)
+#include <xlocale.h>
+#endif
+
 /* macOS has these under other names. */
 #ifdef __APPLE__
 #define st_mtim st_mtimespec

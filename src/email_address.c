@@ -10,12 +10,13 @@
  */
 #include "postgres.h"
 
+#include <locale.h>
 #include <wctype.h>
 
+#include "compat.h"
 #include "email_address.h"
 #include "json_wire.h"
 #include "mb/pg_wchar.h"
-#include "utils/pg_locale.h"
 
 static pg_wchar small_letter(pg_wchar letter);
 static const char *as_utf8(const char *address);
