@@ -115,6 +115,13 @@ SELECT count(*), count(DISTINCT id) AS ids,
 FROM clerk_create_organization_invitation_bulk('org_thousands', people('thousands', 5000)) WITH ORDINALITY;
 SELECT requests - :before AS requests FROM counted;
 
+-- Their list, which is read from a file from the second time on.
+SET work_mem = '64kB';
+SELECT n, (SELECT count(*) FROM clerk_list_organization_invitations('org_thousands')
+           WHERE id <> n::text) AS listed
+FROM generate_series(1, 3) AS n;
+RESET work_mem;
+
 -- Arguments that cannot be meant.  Whatever stands before is not sent either.
 CREATE FUNCTION attempt(
     invitations jsonb, org_id text DEFAULT 'org_test',
