@@ -296,7 +296,7 @@ sub check_outage
 		[ $down =~ /^ (\S+) \| queued \| +0 \| $trouble$/mg ],
 		\@emails, 'while Clerk is down the outbox says what is wrong');
 	like($down, qr/^ postgres \| $trouble$/m, '... and so does the worker');
-	like($up, qr/^ $_ \| sent  \| +1 \| +\| [\d:.]+ \| [\d:.]+$/m,
+	like($up, qr/^ $_ \| sent  \| +1 \| +\| [\d:.]+ +\| [\d:.]+ *$/m,
 		"... and $_ is sent when it is back")
 	  foreach @emails;
 	is_deeply(
