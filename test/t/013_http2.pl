@@ -58,7 +58,7 @@ my $folder = PostgreSQL::Test::Utils::tempdir();
 my $authority = TestCertificates->new($folder, 'ours');
 my $stranger = TestCertificates->new($folder, 'stranger');
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
-my %port = map { $_ => free_port() } qw(lasting brief stranger);
+my %port = free_ports(qw(lasting brief stranger));
 write_configuration();
 start_nginx();
 
@@ -398,14 +398,18 @@ sub ledger
 	return @{ decode_json($answer->{content})->{data} };
 }
 
-sub free_port
+# A port for each name.  All are held until the last one is found, so that they
+# differ.
+sub free_ports
 {
-	my $socket = IO::Socket::INET->new(
-		Listen => 1,
-		LocalAddr => '127.0.0.1',
-		LocalPort => 0) or die "no port is free: $!";
+	my %sockets = map {
+		$_ => IO::Socket::INET->new(
+			Listen => 1,
+			LocalAddr => '127.0.0.1',
+			LocalPort => 0) // die "no port is free: $!"
+	} @_;
 
-	return $socket->sockport;
+	return map { $_ => $sockets{$_}->sockport } @_;
 }
 
 # Two workers, so that one is there while the other is stopped.  Nothing is
