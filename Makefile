@@ -29,9 +29,14 @@ OBJS = \
 	src/list_invitations.o \
 	src/monotonic_clock.o \
 	src/outbox.o \
+	src/outbox_by_hand.o \
 	src/outbox_guard.o \
+	src/outbox_lock.o \
+	src/outbox_retention.o \
+	src/outbox_set_aside.o \
 	src/outbox_statement.o \
 	src/outbox_status.o \
+	src/owner_rights.o \
 	src/planner.o \
 	src/procedure.o \
 	src/rate_limit.o \
@@ -40,6 +45,7 @@ OBJS = \
 	src/rollback_warning.o \
 	src/secret_key.o \
 	src/send_invitations.o \
+	src/server_clock.o \
 	src/shared_memory.o \
 	src/shipment.o \
 	src/socket_set.o \

@@ -272,8 +272,10 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
     attempts integer NOT NULL DEFAULT 0,
     send_alone boolean NOT NULL DEFAULT false,
     next_attempt_at timestamptz,
+    consecutive_failures integer NOT NULL DEFAULT 0,
     enqueued_at timestamptz NOT NULL DEFAULT now(),
     first_claimed_at timestamptz,
+    first_claimed_clock bigint,
     claimed_at timestamptz,
     settled_at timestamptz,
     invitation_id text,
@@ -283,7 +285,8 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
     http_status integer,
     error_code text,
     error_message text,
-    trace_id text
+    trace_id text,
+    database_error text
 );
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox', '');
@@ -312,8 +315,13 @@ WHERE state = 'sent' AND invitation_id IS NOT NULL AND
 
 -- What is settled, oldest first: for its removal, and to be counted by state.
 CREATE INDEX clerk_invitation_outbox_settled
-ON @extschema@.clerk_invitation_outbox (settled_at, state)
+ON @extschema@.clerk_invitation_outbox (settled_at, id, state)
 WHERE state IN ('sent', 'skipped', 'failed', 'canceled');
+
+-- What a sender cannot change.
+CREATE INDEX clerk_invitation_outbox_set_aside
+ON @extschema@.clerk_invitation_outbox (id)
+WHERE database_error IS NOT NULL AND state IN ('queued', 'sending', 'verifying');
 
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
@@ -334,6 +342,8 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pending IS
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
 'finds the rows that have been settled for long, and counts those that are
 settled';
+COMMENT ON INDEX @extschema@.clerk_invitation_outbox_set_aside IS
+'finds the rows that are set aside';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pkey IS
 'finds a row by its number';
 COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitation_outbox IS
@@ -387,10 +397,15 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_alone IS
 'whether it gets a request of its own: set after Clerk refused one that it shared';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.next_attempt_at IS
 'time before which nothing more is done for it; NULL: send_after counts';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.consecutive_failures IS
+'look-ups in a row that Clerk did not answer, or changes that this database
+refused; the next one waits twice as long each time';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.enqueued_at IS
 'start of the transaction that inserted it';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_at IS
 'time when a sender first took it on';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_clock IS
+'the same by a clock that nobody can set; means something to the sender only';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_at IS
 'time when a sender last took it on';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
@@ -414,6 +429,10 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_message IS
 'what the last failure was';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.trace_id IS
 'Clerk''s name for the request that failed last; Clerk''s support asks for it';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.database_error IS
+'why this database refused a sender''s change of the row, as for a trigger or
+a constraint that was added to the table; it is set aside until
+next_attempt_at; NULL: it did not';
 
 CREATE FUNCTION @extschema@.clerk_invitation_outbox_guard()
 RETURNS trigger
@@ -466,15 +485,8 @@ CREATE FUNCTION @extschema@.clerk_enqueue_organization_invitation(
     send_after timestamptz DEFAULT now()
 )
 RETURNS bigint
-LANGUAGE sql VOLATILE PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-    INSERT INTO @extschema@.clerk_invitation_outbox
-        (organization_id, inviter_user_id, email_address, role, redirect_url,
-         public_metadata, private_metadata, expires_in_days, notify, send_after)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
-    RETURNING id
-$$;
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 REVOKE ALL ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean, timestamptz) FROM PUBLIC;
@@ -490,17 +502,8 @@ raises: 23502, 23514 (arguments that Clerk would refuse for certain)';
 
 CREATE FUNCTION @extschema@.clerk_cancel_invitation(id bigint)
 RETURNS boolean
-LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH canceled AS (
-        UPDATE @extschema@.clerk_invitation_outbox AS o
-        SET state = 'canceled', settled_at = clock_timestamp()
-        WHERE o.id = $1 AND o.state = 'queued'
-        RETURNING 1
-    )
-    SELECT EXISTS (SELECT FROM canceled)
-$$;
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 REVOKE ALL ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) FROM PUBLIC;
 
@@ -511,18 +514,8 @@ out: whether it was canceled, which is false if it is not queued any more';
 
 CREATE FUNCTION @extschema@.clerk_retry_invitation(id bigint)
 RETURNS boolean
-LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$
-    WITH requeued AS (
-        UPDATE @extschema@.clerk_invitation_outbox AS o
-        SET state = 'queued', attempts = 0, next_attempt_at = NULL,
-            send_alone = false, first_claimed_at = NULL, settled_at = NULL
-        WHERE o.id = $1 AND o.state = 'failed'
-        RETURNING 1
-    )
-    SELECT EXISTS (SELECT FROM requeued)
-$$;
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 
 REVOKE ALL ON FUNCTION @extschema@.clerk_retry_invitation(bigint) FROM PUBLIC;
 
@@ -530,6 +523,22 @@ COMMENT ON FUNCTION @extschema@.clerk_retry_invitation(bigint) IS
 'queues an invitation of clerk_invitation_outbox again that has failed
 in: the number of the row
 out: whether it was queued, which is false if it has not failed';
+
+CREATE FUNCTION @extschema@.clerk_abandon_invitation(id bigint, reason text DEFAULT NULL)
+RETURNS boolean
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_abandon_invitation(bigint, text) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_abandon_invitation(bigint, text) IS
+'gives up an invitation of clerk_invitation_outbox that gets nowhere: one whose
+outcome will never be known becomes failed, with the code outcome_unknown, one
+that is still queued becomes canceled; Clerk is asked nothing, and no triggers
+of users fire
+in: the number of the row, and what error_message is to say of it
+out: whether it was given up, which is false if it is settled, or if its
+  request is on its way; NULL if there is no number';
 
 
 CREATE FUNCTION @extschema@.clerk_invitation_trigger()

@@ -83,6 +83,27 @@
 #endif
 
 /*
+ * Whether commits wait for synchronous standbys, as far as the checkpointer has
+ * told all processes.  The minor releases of May 2025 made flags of it.  Only
+ * for a file that has included walsender_private.h before this header.
+ */
+#ifdef _WALSENDER_PRIVATE_H
+#ifdef SYNC_STANDBY_DEFINED
+#define clerk_standbys_are_awaited() \
+	((WalSndCtl->sync_standbys_status & SYNC_STANDBY_DEFINED) != 0)
+#else
+#define clerk_standbys_are_awaited() (WalSndCtl->sync_standbys_defined)
+#endif
+#endif
+
+/* 17 can also look for stronger modes. */
+#if PG_VERSION_NUM >= 170000
+#define clerk_lock_is_held(tag, mode) LockHeldByMe((tag), (mode), false)
+#else
+#define clerk_lock_is_held(tag, mode) LockHeldByMe((tag), (mode))
+#endif
+
+/*
  * A new kind of LWLock, once a server, and its name in this process.  19 takes
  * the name once, for all processes.
  */

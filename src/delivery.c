@@ -30,7 +30,11 @@
 #include "email_address.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "monotonic_clock.h"
 #include "outbox.h"
+#include "outbox_lock.h"
+#include "outbox_retention.h"
+#include "outbox_set_aside.h"
 #include "outbox_statement.h"
 #include "planner.h"
 #include "shipment.h"
@@ -61,8 +65,25 @@
 /* Milliseconds until a row is tried again that somebody has locked. */
 #define LOCKED_ROW_DELAY 1000
 
-/* Rounds of removing old rows in a pass: outbox.c says how many each takes. */
-#define REMOVAL_ROUNDS 100
+/*
+ * Rounds of removing old rows in a pass, so that it ends; outbox_retention.c
+ * says how many each takes.
+ */
+#define REMOVAL_ROUNDS 200
+
+/*
+ * Look-ups that a process makes in so many microseconds.  Clerk takes 100
+ * requests of all kinds in 10 seconds on a development instance, and 1,000 on
+ * one in production: look-ups must leave the greater part of it to the rest.
+ */
+#define MOST_LOOKUPS 40
+#define LOOKUP_PERIOD INT64CONST(10000000)
+
+/*
+ * Microseconds by which the clock that can be set must have lagged behind the
+ * other one between two passes to be taken for one that was set back.
+ */
+#define SET_BACK INT64CONST(1000000)
 
 /* What one pass has and does. */
 typedef struct Pass
@@ -83,10 +104,21 @@ typedef struct Pass
 	TimestampTz progress_at;
 } Pass;
 
+/*
+ * What a process remembers between passes: look-ups made since the beginning of
+ * the current LOOKUP_PERIOD, and how the two clocks stood to each other.
+ */
+static int	lookups_made = 0;
+static int64 lookups_since = 0;
+static int64 clock_difference = PG_INT64_MAX;	/* at first: not known */
+
 static void begin_pass(Pass *pass);
 static void work_off(Pass *pass);
+static void work_off_what_was_early(Pass *pass);
 static bool fits(Pass *pass);
 static bool look_up_some(Pass *pass);
+static int	lookups_left(TimestampTz *more_at);
+static bool has_lock(Pass *pass);
 static bool send_some(Pass *pass);
 static bool may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget);
 static void note_limit(Pass *pass, TimestampTz until);
@@ -104,12 +136,14 @@ static int	claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 static int	assign_rows(const Pass *pass, ClerkShipment *shipment,
 						const ClerkPlannedRequest *request,
 						ClerkOutboxRow **rows, int row_count);
+static void stop_unreplicated(Pass *pass);
 static int	settle(Pass *pass, ClerkShipment *shipments, int count);
 static bool concerns_all(const ClerkError *error);
 static int	apply(Pass *pass, ClerkOutboxChange *changes, int count);
 static void count_change(Pass *pass, const ClerkOutboxChange *change);
 static void stop(Pass *pass, const ClerkError *error);
 static void report_progress(Pass *pass);
+static void tell_of_set_aside(Pass *pass);
 static void remove_old_rows(Pass *pass);
 static TimestampTz next_due(Pass *pass);
 
@@ -148,9 +182,11 @@ clerk_deliver(Oid schema, int64 max_invitations,
 		clerk_outbox_take_over();
 		host->commit();
 		work_off(&pass);
+		work_off_what_was_early(&pass);
 		remove_old_rows(&pass);
 		host->begin();
 		report->next_due = next_due(&pass);
+		tell_of_set_aside(&pass);
 	}
 	PG_FINALLY();
 	{
@@ -198,7 +234,30 @@ work_off(Pass *pass)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->wave);
 		report_progress(pass);
-	} while (worked && pass->report->stopped_by == NULL);
+	} while (worked && pass->report->stopped_by == NULL && !pass->report->busy);
+}
+
+/*
+ * Sends what our clock, when it was ahead, has put off.  Looked for by a
+ * process that does not know whether the clock was set back before it began,
+ * and by one that has seen it.
+ */
+static void
+work_off_what_was_early(Pass *pass)
+{
+	int64		difference = GetCurrentTimestamp() - clerk_monotonic_microseconds();
+	bool		set_back = clock_difference == PG_INT64_MAX ||
+	difference < clock_difference - SET_BACK;
+	int64		brought_back = 0;
+
+	clock_difference = difference;
+	if (!set_back)
+		return;
+	pass->host->begin();
+	brought_back = clerk_outbox_bring_back();
+	pass->host->commit();
+	if (brought_back > 0 && pass->report->stopped_by == NULL)
+		work_off(pass);
 }
 
 /*
@@ -216,25 +275,30 @@ fits(Pass *pass)
 	return pass->report->fit == CLERK_FIT_GOOD;
 }
 
-/* A wave of rows whose outcome is unknown; false if there is none. */
+/*
+ * A wave of rows whose outcome is unknown; false if there is none, or none may
+ * be looked up now.
+ */
 static bool
 look_up_some(Pass *pass)
 {
 	List	   *rows;
 	ClerkShipment *shipments;
 	ClerkBudget budget;
+	TimestampTz more_at;
+	int			most = Min(clerk_max_concurrent_requests * REQUESTS_PER_LANE,
+						   lookups_left(&more_at));
 	int			count = 0;
 	ListCell   *cell;
 
 	pass->host->begin();
-	rows = clerk_outbox_unverified(clerk_max_concurrent_requests *
-								   REQUESTS_PER_LANE);
+	rows = has_lock(pass) ? clerk_outbox_unverified(Max(most, 1)) : NIL;
 	pass->host->commit();
 	if (rows == NIL)
 		return false;
-	if (!may_send(pass, CLERK_ENDPOINT_LIST, &budget))
+	if (!may_send(pass, CLERK_ENDPOINT_LIST, &budget) || most == 0)
 	{
-		note_limit(pass, budget.available_at);
+		note_limit(pass, Max(budget.available_at, more_at));
 		return false;
 	}
 
@@ -247,10 +311,39 @@ look_up_some(Pass *pass)
 		shipment->count = 1;
 		shipment->rows[0] = lfirst(cell);
 	}
+	lookups_made += count;
 	clerk_ship(shipments, count);
 
 	/* Rows that somebody has locked would be looked up again and again. */
 	return settle(pass, shipments, count) > 0;
+}
+
+/* How many look-ups may be made now; if none, there are more at *more_at. */
+static int
+lookups_left(TimestampTz *more_at)
+{
+	int64		now = clerk_monotonic_microseconds();
+
+	if (now - lookups_since >= LOOKUP_PERIOD)
+	{
+		lookups_made = 0;
+		lookups_since = now;
+	}
+	*more_at = lookups_made < MOST_LOOKUPS ? 0 :
+		GetCurrentTimestamp() + lookups_since + LOOKUP_PERIOD - now;
+	return Max(MOST_LOOKUPS - lookups_made, 0);
+}
+
+/*
+ * Whether this session is still the one sender; if another one has taken its
+ * place, the pass ends.  In a transaction.
+ */
+static bool
+has_lock(Pass *pass)
+{
+	if (!clerk_outbox_lock())
+		pass->report->busy = true;
+	return !pass->report->busy;
 }
 
 /* A wave of rows to be sent; false if there is none. */
@@ -269,7 +362,10 @@ send_some(Pass *pass)
 	count = claim(pass, requests, count, tickets, shipments);
 	if (count > 0)
 	{
-		clerk_ship(shipments, count);
+		if (clerk_outbox_claim_is_safe())
+			clerk_ship(shipments, count);
+		else
+			stop_unreplicated(pass);
 		settle(pass, shipments, count);
 	}
 	return true;
@@ -336,7 +432,7 @@ make_plan(Pass *pass)
 	 * if it was another session that left the last plan none.
 	 */
 	pass->host->begin();
-	if (fits(pass) && clerk_outbox_due(1, &due) > 0 &&
+	if (fits(pass) && has_lock(pass) && clerk_outbox_due(1, &due) > 0 &&
 		find_budget(pass, &budget) && !in_vain)
 		count = clerk_outbox_due(LOOK_AHEAD, &due);
 	if (count > 0)
@@ -463,7 +559,7 @@ claim(Pass *pass, const ClerkPlannedRequest *requests, int count,
 		return 0;
 
 	pass->host->begin();
-	claimed = clerk_outbox_claim(due, due_count);
+	claimed = has_lock(pass) ? clerk_outbox_claim(due, due_count) : NIL;
 	pass->host->commit();
 	pass->claimed_by_plan += list_length(claimed);
 	pass->allowance -= list_length(claimed);
@@ -498,6 +594,22 @@ assign_rows(const Pass *pass, ClerkShipment *shipment,
 			if (rows[j]->id == pass->due[request->members[i]].id)
 				shipment->rows[shipment->count++] = rows[j];
 	return shipment->count;
+}
+
+/*
+ * A claim that no synchronous standby has is as good as none: nothing is sent,
+ * and the pass ends.
+ */
+static void
+stop_unreplicated(Pass *pass)
+{
+	ClerkError	error = {0};
+
+	error.class = CLERK_ERROR_TRY_LATER;
+	error.sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error.summary = "the wait for a synchronous standby was canceled";
+	error.detail = "Invitations are sent only after the standby knows that they are about to be.";
+	stop(pass, &error);
 }
 
 /* Records in the outbox what came of a wave; returns how many rows changed. */
@@ -554,6 +666,8 @@ apply(Pass *pass, ClerkOutboxChange *changes, int count)
 			count_change(pass, &changes[i]);
 			applied++;
 		}
+		else if (changes[i].set_aside)
+			applied++;			/* it is not due any more */
 		else
 			ereport(LOG,
 					(errmsg("invitation %lld of the outbox is locked, or was changed while it was being sent",
@@ -602,23 +716,44 @@ report_progress(Pass *pass)
 	pass->host->commit();
 }
 
-/* Rows that have been settled for longer than the user wants to keep them. */
+/* Fills in which rows are set aside; in a transaction. */
+static void
+tell_of_set_aside(Pass *pass)
+{
+	MemoryContext caller = MemoryContextSwitchTo(pass->memory);
+	ClerkOutboxSetAside all = clerk_outbox_all_set_aside();
+
+	pass->report->set_aside = all.count;
+	pass->report->set_aside_reason = all.reason;
+	MemoryContextSwitchTo(caller);
+}
+
+/*
+ * Rows that have been settled for longer than the user wants to keep them.
+ * What becomes due meanwhile does not wait for that.
+ */
 static void
 remove_old_rows(Pass *pass)
 {
-	TimestampTz before;
-	int			removed = 1;
+	ClerkOutboxRemoval removal;
 
-	if (clerk_retention == 0)
+	if (clerk_retention == 0 || pass->report->busy)
 		return;
-	before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-										 -(int64) clerk_retention * 1000);
-	for (int i = 0; i < REMOVAL_ROUNDS && removed > 0; i++)
+	clerk_outbox_begin_removal(&removal,
+							   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+														   -(int64) clerk_retention * 1000));
+	for (int i = 0; i < REMOVAL_ROUNDS && !removal.over; i++)
 	{
+		MemoryContext caller = MemoryContextSwitchTo(pass->wave);
+
 		CHECK_FOR_INTERRUPTS();
 		pass->host->begin();
-		removed = clerk_outbox_remove_older(before);
+		clerk_outbox_remove_some(&removal);
 		pass->host->commit();
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(pass->wave);
+		if (pass->report->stopped_by == NULL)
+			work_off(pass);
 	}
 }
 

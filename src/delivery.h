@@ -23,6 +23,8 @@ typedef struct ClerkDeliveryReport
 								 * before this; 0: they do not matter */
 	TimestampTz next_due;		/* when there is something to do again; 0: no
 								 * row is open */
+	int64		set_aside;		/* rows whose changes fail in this database */
+	const char *set_aside_reason;	/* of one of them; NULL: there are none */
 	const ClerkError *stopped_by;	/* why it ended early; NULL: it did not */
 } ClerkDeliveryReport;
 

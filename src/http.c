@@ -174,6 +174,13 @@ clerk_http_answered_at(const ClerkHttpRequest *request)
 	return request->answered_at;
 }
 
+/* The same by the clock that nobody can set; see server_clock.h. */
+int64
+clerk_http_answered_clock(const ClerkHttpRequest *request)
+{
+	return request->answered_clock;
+}
+
 /* Gives a request up if it is running, and frees it and its answer. */
 void
 clerk_http_release(ClerkHttpRequest *request)

@@ -63,6 +63,7 @@ extern char *clerk_http_header(const ClerkHttpRequest *request,
 extern int	clerk_http_retry_after(const ClerkHttpRequest *request);
 extern pg_time_t clerk_http_date(const ClerkHttpRequest *request);
 extern TimestampTz clerk_http_answered_at(const ClerkHttpRequest *request);
+extern int64 clerk_http_answered_clock(const ClerkHttpRequest *request);
 extern void clerk_http_release(ClerkHttpRequest *request);
 
 #endif							/* CLERK_HTTP_H */

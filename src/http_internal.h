@@ -59,6 +59,7 @@ struct ClerkHttpRequest
 	ByteBuffer	answer_headers;
 	ByteBuffer	answer_body;
 	TimestampTz answered_at;
+	int64		answered_clock;
 	curl_off_t	retry_after;
 	char		fault[CURL_ERROR_SIZE];
 };

@@ -27,6 +27,7 @@
 
 #include "compat.h"
 #include "http_internal.h"
+#include "server_clock.h"
 #include "url_rules.h"
 #include "utils/timestamp.h"
 
@@ -141,6 +142,7 @@ clerk_transfer_settle(ClerkHttpRequest *request, CURLcode result)
 	}
 	request->outcome = CLERK_HTTP_ANSWERED;
 	request->answered_at = GetCurrentTimestamp();
+	request->answered_clock = clerk_server_clock();
 	curl_easy_getinfo(request->easy, CURLINFO_RESPONSE_CODE, &request->status);
 	curl_easy_getinfo(request->easy, CURLINFO_RETRY_AFTER,
 					  &request->retry_after);

@@ -18,6 +18,9 @@
 #define CLERK_OUTBOX_FAILED "failed"
 #define CLERK_OUTBOX_CANCELED "canceled"
 
+/* Code of a row that was given up while its outcome was unknown. */
+#define CLERK_OUTBOX_ABANDONED "outcome_unknown"
+
 /* A row that is due. */
 typedef struct ClerkOutboxDue
 {
@@ -44,12 +47,14 @@ typedef struct ClerkOutboxRow
 	int			expires_in_days;	/* 0: null */
 	bool	   *notify;
 	TimestampTz first_claimed_at;
+	int64		first_claimed_clock;	/* of server_clock.h; 0: unknown */
 	TimestampTz claimed_at;
 	int			http_status;	/* of the last answer; 0: null */
 	char	   *error_code;
 	char	   *error_message;
 	char	   *trace_id;
 	bool		send_alone;
+	int			consecutive_failures;
 } ClerkOutboxRow;
 
 /* What becomes of a row. */
@@ -57,6 +62,7 @@ typedef struct ClerkOutboxChange
 {
 	const ClerkOutboxRow *row;	/* as its sender has seen it */
 	bool		applied;		/* set by clerk_outbox_settle() */
+	bool		set_aside;		/* likewise: see outbox_set_aside.c */
 	const char *state;
 	int			attempts;
 	TimestampTz next_attempt_at;	/* 0: none */
@@ -69,19 +75,19 @@ typedef struct ClerkOutboxChange
 	const char *error_message;
 	const char *trace_id;
 	bool		send_alone;
+	int			consecutive_failures;
 } ClerkOutboxChange;
 
-extern bool clerk_outbox_lock(void);
-extern void clerk_outbox_unlock(void);
 extern void clerk_outbox_take_over(void);
+extern int64 clerk_outbox_bring_back(void);
 extern int	clerk_outbox_due(int limit, ClerkOutboxDue **due);
 extern List *clerk_outbox_claim(const ClerkOutboxDue *const *due, int count);
+extern bool clerk_outbox_claim_is_safe(void);
 extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);
 extern TimestampTz clerk_outbox_next_due(TimestampTz after);
 extern int64 clerk_outbox_count_due(int64 most_unsent);
-extern int	clerk_outbox_remove_older(TimestampTz settled_before);
 extern void clerk_outbox_announce(int64 id, const char *state);
 
 #endif							/* CLERK_OUTBOX_H */

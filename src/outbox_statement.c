@@ -2,21 +2,21 @@
  * outbox_statement.c
  *		Runs SQL statements on the table clerk_invitation_outbox.
  *
- * They run as the table's owner, whoever calls, with a search_path that only
- * the superuser can put objects into; the table is found through the schema of
- * the function that was called.
+ * They run with the rights of the table's owner, whoever calls
+ * (owner_rights.c); the table is found through the schema of the function that
+ * was called.
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_class.h"
-#include "miscadmin.h"
+#include "access/xact.h"
 #include "outbox_statement.h"
+#include "owner_rights.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
 
 #define OUTBOX "clerk_invitation_outbox"
 
@@ -42,7 +42,7 @@ static const char *const kept_from_planner[] = {
 /* The table that was found last. */
 static struct
 {
-	Oid			relation;
+	Oid			relation;		/* invalid: none */
 	Oid			owner;
 	NameData	schema;			/* the plans' text has its name */
 	uint64		number;			/* another one for each table or name */
@@ -51,7 +51,11 @@ static struct
 /* True while statements of this file change rows. */
 static bool at_work = false;
 
-static void set_locally(const char *name, const char *value);
+static void choose_plans(const ClerkOutboxStatement *statement);
+static uint64 execute(ClerkOutboxStatement *statement, const Datum *values,
+					  const char *nulls, ClerkOutboxCollect collect,
+					  void *result);
+static bool concerns_more_than_a_row(int sqlstate);
 static SPIPlanPtr plan_for(ClerkOutboxStatement *statement);
 
 /* Uses the outbox of this schema from now on; within a transaction. */
@@ -60,7 +64,6 @@ clerk_outbox_find(Oid schema)
 {
 	Oid			relation = get_relname_relid(OUTBOX, schema);
 	const char *schema_name;
-	HeapTuple	tuple;
 
 	if (!OidIsValid(relation))
 		ereport(ERROR,
@@ -74,12 +77,7 @@ clerk_outbox_find(Oid schema)
 		outbox.number++;
 	outbox.relation = relation;
 	namestrcpy(&outbox.schema, schema_name);
-
-	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relation);
-	outbox.owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
+	outbox.owner = clerk_table_owner(relation);
 }
 
 /* The table that was found. */
@@ -89,37 +87,104 @@ clerk_outbox_relation(void)
 	return outbox.relation;
 }
 
+/* Its owner when it was found; invalid if none was. */
+Oid
+clerk_outbox_owner(void)
+{
+	return outbox.owner;
+}
+
 /*
- * Runs a statement as the table's owner; returns the number of rows, which are
- * handed to a function first if one is given.
+ * Runs a statement with the rights of the table's owner; returns the number of
+ * rows, which are handed to a function first if one is given.  "nulls" is as
+ * for SPI_execute_plan().
  */
 uint64
 clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
-				 ClerkOutboxCollect collect, void *result)
+				 const char *nulls, ClerkOutboxCollect collect, void *result)
+{
+	ClerkRights rights;
+	uint64		processed;
+
+	clerk_take_owner_rights(outbox.owner, &rights);
+	choose_plans(statement);
+	if (statement->by_hand)
+		clerk_defer_no_constraint_of(outbox.relation);
+	else
+		clerk_defer_no_constraint();
+	processed = execute(statement, values, nulls, collect, result);
+	clerk_restore_rights(&rights);
+	return processed;
+}
+
+/*
+ * The same, in a subtransaction: false, with what the server said in the
+ * current memory context, if the statement failed for a reason that may lie in
+ * the rows it is about, such as a constraint, an index or a trigger that a user
+ * has added to the table.  An error that would meet any statement is raised.
+ */
+bool
+clerk_outbox_try(ClerkOutboxStatement *statement, const Datum *values,
+				 ClerkOutboxCollect collect, void *result,
+				 uint64 *processed, ErrorData **error)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	Oid			user;
-	int			security;
-	int			nest_level;
+	ResourceOwner resources = CurrentResourceOwner;
+	volatile bool done = false;
+
+	*processed = 0;
+	*error = NULL;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(caller);
+	PG_TRY();
+	{
+		*processed = clerk_outbox_run(statement, values, NULL, collect, result);
+		ReleaseCurrentSubTransaction();
+		done = true;
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller);
+		*error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller);
+	CurrentResourceOwner = resources;
+	if (!done && concerns_more_than_a_row((*error)->sqlerrcode))
+		ReThrowError(*error);
+	return done;
+}
+
+/* Until the rights are restored. */
+static void
+choose_plans(const ClerkOutboxStatement *statement)
+{
+	if (statement->without_triggers)
+		clerk_set_locally("session_replication_role", "replica");
+	if (GetConfigOption(LOGGED_PARAMETERS, true, false) != NULL)
+		clerk_set_locally(LOGGED_PARAMETERS, "0");
+	if (statement->by_hand)
+		return;
+	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
+		clerk_set_locally(kept_from_planner[i], "off");
+	clerk_set_locally("plan_cache_mode", "force_generic_plan");
+}
+
+static uint64
+execute(ClerkOutboxStatement *statement, const Datum *values,
+		const char *nulls, ClerkOutboxCollect collect, void *result)
+{
+	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
 
-	/* An error leaves these to the transaction's abort. */
-	GetUserIdAndSecContext(&user, &security);
-	SetUserIdAndSecContext(outbox.owner,
-						   security | SECURITY_LOCAL_USERID_CHANGE);
-	nest_level = NewGUCNestLevel();
-	set_locally("search_path", "pg_catalog, pg_temp");
-	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
-		set_locally(kept_from_planner[i], "off");
-	set_locally("plan_cache_mode", "force_generic_plan");
-	if (GetConfigOption(LOGGED_PARAMETERS, true, false) != NULL)
-		set_locally(LOGGED_PARAMETERS, "0");
-	at_work = true;
+	at_work = !statement->by_hand;
 	PG_TRY();
 	{
 		SPI_connect();
 		if (SPI_execute_plan(plan_for(statement), unconstify(Datum *, values),
-							 NULL, false, 0) < 0)
+							 nulls, false, 0) < 0)
 			elog(ERROR, "could not run a statement on \"%s\"", OUTBOX);
 		processed = SPI_processed;
 		if (collect != NULL)
@@ -136,17 +201,19 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 		at_work = false;
 	}
 	PG_END_TRY();
-	AtEOXact_GUC(true, nest_level);
-	SetUserIdAndSecContext(user, security);
 	return processed;
 }
 
-/* Whoever calls: some settings are the superuser's. */
-static void
-set_locally(const char *name, const char *value)
+/* Errors of the server's resources, of operators, and of the system below. */
+static bool
+concerns_more_than_a_row(int sqlstate)
 {
-	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
+	int			category = ERRCODE_TO_CATEGORY(sqlstate);
+
+	return category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
+		category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
+		sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION;
 }
 
 /* Plans are kept for the session; the plan cache keeps them valid. */

@@ -11,7 +11,7 @@
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "outbox.h"
-#include "outbox_statement.h"
+#include "outbox_set_aside.h"
 #include "outbox_status.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -26,17 +26,17 @@
 
 static ClerkOutboxStatement find_pending = {
 	.text = "SELECT organization_id, invitation_id, email_address, "
-	"status IS NOT NULL FROM %1$s "
+	"status IS NOT NULL FROM ONLY %1$s "
 	"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
 	"ORDER BY organization_id"
 };
 
 static ClerkOutboxStatement set_statuses = {
-	.text = "UPDATE %1$s AS o SET status = c.status, "
+	.text = "UPDATE ONLY %1$s AS o SET status = c.status, "
 	"url = CASE c.status WHEN 'pending' THEN o.url END "
 	"FROM (SELECT seen.id, c.status "
 	"FROM unnest($1, $2) AS c (invitation_id, status) "
-	"JOIN %1$s AS seen ON seen.invitation_id = c.invitation_id "
+	"JOIN ONLY %1$s AS seen ON seen.invitation_id = c.invitation_id "
 	"WHERE seen.state = $3 AND " IS_PENDING_IN("seen.") " "
 	"AND seen.status IS DISTINCT FROM c.status "
 	"FOR UPDATE OF seen SKIP LOCKED) AS c "
@@ -46,6 +46,17 @@ static ClerkOutboxStatement set_statuses = {
 	.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
 };
 
+/* What is to be recorded: arrays of the same length. */
+typedef struct NewStatuses
+{
+	const char *const *invitation_ids;
+	const char *const *statuses;
+} NewStatuses;
+
+static void fill_statuses(Datum *values, int first, int count,
+						  const void *rows);
+static void status_failed(int position, const ErrorData *error,
+						  const void *rows);
 static void collect_pending(void *result);
 static void collect_texts(void *result);
 
@@ -56,34 +67,58 @@ static void collect_texts(void *result);
 int64
 clerk_outbox_pending(ClerkOutboxPending **pending)
 {
-	return (int64) clerk_outbox_run(&find_pending, NULL, collect_pending, pending);
+	return (int64) clerk_outbox_run(&find_pending, NULL, NULL, collect_pending,
+									pending);
 }
 
 /*
  * Gives invitations that were pending when last seen their status at Clerk, and
  * forgets the url of those that are no longer pending: nobody can accept them
  * any more.  Returns the statuses, as strings, of the rows that have changed.
- * Those that somebody has locked, or has changed meanwhile, stay as they are.
+ * Those that somebody has locked, or has changed meanwhile, or that the server
+ * refuses to change, stay as they are; the next refresh finds them again.
  */
 List *
 clerk_outbox_set_statuses(const char *const *invitation_ids,
 						  const char *const *statuses, int count)
 {
+	NewStatuses new = {invitation_ids, statuses};
 	List	   *changed = NIL;
+
+	clerk_outbox_run_rows(&set_statuses, count, &new, fill_statuses,
+						  status_failed, collect_texts, &changed);
+	return changed;
+}
+
+static void
+fill_statuses(Datum *values, int first, int count, const void *rows)
+{
+	const NewStatuses *new = rows;
 	Datum	   *ids = palloc(count * sizeof(Datum));
 	Datum	   *texts = palloc(count * sizeof(Datum));
-	Datum		values[3];
 
 	for (int i = 0; i < count; i++)
 	{
-		ids[i] = CStringGetTextDatum(invitation_ids[i]);
-		texts[i] = CStringGetTextDatum(statuses[i]);
+		ids[i] = CStringGetTextDatum(new->invitation_ids[first + i]);
+		texts[i] = CStringGetTextDatum(new->statuses[first + i]);
 	}
 	values[0] = clerk_outbox_array(ids, NULL, count, TEXTOID);
 	values[1] = clerk_outbox_array(texts, NULL, count, TEXTOID);
 	values[2] = CStringGetTextDatum(CLERK_OUTBOX_SENT);
-	clerk_outbox_run(&set_statuses, values, collect_texts, &changed);
-	return changed;
+}
+
+/* The DETAIL may have the whole row, its url included. */
+static void
+status_failed(int position, const ErrorData *error, const void *rows)
+{
+	const NewStatuses *new = rows;
+
+	ereport(WARNING,
+			(errcode(error->sqlerrcode),
+			 errmsg("could not record the status of invitation \"%s\": SQLSTATE %s",
+					new->invitation_ids[position],
+					unpack_sql_state(error->sqlerrcode)),
+			 errhint("Look for triggers, constraints and indexes that were added to the outbox.")));
 }
 
 /* Rows of an organization share its name. */

@@ -21,6 +21,7 @@ typedef struct Halt
 } Halt;
 
 static void start(ClerkShipment *shipment);
+static void note_start_error(ClerkShipment *shipment, MemoryContext caller);
 static ClerkListing listing_of(const ClerkOutboxRow *row);
 static void start_look(ClerkShipment *shipment);
 static bool is_halted(const Halt *halt, const ClerkShipment *shipment);
@@ -69,6 +70,7 @@ clerk_ship(ClerkShipment *shipments, int count)
 static void
 start(ClerkShipment *shipment)
 {
+	MemoryContext caller = CurrentMemoryContext;
 	ClerkNewInvitation wanted[CLERK_BULK_MAX];
 
 	for (int i = 0; i < shipment->count; i++)
@@ -85,16 +87,46 @@ start(ClerkShipment *shipment)
 		wanted[i].expires_in_days = row->expires_in_days;
 		wanted[i].notify = row->notify;
 	}
-	if (shipment->endpoint == CLERK_ENDPOINT_LIST)
-		start_look(shipment);
-	else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
-		shipment->request = clerk_start_create_bulk(wanted, shipment->count,
-													&shipment->error);
-	else
-		shipment->request = clerk_start_create_invitation(&wanted[0],
-														  &shipment->error);
+	PG_TRY();
+	{
+		if (shipment->endpoint == CLERK_ENDPOINT_LIST)
+			start_look(shipment);
+		else if (shipment->endpoint == CLERK_ENDPOINT_BULK)
+			shipment->request = clerk_start_create_bulk(wanted, shipment->count,
+														&shipment->error);
+		else
+			shipment->request = clerk_start_create_invitation(&wanted[0],
+															  &shipment->error);
+	}
+	PG_CATCH();
+	{
+		note_start_error(shipment, caller);
+	}
+	PG_END_TRY();
 	if (shipment->request == NULL && shipment->ticket != NULL)
 		clerk_rate_limit_give_back(shipment->ticket, 1);
+}
+
+/*
+ * libcurl could not make the request, of which nothing was sent: that may be
+ * this row's fault.  Any other error would meet all of them, and is raised.
+ */
+static void
+note_start_error(ClerkShipment *shipment, MemoryContext caller)
+{
+	ErrorData  *error;
+
+	MemoryContextSwitchTo(caller);
+	error = CopyErrorData();
+	if (error->sqlerrcode != ERRCODE_EXTERNAL_ROUTINE_EXCEPTION)
+		PG_RE_THROW();
+	FlushErrorState();
+	shipment->request = NULL;
+	shipment->error = palloc0(sizeof(ClerkError));
+	shipment->error->class = CLERK_ERROR_TRY_LATER;
+	shipment->error->sqlstate = error->sqlerrcode;
+	shipment->error->summary = error->message;
+	shipment->error->detail = error->detail;
 }
 
 /* A page of Clerk's largest size holds all that an address can have. */

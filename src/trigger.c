@@ -25,7 +25,6 @@
 
 #include "access/tupdesc.h"
 #include "catalog/pg_attribute.h"
-#include "catalog/pg_class.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
@@ -33,14 +32,13 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "owner_rights.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/queryenvironment.h"
 #include "utils/rel.h"
-#include "utils/syscache.h"
 #include "utils/tuplestore.h"
 
 #define OUTBOX "clerk_invitation_outbox"
@@ -144,7 +142,6 @@ static void flush(Enqueuer *enqueuer, Oid function);
 static void insert_as_owner(Oid function);
 static SPIPlanPtr kept_plan(const char *schema);
 static char *insert_statement(const char *schema);
-static Oid	relation_owner(Oid relation);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_trigger);
 
@@ -528,18 +525,14 @@ flush(Enqueuer *enqueuer, Oid function)
 
 /*
  * Inserts the rows of NEW_ROWS into the outbox of a schema, with the rights of
- * the outbox's owner.  The owner's own triggers on the outbox find the
- * search_path that they would have in a SECURITY DEFINER function.  An error
- * gives the rights back, and the setting, with its (sub)transaction.
+ * the outbox's owner (owner_rights.c).
  */
 static void
 insert_as_owner(Oid schema)
 {
 	char	   *schema_name = get_namespace_name(schema);
 	Oid			outbox = get_relname_relid(OUTBOX, schema);
-	Oid			invoker;
-	int			invoker_context;
-	int			settings;
+	ClerkRights rights;
 	int			result;
 
 	if (schema_name == NULL || !OidIsValid(outbox))
@@ -549,21 +542,14 @@ insert_as_owner(Oid schema)
 						OUTBOX, "clerk_invitation_trigger"),
 				 errhint("Run ALTER EXTENSION clerk_invite UPDATE.")));
 
-	GetUserIdAndSecContext(&invoker, &invoker_context);
-	SetUserIdAndSecContext(relation_owner(outbox),
-						   invoker_context | SECURITY_LOCAL_USERID_CHANGE);
-	settings = NewGUCNestLevel();
-	(void) set_config_option("search_path", "pg_catalog, pg_temp",
-							 PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-
+	clerk_take_owner_rights(clerk_table_owner(outbox), &rights);
+	clerk_defer_no_constraint_of(outbox);
 	result = SPI_execute_plan(kept_plan(schema_name), NULL, NULL, false, 0);
 	if (result != SPI_OK_INSERT)
 		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(result));
 
-	AtEOXact_GUC(false, settings);
-	SetUserIdAndSecContext(invoker, invoker_context);
+	clerk_restore_rights(&rights);
 }
 
 /*
@@ -611,17 +597,4 @@ insert_statement(const char *schema)
 					 quote_qualified_identifier(schema, OUTBOX),
 					 columns.data, columns.data, NEW_ROWS);
 	return statement.data;
-}
-
-static Oid
-relation_owner(Oid relation)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relation));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relation);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
 }

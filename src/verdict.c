@@ -16,10 +16,16 @@
 #include "compat.h"
 #include "email_address.h"
 #include "guc.h"
+#include "server_clock.h"
 #include "utils/timestamp.h"
 #include "verdict.h"
 
 #define ALREADY_A_MEMBER "already_a_member_in_organization"
+
+/* What a 404 is about whose path has an organization that Clerk does not have. */
+static const char *const organization_not_found[] = {
+	"resource_not_found", "organization_not_found_or_unauthorized"
+};
 
 /*
  * How often a row shares a request that comes to nothing before it is sent by
@@ -28,6 +34,9 @@
  */
 #define SHARED_ATTEMPTS 2
 
+static void judge_lookup_error(ClerkOutboxChange *change,
+							   const ClerkError *error);
+static bool is_about_no_organization(const ClerkError *error);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void send_again(ClerkOutboxChange *change);
@@ -41,8 +50,8 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 static bool is_taken(const char *invitation_id, const List *adopted);
 static bool any_pending(const ClerkInvitationList *found, const char *address);
 static bool is_for(const ClerkInvitation *invitation, const char *address);
-static TimestampTz by_clerks_clock(const ClerkHttpRequest *request,
-								   TimestampTz ours);
+static TimestampTz first_claim_by_clerks_clock(const ClerkOutboxRow *row,
+											   const ClerkHttpRequest *request);
 
 /* The invitation is there, and the row's. */
 void
@@ -71,13 +80,12 @@ clerk_judge_error(ClerkOutboxChange *change, const ClerkError *error)
 
 	keep_last_failure(change);
 	note_failure(change, error);
-	change->next_attempt_at = after_retry_delay(row->attempts);
 	if (strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
-		/* What it was refused for before decides what a look means. */
-		change->error_code = row->error_code;
+		judge_lookup_error(change, error);
 		return;
 	}
+	change->next_attempt_at = after_retry_delay(row->attempts);
 
 	change->state = CLERK_OUTBOX_QUEUED;
 	switch (error->class)
@@ -102,6 +110,50 @@ clerk_judge_error(ClerkOutboxChange *change, const ClerkError *error)
 			send_again(change);
 			break;
 	}
+}
+
+/*
+ * A look-up has failed.  The row's outcome is as unknown as before, and it is
+ * looked up again, each time after a longer wait.  Only an organization that
+ * does not exist decides: whatever invitation it had is gone with it.  Should
+ * that be due to the key of another Clerk instance, a retry finds the
+ * invitation, since what was abandoned keeps the time of its first claim.
+ */
+static void
+judge_lookup_error(ClerkOutboxChange *change, const ClerkError *error)
+{
+	const ClerkOutboxRow *row = change->row;
+
+	if (is_about_no_organization(error))
+	{
+		change->state = CLERK_OUTBOX_FAILED;
+		change->error_code = CLERK_OUTBOX_ABANDONED;
+		change->error_message =
+			psprintf("the outcome was unknown, and the organization does not exist any more: %s",
+					 change->error_message);
+		return;
+	}
+	/* What it was refused for before decides what a look means. */
+	change->error_code = row->error_code;
+	change->consecutive_failures = row->consecutive_failures;
+
+	/* Otherwise nothing is wrong with the row. */
+	if (error->class != CLERK_ERROR_RATE_LIMITED &&
+		error->class != CLERK_ERROR_CONFIGURATION &&
+		error->class != CLERK_ERROR_NOT_SENT)
+		change->consecutive_failures++;
+	change->next_attempt_at = after_retry_delay(Max(change->consecutive_failures, 1));
+}
+
+static bool
+is_about_no_organization(const ClerkError *error)
+{
+	if (error->http_status != 404 || error->code == NULL)
+		return false;
+	for (int i = 0; i < (int) lengthof(organization_not_found); i++)
+		if (strcmp(error->code, organization_not_found[i]) == 0)
+			return true;
+	return false;
 }
 
 /*
@@ -168,11 +220,22 @@ clerk_judge_bulk(ClerkOutboxChange *change, const ClerkInvitationList *created)
 	change->next_attempt_at = GetCurrentTimestamp();
 }
 
-/* The row was claimed, but its turn did not come. */
+/*
+ * The row's turn did not come.  One that was claimed is as if it had not been;
+ * one that was to be looked up was on the wire before, and stays verifying.
+ */
 void
 clerk_judge_unsent(ClerkOutboxChange *change)
 {
+	const ClerkOutboxRow *row = change->row;
+
 	keep_last_failure(change);
+	if (strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0)
+	{
+		change->consecutive_failures = row->consecutive_failures;
+		change->next_attempt_at = GetCurrentTimestamp();
+		return;
+	}
 	change->state = CLERK_OUTBOX_QUEUED;
 	send_again(change);
 }
@@ -188,8 +251,7 @@ clerk_judge_look(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 	const ClerkOutboxRow *row = change->row;
 	const ClerkInvitation *own;
 
-	own = own_invitation(row, found,
-						 by_clerks_clock(request, row->first_claimed_at),
+	own = own_invitation(row, found, first_claim_by_clerks_clock(row, request),
 						 *adopted);
 	if (own != NULL)
 	{
@@ -369,17 +431,28 @@ is_for(const ClerkInvitation *invitation, const char *address)
 }
 
 /*
- * A time of ours by Clerk's clock, as its answer tells it.  The Date header is
- * cut off to the second and as old as its way here: the result is early by
- * that, never late, so that what was created after the time is never taken for
- * older.
+ * When the row was first claimed, by Clerk's clock: its time in the answer's
+ * Date header, less what has passed since.  The header is cut off to the second
+ * and as old as its way here: the result is early by that, never late, so that
+ * what was created after the claim is never taken for older.
+ *
+ * How much time has passed is told by two clocks of ours.  One can be set, and
+ * if it was set back, too little seems to have passed; the other one cannot, but
+ * may have stood still with the machine, and does not know of other runs of the
+ * server.  Neither tells too much unless the first one was set ahead.  So the
+ * larger of the two counts.
  */
 static TimestampTz
-by_clerks_clock(const ClerkHttpRequest *request, TimestampTz ours)
+first_claim_by_clerks_clock(const ClerkOutboxRow *row,
+							const ClerkHttpRequest *request)
 {
+	TimestampTz answered_at = clerk_http_answered_at(request);
+	int64		passed = answered_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
 
-	if (date == 0)
-		return ours;
-	return ours + (time_t_to_timestamptz(date) - clerk_http_answered_at(request));
+	if (row->first_claimed_clock != 0)
+		passed = Max(passed,
+					 clerk_server_clock_elapsed(row->first_claimed_clock,
+												clerk_http_answered_clock(request)) * 1000);
+	return (date == 0 ? answered_at : time_t_to_timestamptz(date)) - passed;
 }

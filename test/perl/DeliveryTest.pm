@@ -87,12 +87,9 @@ sub make_due
 {
 	$node->safe_psql(
 		'postgres', q(
-		BEGIN;
-		ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER guard;
+		SET session_replication_role = replica;
 		UPDATE clerk_invitation_outbox SET next_attempt_at = now()
-			WHERE state IN ('queued', 'verifying') AND next_attempt_at IS NOT NULL;
-		ALTER TABLE clerk_invitation_outbox ENABLE TRIGGER guard;
-		COMMIT;));
+			WHERE state IN ('queued', 'verifying') AND next_attempt_at IS NOT NULL;));
 	return;
 }
 

@@ -495,7 +495,7 @@ sub check_unknown_outcome_is_kept
 
 	foreach my $behaviour (
 		'503', 'drop', 'html-200',
-		'error-404-resource_not_found', 'error-401-clerk_key_invalid',
+		'error-404-bad_request', 'error-401-clerk_key_invalid',
 		'error-409-conflict', 'truncated', '429-1')
 	{
 		misbehave_in_lookups($behaviour);

@@ -1,0 +1,23 @@
+/*
+ * owner_rights.h
+ *		Runs what others have attached to a table with its owner's rights.
+ */
+#ifndef CLERK_OWNER_RIGHTS_H
+#define CLERK_OWNER_RIGHTS_H
+
+/* What is to be restored. */
+typedef struct ClerkRights
+{
+	Oid			user;
+	int			security_context;
+	int			guc_nest_level;
+} ClerkRights;
+
+extern Oid	clerk_table_owner(Oid table);
+extern void clerk_take_owner_rights(Oid owner, ClerkRights *rights);
+extern void clerk_restore_rights(const ClerkRights *rights);
+extern void clerk_set_locally(const char *name, const char *value);
+extern void clerk_defer_no_constraint_of(Oid table);
+extern void clerk_defer_no_constraint(void);
+
+#endif							/* CLERK_OWNER_RIGHTS_H */
