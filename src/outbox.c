@@ -84,23 +84,26 @@ static ClerkOutboxStatement take_over_rows = {
 /*
  * What was stored while the clock was ahead: a row that was enqueued in the
  * future is due as long after its real time as it was meant to be, and no
- * attempt waits longer than the settings have any wait.
+ * attempt waits longer than the settings have any wait.  When a row was claimed
+ * in the future, it was not before it was enqueued.
  */
 #define BRING_BACK(states, early) \
 	"UPDATE ONLY %1$s AS o SET " \
 	"send_after = o.send_after - greatest(o.enqueued_at - now(), interval '0'), " \
 	"enqueued_at = least(o.enqueued_at, now()), " \
+	"claimed_at = least(o.claimed_at, now()), " \
+	"first_claimed_at = CASE WHEN o.first_claimed_at > now() " \
+	"THEN least(o.enqueued_at, now()) ELSE o.first_claimed_at END, " \
 	"next_attempt_at = CASE WHEN o.next_attempt_at > now() + $1 * interval '1 millisecond' " \
 	"THEN now() ELSE o.next_attempt_at END " \
-	"FROM (SELECT id FROM ONLY %1$s WHERE " states " " \
-	"AND " DUE_AT " > now() + " CLOCK_TOLERANCE " AND (" early ") " \
+	"FROM (SELECT id FROM ONLY %1$s WHERE " states " AND (" early ") " \
 	"FOR UPDATE SKIP LOCKED) AS early " \
 	"WHERE o.id = early.id"
 
 #define WAITS_TOO_LONG "next_attempt_at > now() + $1 * interval '1 millisecond'"
 
 static ClerkOutboxStatement bring_back_queued = {
-	.text = BRING_BACK("state = 'queued'",
+	.text = BRING_BACK("state = 'queued' AND " DUE_AT " > now() + " CLOCK_TOLERANCE,
 					   "enqueued_at > now() + " CLOCK_TOLERANCE " OR " WAITS_TOO_LONG),
 	.parameters = 1,
 	.types = {FLOAT8OID},
@@ -108,7 +111,8 @@ static ClerkOutboxStatement bring_back_queued = {
 };
 
 static ClerkOutboxStatement bring_back_unsettled = {
-	.text = BRING_BACK("state IN ('sending', 'verifying')", WAITS_TOO_LONG),
+	.text = BRING_BACK("state IN ('sending', 'verifying')",
+					   "claimed_at > now() + " CLOCK_TOLERANCE " OR " WAITS_TOO_LONG),
 	.parameters = 1,
 	.types = {FLOAT8OID},
 	.without_triggers = true

@@ -1,0 +1,91 @@
+# Times that were stored while our clock was ahead are brought back: what is
+# queued does not wait for the clock to catch up.
+use strict;
+use warnings;
+
+use ClerkTest;
+use DeliveryTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
+my $node = delivery_cluster('main', $clerk);
+
+# As a clock that is a day ahead has them stored.
+my %stored = (
+	enqueued => "send_after = now() + interval '1 day',
+		enqueued_at = now() + interval '1 day'",
+	later => "send_after = now() + interval '1 day' + interval '2 hours',
+		enqueued_at = now() + interval '1 day'",
+	tried => "attempts = 1, claimed_at = now() + interval '1 day',
+		first_claimed_at = now() + interval '1 day',
+		next_attempt_at = now() + interval '1 day 1 minute'",
+	verifying => "state = 'verifying', attempts = 1,
+		claimed_at = now() + interval '1 day',
+		first_claimed_at = now() + interval '1 day',
+		next_attempt_at = now() + interval '1 day 1 minute'",
+	# By a clock that was right.
+	scheduled => "send_after = now() + interval '1 day'");
+my %id = map { $_ => enqueue(email_address => "$_\@example.com") } sort keys %stored;
+
+as_sender("UPDATE clerk_invitation_outbox SET $stored{$_} WHERE id = $id{$_}")
+  foreach sort keys %stored;
+my $log = -s $node->logfile;
+send_until('what is due is sent', qw(enqueued tried verifying));
+like(slurp_file($node->logfile, $log),
+	qr/made 4 invitations due that were stored while the clock was ahead/,
+	'... which the log tells');
+is( value(
+		$id{later},
+		"state || ' ' || (send_after - now() BETWEEN interval '110 min' AND interval '2 h')"
+	),
+	'queued true',
+	'what was to wait for two hours waits for two hours');
+is( value(
+		$id{scheduled},
+		"state || ' ' || (send_after - now() BETWEEN interval '23 h' AND interval '24 h')"
+	),
+	'queued true',
+	'what was put off by hand stays so');
+is(created("$_\@example.com"), 1, "$_ is created once")
+  foreach qw(enqueued tried verifying);
+
+# A row that somebody has locked keeps no sender waiting.
+my $locked = enqueue(email_address => 'locked@example.com');
+as_sender("UPDATE clerk_invitation_outbox SET $stored{enqueued} WHERE id = $locked");
+my $holder = start_psql($node, '');
+run_in_psql($holder,
+	"BEGIN; SELECT id FROM clerk_invitation_outbox WHERE id = $locked FOR UPDATE;");
+my $call = send_invitations("SET statement_timeout = '60s';");
+is($call->{sqlstate}, '', 'a row that is locked keeps nobody waiting');
+run_in_psql($holder, 'ROLLBACK;');
+$holder->{harness}->finish;
+send_invitations();
+is(state_of($locked), 'sent 1', '... and is brought back later');
+
+$node->stop;
+done_testing();
+
+sub send_until
+{
+	my ($title, @names) = @_;
+
+	wait_until(
+		$title,
+		sub {
+			send_invitations();
+			return !grep { state_of($id{$_}) !~ /^sent/ } @names;
+		});
+	pass($title);
+	return;
+}
+
+# SQL that the outbox's guard would refuse.
+sub as_sender
+{
+	my ($sql) = @_;
+
+	$node->safe_psql('postgres',
+		"SET session_replication_role = replica; $sql");
+	return;
+}
