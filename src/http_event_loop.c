@@ -351,6 +351,7 @@ drop_multi_if_unused(void)
 		loop.abandoned == 0)
 	{
 		curl_multi_cleanup(loop.multi);
+		clerk_socket_set_clear(&loop.sockets);
 		loop.multi = NULL;
 		loop.timer_due = NEVER;
 		loop.discard_multi = false;
