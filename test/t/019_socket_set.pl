@@ -143,7 +143,7 @@ foreach my $seed (1 .. 20)
 # libcurl itself, with a Clerk that fails and closes connections
 
 check_calls($_) foreach (1, 5);
-check_functions();
+check_function();
 check_worker();
 
 $node->stop;
@@ -175,27 +175,35 @@ sub steps
 	return join(' ', grep { $_ ne '' } split(/\n/, $stdout));
 }
 
-# One session's deliveries are ended by a time limit; afterwards that session
-# delivers all.
+# One session's deliveries are ended by a time limit while they connect, and
+# then while Clerk fails and closes connections; afterwards that session delivers
+# all.
 sub check_calls
 {
 	my ($answers) = @_;
-	my $server = MisbehavingServer->failing($answers);
-	my $psql = start_session($server->url);
+	my $unreachable = MisbehavingServer->unreachable;
+	my $failing = MisbehavingServer->failing($answers);
+	my $psql = start_session($failing);
+	my $call = 'CALL clerk_send_invitations();';
 	my @errors;
 
 	$node->safe_psql('postgres', enqueue("calls$answers"));
-	run_in_psql($psql, 'SET statement_timeout = 100;');
-	push @errors, errors_in($psql, 'CALL clerk_send_invitations();') for 1 .. 25;
+	for (1 .. 10)
+	{
+		run_in_psql($psql, 'SET statement_timeout = 50;' . talk_to($unreachable));
+		push @errors, errors_in($psql, $call);
+		run_in_psql($psql, 'SET statement_timeout = 100;' . talk_to($failing));
+		push @errors, errors_in($psql, $call);
+	}
 	is_deeply([ uniq(@errors) ], ['57014'],
-		"calls that are ended while Clerk closes after $answers answers are just that");
+		"calls that are ended while Clerk closes after answers ($answers) are just that");
 
-	run_in_psql($psql, "SET statement_timeout = 0; SET clerk_invite.api_url = '" . $clerk->url . "';");
+	run_in_psql($psql, 'SET statement_timeout = 0;' . talk_to($clerk));
 	@errors = ();
 	wait_until(
 		'everything is delivered',
 		sub {
-			push @errors, errors_in($psql, 'CALL clerk_send_invitations();');
+			push @errors, errors_in($psql, $call);
 			return @errors || !open_rows();
 		});
 	is("@errors", '', '... and then the session delivers');
@@ -203,46 +211,47 @@ sub check_calls
 	return;
 }
 
-# The same with the functions that call Clerk, on connections in every phase.
-sub check_functions
+# The same with a function that calls Clerk.
+sub check_function
 {
 	my $unreachable = MisbehavingServer->unreachable;
 	my $failing = MisbehavingServer->failing(1);
-	my $psql = start_session($clerk->url);
-	my $bulk = "SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', "
-	  . "(SELECT jsonb_agg(jsonb_build_object('email_address', format('bulkNUMBER-%s\@example.com', n), "
-	  . "'role', 'org:member')) FROM generate_series(1, 50) n));";
+	my $psql = start_session($clerk);
 	my %errors;
 
-	foreach my $number (1 .. 20)
+	foreach my $number (1 .. 10)
 	{
-		my $sql = $bulk =~ s/NUMBER/$number/r;
+		my $sql =
+		  "SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', "
+		  . "(SELECT jsonb_agg(jsonb_build_object('email_address', "
+		  . "format('bulk$number-%s\@example.com', n), 'role', 'org:member')) "
+		  . 'FROM generate_series(1, 200) n));';
 
-		run_in_psql($psql, "SET clerk_invite.api_url = '" . $unreachable->url . "'; SET statement_timeout = 20;");
+		run_in_psql($psql, 'SET statement_timeout = 50;' . talk_to($unreachable));
 		$errors{unreachable}{$_}++ foreach errors_in($psql, $sql);
-		run_in_psql($psql, "SET clerk_invite.api_url = '" . $failing->url . "'; SET statement_timeout = 0;");
+		run_in_psql($psql, 'SET statement_timeout = 0;' . talk_to($failing));
 		$errors{failing}{$_}++ foreach errors_in($psql, $sql);
-		run_in_psql($psql, "SET clerk_invite.api_url = '" . $clerk->url . "';");
+		run_in_psql($psql, talk_to($clerk));
 		$errors{good}{$_}++ foreach errors_in($psql, $sql);
 	}
 	is_deeply(
 		\%errors,
-		{ unreachable => { 57014 => 20 }, failing => { '08007' => 20 } },
-		'functions that are ended while they connect, or whose Clerk closes, leave nothing bad');
+		{ unreachable => { 57014 => 10 }, failing => { '08007' => 10 } },
+		'a function that is ended while it connects, or whose Clerk closes, leaves nothing bad');
 	$psql->{harness}->finish;
 	return;
 }
 
-# The same in a worker, whose looks are canceled while all its requests connect.
+# The same in a worker, whose looks are canceled.
 sub check_worker
 {
 	my $unreachable = MisbehavingServer->unreachable;
+	my $failing = MisbehavingServer->failing(1);
 	my $from = -s $node->logfile;
 	my $worker = "FROM clerk_worker_status() WHERE database = 'postgres'";
 	my $pid;
 
-	reconfigure($node,
-		"clerk_invite.worker = on\nclerk_invite.api_url = '" . $unreachable->url . "'");
+	reconfigure($node, "clerk_invite.worker = on\n" . api_url($unreachable));
 	$node->safe_psql('postgres', enqueue('worker'));
 	foreach my $round (1 .. 3)
 	{
@@ -258,7 +267,11 @@ sub check_worker
 			'its look has ended',
 			sub { return $round == (() = log_since($from) =~ /canceling statement/g) });
 	}
-	reconfigure($node, "clerk_invite.api_url = '" . $clerk->url . "'");
+	reconfigure($node, api_url($failing));
+	wait_until('Clerk has failed often', sub { $failing->records >= 100 });
+	reconfigure($node, api_url($clerk));
+	# Its look goes on as long as Clerk fails.
+	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
 	wait_until('the worker delivers everything', sub { !open_rows() });
 	is($node->safe_psql('postgres', "SELECT pid $worker"),
 		$pid, 'a worker whose looks were canceled delivers');
@@ -286,11 +299,25 @@ sub log_since
 
 sub start_session
 {
-	my ($url) = @_;
+	my ($server) = @_;
 	my $psql = start_psql($node, '', '-v', 'VERBOSITY=verbose');
 
-	run_in_psql($psql, "SET clerk_invite.api_url = '$url';");
+	run_in_psql($psql, talk_to($server));
 	return $psql;
+}
+
+sub talk_to
+{
+	my ($server) = @_;
+
+	return 'SET ' . api_url($server) . ';';
+}
+
+sub api_url
+{
+	my ($server) = @_;
+
+	return "clerk_invite.api_url = '" . $server->url . "'";
 }
 
 # SQLSTATEs of the errors that a session says.
