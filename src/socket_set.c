@@ -48,8 +48,19 @@ static void drop(ClerkSocketSet *set, ClerkSocket *socket);
 static void recognize(ClerkSocketSet *set, ClerkSocket *socket);
 static bool is_same_file(const ClerkSocket *socket, const struct stat *file);
 static void drop_those_gone(ClerkSocketSet *set);
-static void make_wait_set(ClerkSocketSet *set);
+static void remake_wait_set(ClerkSocketSet *set);
+static bool make_wait_set(ClerkSocketSet *set);
 static void bring_up_to_date(ClerkSocketSet *set);
+
+/*
+ * Makes the wait set, so that a wait does not fail for want of a descriptor.
+ * False if PostgreSQL has none for it.
+ */
+bool
+clerk_socket_set_prepare(ClerkSocketSet *set)
+{
+	return set->wait_set != NULL || make_wait_set(set);
+}
 
 /*
  * Tells that this socket was opened.  False if there is no room for it.
@@ -128,6 +139,18 @@ clerk_socket_set_rest(ClerkSocketSet *set, int descriptor)
 		set->outdated = true;
 }
 
+/* How many sockets do not rest. */
+int
+clerk_socket_set_count_wanted(const ClerkSocketSet *set)
+{
+	int			count = 0;
+
+	for (int i = 0; i < set->count; i++)
+		if (set->sockets[i].wanted != 0)
+			count++;
+	return count;
+}
+
 /*
  * Whether the other side has hung up on a socket that rests.  What it may have
  * sent before does not matter: over TLS a farewell comes before the end.
@@ -164,7 +187,7 @@ clerk_socket_set_wait(ClerkSocketSet *set, long timeout, uint32 wait_event,
 	int			wanted = 0;
 
 	if (set->wait_set == NULL || set->outdated)
-		make_wait_set(set);
+		remake_wait_set(set);
 	if (set->changed)
 		bring_up_to_date(set);
 
@@ -268,11 +291,22 @@ drop_those_gone(ClerkSocketSet *set)
 	}
 }
 
+static void
+remake_wait_set(ClerkSocketSet *set)
+{
+	if (!make_wait_set(set))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("too many file descriptors are in use")));
+}
+
 /*
  * A wait set without sockets, for all of them to be added.  If an error ends
- * this, or the adding, the next wait begins anew.
+ * this, or the adding, the next wait begins anew.  False if PostgreSQL has no
+ * descriptor for it, which is asked for beforehand since CreateWaitEventSet()
+ * would raise an error and leave memory behind.
  */
-static void
+static bool
 make_wait_set(ClerkSocketSet *set)
 {
 	set->outdated = true;
@@ -280,12 +314,8 @@ make_wait_set(ClerkSocketSet *set)
 		FreeWaitEventSet(set->wait_set);
 	set->wait_set = NULL;
 	drop_those_gone(set);
-
-	/* An error for want of a descriptor would leave memory behind. */
 	if (!AcquireExternalFD())
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
-				 errmsg("too many file descriptors are in use")));
+		return false;
 	ReleaseExternalFD();
 	set->wait_set = clerk_create_wait_event_set(2 + set->count + SPARE_ROOM);
 	set->room = set->count + SPARE_ROOM;
@@ -300,6 +330,7 @@ make_wait_set(ClerkSocketSet *set)
 		set->sockets[i].registered = 0;
 	set->outdated = false;
 	set->changed = true;
+	return true;
 }
 
 /*
@@ -318,7 +349,7 @@ bring_up_to_date(ClerkSocketSet *set)
 			continue;
 		if (socket->registered == 0 && set->room == 0)
 		{
-			make_wait_set(set);
+			remake_wait_set(set);
 			i = -1;				/* all of them are to be added now */
 			continue;
 		}

@@ -39,12 +39,14 @@ typedef struct ClerkSocketSet
 	int			room;			/* events that can still be added to it */
 } ClerkSocketSet;
 
+extern bool clerk_socket_set_prepare(ClerkSocketSet *set);
 extern bool clerk_socket_set_opened(ClerkSocketSet *set, int descriptor);
 extern void clerk_socket_set_closed(ClerkSocketSet *set, int descriptor);
 extern void clerk_socket_set_clear(ClerkSocketSet *set);
 extern bool clerk_socket_set_watch(ClerkSocketSet *set, int descriptor,
 								   uint32 events);
 extern void clerk_socket_set_rest(ClerkSocketSet *set, int descriptor);
+extern int	clerk_socket_set_count_wanted(const ClerkSocketSet *set);
 extern bool clerk_socket_set_any_hung_up(const ClerkSocketSet *set);
 extern int	clerk_socket_set_wait(ClerkSocketSet *set, long timeout,
 								  uint32 wait_event, WaitEvent *ready, int max,

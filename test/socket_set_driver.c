@@ -77,6 +77,7 @@ PG_FUNCTION_INFO_V1(driver_wait);
 PG_FUNCTION_INFO_V1(driver_count);
 PG_FUNCTION_INFO_V1(driver_made);
 PG_FUNCTION_INFO_V1(driver_hold);
+PG_FUNCTION_INFO_V1(driver_room);
 PG_FUNCTION_INFO_V1(driver_release);
 PG_FUNCTION_INFO_V1(driver_random);
 
@@ -181,13 +182,28 @@ driver_made(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(made);
 }
 
-/* (): takes all the descriptors that PostgreSQL gives to others */
+/* (integer): takes all descriptors that PostgreSQL gives, but for so many */
 Datum
 driver_hold(PG_FUNCTION_ARGS)
 {
 	while (AcquireExternalFD())
 		held++;
+	for (int i = 0; i < PG_GETARG_INT32(0); i++, held--)
+		ReleaseExternalFD();
 	PG_RETURN_VOID();
+}
+
+/* () RETURNS integer: how many descriptors PostgreSQL would still give */
+Datum
+driver_room(PG_FUNCTION_ARGS)
+{
+	int			room = 0;
+
+	while (AcquireExternalFD())
+		room++;
+	for (int i = 0; i < room; i++)
+		ReleaseExternalFD();
+	PG_RETURN_INT32(room);
 }
 
 /* (): gives them back */

@@ -23,7 +23,8 @@ my %functions = (
 	driver_wait => '() RETURNS integer[]',
 	driver_count => '() RETURNS integer',
 	driver_made => '() RETURNS integer',
-	driver_hold => '() RETURNS void',
+	driver_hold => '(integer) RETURNS void',
+	driver_room => '() RETURNS integer',
 	driver_release => '() RETURNS void',
 	driver_random => '(integer, integer) RETURNS integer');
 
@@ -48,12 +49,11 @@ clerk_invite.retry_delay = '1ms'
 clerk_invite.retry_delay_max = '10ms'
 ));
 my $library = Driver::build('socket_set_driver');
+my $driver = join('',
+	map { "CREATE FUNCTION $_$functions{$_} LANGUAGE c STRICT AS '$library';\n" }
+	  sort keys %functions);
 
-$node->safe_psql(
-	'postgres',
-	join('',
-		map { "CREATE FUNCTION $_$functions{$_} LANGUAGE c STRICT AS '$library';\n" }
-		  sort keys %functions));
+$node->safe_psql('postgres', $driver);
 
 # The set itself, in each order
 
@@ -127,7 +127,7 @@ is( steps(q(open 600 told, watch 600 read, wait, open 601 told, watch 601 read, 
 		close 600 untold, watch 600 write, wait, wait,
 		open 600 told, watch 600 write, wait)),
 	'{} ERROR {601} {601,600}', '... when something else is wanted of it');
-is( steps(q(open 600 told, watch 600 read, say 600, hold, wait, release, wait)),
+is( steps(q(open 600 told, watch 600 read, say 600, hold 0, wait, release, wait)),
 	'ERROR {600}', 'without a descriptor for the wait set there is an error, once');
 
 # Any order
@@ -146,7 +146,13 @@ check_calls($_) foreach (1, 5);
 check_function();
 check_worker();
 
+# What sockets take of a process's descriptors is PostgreSQL's to know
+
+check_reservations();
+check_shortage();
 $node->stop;
+check_files();
+
 done_testing();
 
 # Takes these steps in a session of its own: names of functions of the driver
@@ -282,6 +288,128 @@ sub check_worker
 	return;
 }
 
+# What is reserved comes back, whatever becomes of the requests.
+sub check_reservations
+{
+	my $refusing = MisbehavingServer->failing(1);
+	my $psql = start_session($clerk);
+	my $room = sub { value_in($psql, 'SELECT driver_room();') };
+	my $before = $room->();
+	my @taken;
+	my $take = sub {
+		my ($name, $settings, $sql) = @_;
+
+		run_in_psql($psql, "$settings; $sql;");
+		run_in_psql($psql, 'RESET statement_timeout; ' . talk_to($clerk));
+		push @taken, "$name " . ($before - $room->());
+	};
+
+	$take->('kept', 'SELECT', invite('kept@example.com')) for 1 .. 3;
+	$take->('refused', 'SELECT', invite('x-error-404-resource_not_found--1@example.com'));
+	$take->('aborted', 'SET statement_timeout = 100', invite('x-hang--1@example.com'));
+	$take->('new', 'SELECT', invite('new@example.com'));
+	$take->('lost', talk_to($refusing), invite('lost@example.com'));
+	$take->('unusable', "SET clerk_invite.api_url = 'http://127.0.0.1:1'", invite('nobody@example.com'));
+	$take->('aborted', 'SET statement_timeout = 100', many('hang', 'x-hang-after'));
+	$take->('new', 'SELECT', invite('again@example.com'));
+	is_deeply(
+		\@taken,
+		[
+			# The wait set; both ends of a multi handle's, and a connection.
+			'kept 4', 'kept 4', 'kept 4', 'refused 4', 'aborted 1', 'new 4',
+			'lost 5', 'unusable 1', 'aborted 1', 'new 4'
+		],
+		'what is reserved with PostgreSQL is what there is');
+	$psql->{harness}->finish;
+	return;
+}
+
+# Requests wait for descriptors, or are not sent.
+sub check_shortage
+{
+	my $other = ClerkTest::Fake->start;
+	my $psql = start_session($clerk);
+	my $said;
+
+	run_in_psql($psql, 'SELECT driver_hold(4);');
+	(undef, $said) = run_in_psql($psql, invite('short@example.com') . ';');
+	like($said, qr/ERROR:  08001: .*too many file descriptors/s,
+		'without descriptors a call fails');
+	is(scalar $clerk->requests_for('short@example.com'), 0, '... and nothing is sent');
+	is(value_in($psql, 'SELECT driver_room();'), 4, '... and nothing stays reserved');
+	(undef, $said) = run_in_psql($psql, "SELECT count(*) FROM clerk_list_organization_invitations('org_test');");
+	like($said, qr/ERROR:  08001:.*too many/s, '... nor does a list');
+
+	run_in_psql($psql, 'SELECT driver_release(), driver_hold(5);');
+	is_deeply([ errors_in($psql, invite('enough@example.com') . ';') ], [], 'five are enough for a call');
+	is_deeply([ errors_in($psql, many('few', 'few') . ';') ], [],
+		'... and for many requests, one after the other');
+	is( scalar(
+			grep { $_->{email_address} =~ /^few/ }
+			map { @{ $_->{body} } } grep { ref $_->{body} eq 'ARRAY' } $clerk->journal),
+		200,
+		'... each of which is sent once');
+	run_in_psql($psql, 'SELECT driver_release(), driver_hold(1);' . talk_to($other));
+	is_deeply([ errors_in($psql, invite('other@example.com') . ';') ],
+		[], 'a connection that is only kept makes room');
+
+	# Delivery, too.
+	$node->safe_psql('postgres', "ALTER SYSTEM SET clerk_invite.worker = off");
+	reconfigure($node, '');
+	run_in_psql($psql, 'SELECT driver_release();' . talk_to($clerk));
+	$node->safe_psql('postgres', enqueue('shortage'));
+	run_in_psql($psql, 'SELECT driver_hold(9); CALL clerk_send_invitations();');
+	is($node->safe_psql('postgres', "SELECT DISTINCT state || attempts FROM clerk_invitation_outbox WHERE email_address LIKE 'shortage-%'"),
+		'sent1', 'with few descriptors everything is delivered');
+	$psql->{harness}->finish;
+	return;
+}
+
+# A process that has as many files open as it may closes some of them.
+sub check_files
+{
+	my $most = 100;
+	my $small = clerk_cluster('small', $clerk, conf => "
+max_files_per_process = $most
+clerk_invite.max_concurrent_requests = 100
+");
+	my $psql = start_psql($small, '', '-v', 'VERBOSITY=verbose');
+	my $pid = backend_of($psql);
+	my $files = sub { scalar(() = glob("/proc/$pid/fd/*")) };
+
+	$small->safe_psql('postgres', $driver);
+	$small->safe_psql('postgres', "
+		CREATE TABLE parts (n integer) PARTITION BY LIST (n);
+		DO \$\$BEGIN FOR n IN 1 .. 200 LOOP
+			EXECUTE format('CREATE TABLE part%s PARTITION OF parts FOR VALUES IN (%s)', n, n);
+		END LOOP; END\$\$;
+		INSERT INTO parts SELECT generate_series(1, 200);");
+	run_in_psql($psql, 'SELECT count(*) FROM parts;');
+	my $open = $files->();
+	cmp_ok($open, '>', $most - 30, 'a session has many files open');
+	send_to_psql($psql, "SET statement_timeout = '1 h'; " . many('files', 'x-hang-after') . ';');
+	my $running;
+	wait_until('requests are under way', sub { $running = grep { /socket/ } map { readlink($_) // '' } glob("/proc/$pid/fd/*"); $running > 8 });
+	cmp_ok($files->(), '<=', $most, 'with requests under way it has no more than it may');
+	$small->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
+	output_of_psql($psql);
+	is(value_in($psql, 'SELECT count(*) FROM parts;'), 200, 'it goes on');
+	$psql->{harness}->finish;
+	$small->stop;
+	return;
+}
+
+# SQL that invites 200 addresses in requests of ten.
+sub many
+{
+	my ($name, $behavior) = @_;
+
+	return "SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', "
+	  . "(SELECT jsonb_agg(jsonb_build_object('email_address', "
+	  . "format('$behavior-" . ($behavior =~ /^x-/ ? "-$name" : '') . "%s\@example.com', n), 'role', 'org:member')) "
+	  . 'FROM generate_series(1, 200) n))';
+}
+
 # How many sockets a process has; needs /proc.
 sub sockets_of
 {
@@ -318,6 +446,16 @@ sub api_url
 	my ($server) = @_;
 
 	return "clerk_invite.api_url = '" . $server->url . "'";
+}
+
+# The value that a session gives.
+sub value_in
+{
+	my ($psql, $sql) = @_;
+	my ($stdout) = run_in_psql($psql, $sql);
+
+	chomp $stdout;
+	return $stdout;
 }
 
 # SQLSTATEs of the errors that a session says.
