@@ -23,8 +23,9 @@ static void on_context_reset(void *arg);
 /*
  * Starts a request and returns it, running or finished already.
  *
- * Raises an error only if memory or file descriptors have run out, or if this
- * libcurl cannot do what is needed; nothing was sent then.
+ * Raises an error only if memory has run out, or if this libcurl cannot do what
+ * is needed; nothing was sent then.  If file descriptors have run out, the
+ * request waits for those of others that are running, or ends unsent.
  */
 ClerkHttpRequest *
 clerk_http_start(const ClerkHttpSpec *spec)

@@ -17,6 +17,12 @@
  *	  signal handlers.
  * 2. In between nothing may raise an error, since longjmp() must not cross
  *	  libcurl's frames: no palloc(), no elog(), only malloc().
+ * 3. libcurl's descriptors are reserved with PostgreSQL, which closes files of
+ *	  its own to make room, may write to the log then, and gives at most a third
+ *	  of what a process may have to such as these.  So each request's are
+ *	  reserved before libcurl is entered for it; the request waits for them
+ *	  while others run that will give theirs back, and is not sent if there are
+ *	  none.
  */
 #include "postgres.h"
 
@@ -26,6 +32,16 @@
 #include "compat.h"
 #include "http_internal.h"
 #include "miscadmin.h"
+#include "storage/fd.h"
+
+/*
+ * A request has a socket for each of two addresses while it connects, or both
+ * ends of one that tells of its look-up, and one socket from then on.
+ */
+#define DESCRIPTORS_OF_REQUEST 2
+
+/* Both ends of a socket by which another thread could wake it. */
+#define DESCRIPTORS_OF_MULTI 2
 
 /*
  * Since 8.22 libcurl looks at a kept connection only once a second, and sends
@@ -46,9 +62,18 @@ static struct
 	int64		timer_due;		/* libcurl's, or NEVER */
 	int64		next_deadline;	/* the requests' own, or NEVER */
 	dlist_head	running;
+	dlist_head	waiting;		/* requests that descriptors lack for */
+	int			reserved;		/* descriptors, with PostgreSQL */
 	int			abandoned;		/* transfers that have no request any more */
 }			loop;
 
+static bool begin_waiting(void);
+static bool reserve_for_request(void);
+static bool reserve(int wanted);
+static int	descriptors_needed(void);
+static void give_back_descriptors(void);
+static void run(ClerkHttpRequest *request);
+static void refuse(ClerkHttpRequest *request, const char *fault);
 static bool prepare_multi(void);
 static void drive_libcurl(const WaitEvent *ready, int count);
 static void end_late_requests(void);
@@ -101,43 +126,40 @@ clerk_event_loop_prepare(void)
 	loop.next_deadline = NEVER;
 	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 	dlist_init(&loop.running);
+	dlist_init(&loop.waiting);
 	loop.trusting = curl_version_info(CURLVERSION_NOW)->version_num >= TRUSTING_VERSION;
 	loop.ready = true;
 }
 
 /*
- * Begins to run a request.  False if memory has run out, or libcurl lacks an
- * option; nothing was sent then.
+ * Begins to run a request, or has it wait until descriptors are there.  False
+ * if memory has run out, or libcurl lacks an option; nothing was sent then.
  */
 bool
 clerk_event_loop_start(ClerkHttpRequest *request, const ClerkHttpSpec *spec)
 {
-	bool		started;
-	bool		fresh_connection;
+	bool		prepared;
+	bool		fresh_connection = false;
 	sigset_t	saved;
 
 	enter_libcurl(&saved);
-
-	/* Abandoned transfers keep the multi handle, whose connections are bad. */
-	fresh_connection = loop.abandoned > 0;
 	if (loop.trusting && clerk_socket_set_any_hung_up(&loop.sockets))
 	{
 		loop.discard_multi = true;
 		drop_multi_if_unused();
 		fresh_connection = loop.multi != NULL;
 	}
-	started = prepare_multi() &&
-		clerk_transfer_prepare(request, spec, &loop.sockets,
-							   fresh_connection) &&
-		curl_multi_add_handle(loop.multi, request->easy) == CURLM_OK;
-	if (started)
-	{
-		request->outcome = CLERK_HTTP_RUNNING;
-		dlist_push_tail(&loop.running, &request->node);
-		drive_libcurl(NULL, 0);
-	}
+	prepared = clerk_transfer_prepare(request, spec, &loop.sockets,
+									  fresh_connection);
 	leave_libcurl(&saved);
-	return started;
+	if (!prepared)
+		return false;
+
+	request->outcome = CLERK_HTTP_RUNNING;
+	request->waiting = true;
+	dlist_push_tail(&loop.waiting, &request->node);
+	begin_waiting();
+	return true;
 }
 
 /* What http.h promises of waiting. */
@@ -149,6 +171,8 @@ clerk_event_loop_wait(long timeout)
 	bool		latch_set;
 	sigset_t	saved;
 
+	if (begin_waiting())
+		return;
 	count = clerk_socket_set_wait(&loop.sockets,
 								  wait_milliseconds(timeout, now_microseconds()),
 								  loop.wait_event, ready, lengthof(ready),
@@ -163,6 +187,7 @@ clerk_event_loop_wait(long timeout)
 	enter_libcurl(&saved);
 	drive_libcurl(ready, count);
 	leave_libcurl(&saved);
+	give_back_descriptors();
 }
 
 /* Takes a request out of the loop, giving it up if it is still running. */
@@ -174,12 +199,140 @@ clerk_event_loop_release(ClerkHttpRequest *request)
 	if (request->easy == NULL)
 		return;
 	enter_libcurl(&saved);
-	if (request->outcome == CLERK_HTTP_RUNNING)
+	if (request->waiting)
+	{
+		dlist_delete(&request->node);
+		remove_transfer(request, false);
+	}
+	else if (request->outcome == CLERK_HTTP_RUNNING)
 		give_up(request);
 	else
 		remove_transfer(request, false);
 	drop_multi_if_unused();
 	leave_libcurl(&saved);
+	give_back_descriptors();
+}
+
+/*
+ * Begins to run requests that wait, as far as there are descriptors for them.
+ * If nothing runs whose end would give some back, the others are not sent.
+ * False if there were none, or those that there are have to wait on.
+ */
+static bool
+begin_waiting(void)
+{
+	bool		any = false;
+
+	if (dlist_is_empty(&loop.waiting))
+		return false;
+	while (!dlist_is_empty(&loop.waiting))
+	{
+		ClerkHttpRequest *request = dlist_head_element(ClerkHttpRequest, node,
+													   &loop.waiting);
+		bool		has_room = reserve_for_request();
+
+		if (!has_room && !dlist_is_empty(&loop.running))
+			break;
+		dlist_delete(&request->node);
+		request->waiting = false;
+		if (has_room)
+			run(request);
+		else
+			refuse(request, "too many file descriptors are in use");
+		any = true;
+	}
+	give_back_descriptors();
+	return any;
+}
+
+/*
+ * Reserves what one more request needs, at the expense of connections that are
+ * only kept.  False if there is not enough.
+ */
+static bool
+reserve_for_request(void)
+{
+	sigset_t	saved;
+
+	if (reserve(DESCRIPTORS_OF_REQUEST))
+		return true;
+	if (!dlist_is_empty(&loop.running) || loop.multi == NULL)
+		return false;
+	enter_libcurl(&saved);
+	loop.discard_multi = true;
+	drop_multi_if_unused();
+	leave_libcurl(&saved);
+	give_back_descriptors();
+	return reserve(DESCRIPTORS_OF_REQUEST);
+}
+
+/* Reserves so many more, and what each process needs for its first request. */
+static bool
+reserve(int wanted)
+{
+	wanted += descriptors_needed();
+	if (loop.multi == NULL)
+		wanted += DESCRIPTORS_OF_MULTI;
+	while (loop.reserved < wanted)
+	{
+		if (!AcquireExternalFD())
+			return false;
+		loop.reserved++;
+	}
+	return clerk_socket_set_prepare(&loop.sockets);
+}
+
+/* For what runs and what is kept. */
+static int
+descriptors_needed(void)
+{
+	int			wanted_sockets = clerk_socket_set_count_wanted(&loop.sockets);
+	int			kept_sockets = loop.sockets.count - wanted_sockets;
+	int			requests = loop.abandoned;
+	dlist_iter	iter;
+
+	dlist_foreach(iter, &loop.running)
+		requests++;
+	return Max(wanted_sockets, requests * DESCRIPTORS_OF_REQUEST) +
+		kept_sockets + (loop.multi != NULL ? DESCRIPTORS_OF_MULTI : 0);
+}
+
+static void
+give_back_descriptors(void)
+{
+	int			needed = descriptors_needed();
+
+	for (; loop.reserved > needed; loop.reserved--)
+		ReleaseExternalFD();
+}
+
+/* Gives a request that is prepared to libcurl. */
+static void
+run(ClerkHttpRequest *request)
+{
+	sigset_t	saved;
+
+	enter_libcurl(&saved);
+	/* Abandoned transfers keep the multi handle, whose connections are bad. */
+	if (loop.abandoned > 0)
+		clerk_transfer_refuse_kept(request);
+	if (prepare_multi() &&
+		curl_multi_add_handle(loop.multi, request->easy) == CURLM_OK)
+	{
+		dlist_push_tail(&loop.running, &request->node);
+		drive_libcurl(NULL, 0);
+	}
+	else
+		refuse(request, "memory has run out, or libcurl lacks an option");
+	leave_libcurl(&saved);
+}
+
+/* Ends a request that libcurl was not given. */
+static void
+refuse(ClerkHttpRequest *request, const char *fault)
+{
+	strlcpy(request->fault, fault, sizeof(request->fault));
+	request->outcome = CLERK_HTTP_NOT_SENT;
 }
 
 /* The multi handle, if there is none. */
@@ -351,6 +504,7 @@ drop_multi_if_unused(void)
 		loop.abandoned == 0)
 	{
 		curl_multi_cleanup(loop.multi);
+		clerk_socket_set_clear(&loop.sockets);
 		loop.multi = NULL;
 		loop.timer_due = NEVER;
 		loop.discard_multi = false;

@@ -35,7 +35,8 @@ struct ClerkHttpRequest
 	MemoryContext context;		/* its reset frees the request */
 
 	/* http_event_loop.c's */
-	dlist_node	node;			/* in loop.running while running */
+	dlist_node	node;			/* in loop.running or loop.waiting */
+	bool		waiting;		/* for descriptors, in loop.waiting */
 
 	/* http_transfer.c's */
 	CURL	   *easy;			/* while running */
@@ -85,6 +86,7 @@ extern bool clerk_transfer_prepare(ClerkHttpRequest *request,
 								   const ClerkHttpSpec *spec,
 								   ClerkSocketSet *sockets,
 								   bool fresh_connection);
+extern void clerk_transfer_refuse_kept(ClerkHttpRequest *request);
 extern int64 clerk_transfer_deadline(const ClerkHttpRequest *request);
 extern void clerk_transfer_settle(ClerkHttpRequest *request, CURLcode result);
 extern void clerk_transfer_fail(ClerkHttpRequest *request, const char *fault);

@@ -122,6 +122,13 @@ clerk_transfer_prepare(ClerkHttpRequest *request, const ClerkHttpSpec *spec,
 		set_request_options(request, spec);
 }
 
+/* Has a request that was not begun yet open a connection of its own. */
+void
+clerk_transfer_refuse_kept(ClerkHttpRequest *request)
+{
+	curl_easy_setopt(request->easy, CURLOPT_FRESH_CONNECT, 1L);
+}
+
 /* When the event loop has to end the request: rule 3. */
 int64
 clerk_transfer_deadline(const ClerkHttpRequest *request)

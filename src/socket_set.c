@@ -8,9 +8,17 @@
  * connections, not with requests: libcurl loses interest in a connection's
  * socket at the end of each transfer and regains it with the next, and
  * meanwhile the socket rests in the wait set, until it is wanted again or is
- * reported, most likely because the server has closed it.  Only a socket whose
- * closing the set is told of may rest, since its number may come back as
- * another socket.
+ * reported, most likely because the server has closed it.
+ *
+ * Nothing hangs on being told that a socket is closed.  libcurl 7.88 and 8.0
+ * close one that is not connected yet without a word, and others are closed
+ * before libcurl says that it lost interest; the number may be another
+ * socket's by then.  The kernel removes what is closed from the wait set, so
+ * what is registered counts only as long as the number stands for the same
+ * file, which fstat() tells: before a socket is wanted again, which is once a
+ * request and takes a fifth of a microsecond, and before the wait set is made
+ * anew.  Only one whose opening was told may rest; others, such as the
+ * resolver's, may be of a kind whose files all look the same.
  *
  * libcurl's callbacks may neither allocate nor raise an error, so they only
  * note what is wanted.  The wait set follows right before it is waited on.
@@ -18,10 +26,12 @@
 #include "postgres.h"
 
 #include <poll.h>
+#include <sys/stat.h>
 
 #include "compat.h"
 #include "miscadmin.h"
 #include "socket_set.h"
+#include "storage/fd.h"
 #include "utils/memutils.h"
 
 /* Sockets that the wait set can gain before it has to be made anew. */
@@ -35,17 +45,41 @@
 static ClerkSocket *find(ClerkSocketSet *set, int descriptor);
 static ClerkSocket *add(ClerkSocketSet *set, int descriptor, bool told_of);
 static void drop(ClerkSocketSet *set, ClerkSocket *socket);
-static void make_wait_set(ClerkSocketSet *set);
+static void recognize(ClerkSocketSet *set, ClerkSocket *socket);
+static bool is_same_file(const ClerkSocket *socket, const struct stat *file);
+static void drop_those_gone(ClerkSocketSet *set);
+static void remake_wait_set(ClerkSocketSet *set);
+static bool make_wait_set(ClerkSocketSet *set);
 static void bring_up_to_date(ClerkSocketSet *set);
 
 /*
- * Tells that this socket exists, and that its closing will be told, too.  False
- * if there is no room for it.
+ * Makes the wait set, so that a wait does not fail for want of a descriptor.
+ * False if PostgreSQL has none for it.
+ */
+bool
+clerk_socket_set_prepare(ClerkSocketSet *set)
+{
+	return set->wait_set != NULL || make_wait_set(set);
+}
+
+/*
+ * Tells that this socket was opened.  False if there is no room for it.
+ *
+ * If it has the number of a socket that is wanted, it is wanted itself: libcurl
+ * knows sockets by number, and says nothing of one for which it wants the same
+ * as before.
  */
 bool
 clerk_socket_set_opened(ClerkSocketSet *set, int descriptor)
 {
-	return add(set, descriptor, true) != NULL;
+	ClerkSocket *socket = find(set, descriptor);
+
+	if (socket == NULL)
+		return add(set, descriptor, true) != NULL;
+	socket->told_of = false;	/* the one that had the number is gone */
+	recognize(set, socket);
+	socket->told_of = true;
+	return true;
 }
 
 /* Tells that this socket is about to be closed. */
@@ -56,6 +90,14 @@ clerk_socket_set_closed(ClerkSocketSet *set, int descriptor)
 
 	if (socket != NULL)
 		drop(set, socket);
+}
+
+/* Tells that all sockets are closed. */
+void
+clerk_socket_set_clear(ClerkSocketSet *set)
+{
+	while (set->count > 0)
+		drop(set, &set->sockets[0]);
 }
 
 /*
@@ -69,6 +111,8 @@ clerk_socket_set_watch(ClerkSocketSet *set, int descriptor, uint32 events)
 
 	if (socket == NULL)
 		socket = add(set, descriptor, false);
+	else
+		recognize(set, socket);
 	if (socket == NULL)
 		return false;
 	socket->wanted = events;
@@ -93,6 +137,18 @@ clerk_socket_set_rest(ClerkSocketSet *set, int descriptor)
 		drop(set, socket);
 	else if (socket->registered & WL_SOCKET_WRITEABLE)
 		set->outdated = true;
+}
+
+/* How many sockets do not rest. */
+int
+clerk_socket_set_count_wanted(const ClerkSocketSet *set)
+{
+	int			count = 0;
+
+	for (int i = 0; i < set->count; i++)
+		if (set->sockets[i].wanted != 0)
+			count++;
+	return count;
 }
 
 /*
@@ -120,7 +176,8 @@ clerk_socket_set_any_hung_up(const ClerkSocketSet *set)
  * have passed; -1 means no limit.  Stores up to "max" sockets that are ready,
  * and returns how many; *latch_set tells whether the latch is set.
  *
- * Raises an error if the kernel has no room for what is watched.
+ * Raises an error if the kernel has no room for what is watched, or cannot
+ * watch it.  The next wait does without a socket that cannot be watched.
  */
 int
 clerk_socket_set_wait(ClerkSocketSet *set, long timeout, uint32 wait_event,
@@ -130,7 +187,7 @@ clerk_socket_set_wait(ClerkSocketSet *set, long timeout, uint32 wait_event,
 	int			wanted = 0;
 
 	if (set->wait_set == NULL || set->outdated)
-		make_wait_set(set);
+		remake_wait_set(set);
 	if (set->changed)
 		bring_up_to_date(set);
 
@@ -169,10 +226,13 @@ add(ClerkSocketSet *set, int descriptor, bool told_of)
 	ClerkSocket *socket;
 
 	if (set->count == CLERK_SOCKET_SET_MAX)
+		drop_those_gone(set);
+	if (set->count == CLERK_SOCKET_SET_MAX)
 		return NULL;
 	socket = &set->sockets[set->count++];
 	memset(socket, 0, sizeof(*socket));
 	socket->descriptor = descriptor;
+	recognize(set, socket);
 	socket->told_of = told_of;
 	return socket;
 }
@@ -186,16 +246,77 @@ drop(ClerkSocketSet *set, ClerkSocket *socket)
 }
 
 /*
- * A wait set without sockets, for all of them to be added.  If an error ends
- * this, or the adding, the next wait begins anew.
+ * Finds out which file has the socket's number now.  If that is another one
+ * than before, or nobody can tell, what was registered is worth nothing.
  */
 static void
+recognize(ClerkSocketSet *set, ClerkSocket *socket)
+{
+	struct stat file;
+
+	if (fstat(socket->descriptor, &file) != 0)
+		memset(&file, 0, sizeof(file));
+	if (socket->told_of && is_same_file(socket, &file))
+		return;
+	socket->told_of = false;
+	socket->device = file.st_dev;
+	socket->inode = file.st_ino;
+	if (socket->registered != 0)
+	{
+		socket->registered = 0;
+		set->outdated = true;
+	}
+}
+
+static bool
+is_same_file(const ClerkSocket *socket, const struct stat *file)
+{
+	return socket->device == file->st_dev && socket->inode == file->st_ino;
+}
+
+/* Drops sockets that rest and were closed meanwhile. */
+static void
+drop_those_gone(ClerkSocketSet *set)
+{
+	struct stat file;
+
+	for (int i = set->count - 1; i >= 0; i--)
+	{
+		ClerkSocket *socket = &set->sockets[i];
+
+		if (socket->wanted == 0 &&
+			(fstat(socket->descriptor, &file) != 0 ||
+			 !is_same_file(socket, &file)))
+			drop(set, socket);
+	}
+}
+
+static void
+remake_wait_set(ClerkSocketSet *set)
+{
+	if (!make_wait_set(set))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_RESOURCES),
+				 errmsg("too many file descriptors are in use")));
+}
+
+/*
+ * A wait set without sockets, for all of them to be added.  If an error ends
+ * this, or the adding, the next wait begins anew.  False if PostgreSQL has no
+ * descriptor for it, which is asked for beforehand since CreateWaitEventSet()
+ * would raise an error and leave memory behind.
+ */
+static bool
 make_wait_set(ClerkSocketSet *set)
 {
 	set->outdated = true;
 	if (set->wait_set != NULL)
 		FreeWaitEventSet(set->wait_set);
 	set->wait_set = NULL;
+	drop_those_gone(set);
+	if (!AcquireExternalFD())
+		return false;
+	ReleaseExternalFD();
 	set->wait_set = clerk_create_wait_event_set(2 + set->count + SPARE_ROOM);
 	set->room = set->count + SPARE_ROOM;
 	AddWaitEventToSet(set->wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch,
@@ -209,36 +330,41 @@ make_wait_set(ClerkSocketSet *set)
 		set->sockets[i].registered = 0;
 	set->outdated = false;
 	set->changed = true;
+	return true;
 }
 
-/* Registers in the wait set what is wanted. */
+/*
+ * Registers in the wait set what is wanted.  A socket is not wanted while an
+ * error may end its registering: it would end each wait from then on.
+ */
 static void
 bring_up_to_date(ClerkSocketSet *set)
 {
 	for (int i = 0; i < set->count; i++)
 	{
 		ClerkSocket *socket = &set->sockets[i];
+		uint32		wanted = socket->wanted;
 
-		if (socket->wanted == 0 || socket->wanted == socket->registered)
+		if (wanted == 0 || wanted == socket->registered)
 			continue;
 		if (socket->registered == 0 && set->room == 0)
 		{
-			make_wait_set(set);
+			remake_wait_set(set);
 			i = -1;				/* all of them are to be added now */
 			continue;
 		}
 		set->outdated = true;
+		socket->wanted = 0;
 		if (socket->registered != 0)
-			ModifyWaitEvent(set->wait_set, socket->position, socket->wanted,
-							NULL);
+			ModifyWaitEvent(set->wait_set, socket->position, wanted, NULL);
 		else
 		{
-			socket->position = AddWaitEventToSet(set->wait_set, socket->wanted,
+			socket->position = AddWaitEventToSet(set->wait_set, wanted,
 												 socket->descriptor, NULL, NULL);
 			set->room--;
 		}
 		set->outdated = false;
-		socket->registered = socket->wanted;
+		socket->wanted = socket->registered = wanted;
 	}
 	set->changed = false;
 }

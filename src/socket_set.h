@@ -6,6 +6,8 @@
 #ifndef CLERK_SOCKET_SET_H
 #define CLERK_SOCKET_SET_H
 
+#include <sys/types.h>
+
 #include "storage/latch.h"
 
 /*
@@ -19,7 +21,9 @@
 typedef struct ClerkSocket
 {
 	int			descriptor;
-	bool		told_of;		/* its closing will be told */
+	dev_t		device;			/* which file it was, so that another one */
+	ino_t		inode;			/* is recognized that has got its number */
+	bool		told_of;		/* its opening was told */
 	uint32		wanted;			/* events that matter now; 0: none */
 	uint32		registered;		/* events in the wait set; 0: not there */
 	int			position;		/* there */
@@ -35,11 +39,14 @@ typedef struct ClerkSocketSet
 	int			room;			/* events that can still be added to it */
 } ClerkSocketSet;
 
+extern bool clerk_socket_set_prepare(ClerkSocketSet *set);
 extern bool clerk_socket_set_opened(ClerkSocketSet *set, int descriptor);
 extern void clerk_socket_set_closed(ClerkSocketSet *set, int descriptor);
+extern void clerk_socket_set_clear(ClerkSocketSet *set);
 extern bool clerk_socket_set_watch(ClerkSocketSet *set, int descriptor,
 								   uint32 events);
 extern void clerk_socket_set_rest(ClerkSocketSet *set, int descriptor);
+extern int	clerk_socket_set_count_wanted(const ClerkSocketSet *set);
 extern bool clerk_socket_set_any_hung_up(const ClerkSocketSet *set);
 extern int	clerk_socket_set_wait(ClerkSocketSet *set, long timeout,
 								  uint32 wait_event, WaitEvent *ready, int max,

@@ -154,6 +154,27 @@ sub answering
 		});
 }
 
+# Answers every request with 500, and closes each connection after so many of
+# these answers, which announced to keep it.  Records "request" for each.
+sub failing
+{
+	my ($class, $answers) = @_;
+
+	return $class->_start(
+		sub {
+			my ($connection, $record) = @_;
+
+			for (1 .. $answers)
+			{
+				_read_request($connection) or return;
+				$record->('request');
+				syswrite($connection,
+					"HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n"
+				);
+			}
+		});
+}
+
 # Begins an answer and goes on with it byte by byte, without a pause.
 sub babbling
 {
