@@ -20,6 +20,8 @@
 #include "verdict.h"
 
 #define ALREADY_A_MEMBER "already_a_member_in_organization"
+#define PENDING_ALREADY "organization_invitation_not_unique"
+#define DUPLICATE_RECORD "duplicate_record"
 
 /*
  * How often a row shares a request that comes to nothing before it is sent by
@@ -28,6 +30,7 @@
  */
 #define SHARED_ATTEMPTS 2
 
+static void judge_missing(ClerkOutboxChange *change);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void send_again(ClerkOutboxChange *change);
@@ -39,8 +42,12 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 TimestampTz since,
 											 const List *adopted);
 static bool is_taken(const char *invitation_id, const List *adopted);
-static bool any_pending(const ClerkInvitationList *found, const char *address);
-static bool is_for(const ClerkInvitation *invitation, const char *address);
+static const ClerkInvitation *only_pending(const ClerkInvitationList *found);
+static bool any_pending(const ClerkOutboxRow *row,
+						const ClerkInvitationList *found);
+static bool is_pending(const ClerkInvitation *invitation);
+static ClerkLikeness likeness(const ClerkInvitation *invitation,
+							  const ClerkOutboxRow *row);
 static TimestampTz by_clerks_clock(const ClerkHttpRequest *request,
 								   TimestampTz ours);
 
@@ -150,18 +157,35 @@ clerk_judge_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 }
 
 /*
- * A bulk request was carried out.  An address that the answer lacks, which the
- * documents know no case of, has an unknown outcome.
+ * A bulk request for so many rows was carried out.  An address that the answer
+ * lacks, which the documents know no case of, has an unknown outcome.
  */
 void
-clerk_judge_bulk(ClerkOutboxChange *change, const ClerkInvitationList *created)
+clerk_judge_bulk(ClerkOutboxChange *changes, int count,
+				 const ClerkInvitationList *created)
 {
+	const char **wanted = palloc(count * sizeof(char *));
+	const char **found = palloc(Max(created->count, 1) * sizeof(char *));
+	int		   *matches = palloc(count * sizeof(int));
+
+	for (int i = 0; i < count; i++)
+		wanted[i] = changes[i].row->email_address;
 	for (int i = 0; i < created->count; i++)
-		if (is_for(&created->invitations[i], change->row->email_address))
-		{
-			clerk_judge_created(change, &created->invitations[i]);
-			return;
-		}
+		found[i] = clerk_invitation_text(&created->invitations[i],
+										 CLERK_INVITATION_EMAIL_ADDRESS);
+	clerk_match_addresses(wanted, count, found, created->count, matches);
+	for (int i = 0; i < count; i++)
+	{
+		if (matches[i] >= 0)
+			clerk_judge_created(&changes[i], &created->invitations[matches[i]]);
+		else
+			judge_missing(&changes[i]);
+	}
+}
+
+static void
+judge_missing(ClerkOutboxChange *change)
+{
 	keep_last_failure(change);
 	change->state = CLERK_OUTBOX_VERIFYING;
 	change->error_message = "Clerk's answer to a bulk request lacks this address";
@@ -198,7 +222,7 @@ clerk_judge_look(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		return;
 	}
 	keep_last_failure(change);
-	if (any_pending(found, row->email_address) ||
+	if (any_pending(row, found) ||
 		(row->error_code != NULL &&
 		 strcmp(row->error_code, ALREADY_A_MEMBER) == 0))
 		change->state = CLERK_OUTBOX_SKIPPED;
@@ -217,6 +241,15 @@ clerk_judge_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 	keep_last_failure(change);
 	note_failure(change, error);
 	change->state = CLERK_OUTBOX_FAILED;
+}
+
+/* Whether the row's last request was refused for a pending invitation. */
+bool
+clerk_pending_was_said(const ClerkOutboxRow *row)
+{
+	return row->error_code != NULL &&
+		(strcmp(row->error_code, PENDING_ALREADY) == 0 ||
+		 strcmp(row->error_code, DUPLICATE_RECORD) == 0);
 }
 
 /* Whether the change ends the row's life. */
@@ -315,22 +348,49 @@ after_retry_delay(int attempts)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
 }
 
-/* The invitation that must be the row's own; NULL if none is. */
+/*
+ * The invitation that must be the row's own; NULL if none is.  Of several the
+ * one whose address is the closest.
+ */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 			   TimestampTz since, const List *adopted)
 {
+	const ClerkInvitation *own = NULL;
+	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
+	const ClerkInvitation *said = clerk_pending_was_said(row) ? only_pending(found) : NULL;
+
 	for (int i = 0; i < found->count; i++)
 	{
 		const ClerkInvitation *invitation = &found->invitations[i];
 
-		if (is_for(invitation, row->email_address) &&
+		if ((likeness(invitation, row) > closest ||
+			 (own == NULL && invitation == said)) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
 			!is_taken(clerk_invitation_text(invitation, CLERK_INVITATION_ID), adopted))
-			return invitation;
+		{
+			own = invitation;
+			closest = likeness(invitation, row);
+		}
 	}
-	return NULL;
+	return own;
+}
+
+/* The one that is pending, if there is but one. */
+static const ClerkInvitation *
+only_pending(const ClerkInvitationList *found)
+{
+	const ClerkInvitation *pending = NULL;
+
+	for (int i = 0; i < found->count; i++)
+		if (is_pending(&found->invitations[i]))
+		{
+			if (pending != NULL)
+				return NULL;
+			pending = &found->invitations[i];
+		}
+	return pending;
 }
 
 static bool
@@ -344,28 +404,37 @@ is_taken(const char *invitation_id, const List *adopted)
 	return clerk_outbox_has_invitation(invitation_id);
 }
 
+/*
+ * Whether the address has a pending invitation.  If Clerk has said so, one that
+ * it finds for the address is that, whatever address it has itself.
+ */
 static bool
-any_pending(const ClerkInvitationList *found, const char *address)
+any_pending(const ClerkOutboxRow *row, const ClerkInvitationList *found)
 {
-	for (int i = 0; i < found->count; i++)
-	{
-		const char *status = clerk_invitation_text(&found->invitations[i],
-												   CLERK_INVITATION_STATUS);
+	bool		said = clerk_pending_was_said(row);
 
-		if (is_for(&found->invitations[i], address) &&
-			status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0)
+	for (int i = 0; i < found->count; i++)
+		if (is_pending(&found->invitations[i]) &&
+			(said || likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
 			return true;
-	}
 	return false;
 }
 
-/* Clerk's filter may be wider. */
 static bool
-is_for(const ClerkInvitation *invitation, const char *address)
+is_pending(const ClerkInvitation *invitation)
 {
-	const char *found = clerk_invitation_text(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
+	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
 
-	return found != NULL && clerk_is_same_address(found, address);
+	return status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0;
+}
+
+/* Clerk's filter may be wider than the row's address. */
+static ClerkLikeness
+likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
+{
+	return clerk_address_likeness(clerk_invitation_text(invitation,
+														CLERK_INVITATION_EMAIL_ADDRESS),
+								  row->email_address);
 }
 
 /*
