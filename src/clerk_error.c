@@ -168,9 +168,12 @@ static char *describe(const ClerkHttpRequest *request,
 					  const ClerkError *error);
 static const char *try_again_hint(int seconds, ClerkEffect effect);
 
-/* There is no usable key; "fault" says why. */
+/*
+ * There is no usable key; "fault" says why, and "hint" what to do, unless it is
+ * NULL.
+ */
 ClerkError *
-clerk_error_no_key(const char *fault)
+clerk_error_no_key(const char *fault, const char *hint)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
 
@@ -178,7 +181,7 @@ clerk_error_no_key(const char *fault)
 	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	error->summary = "there is no usable secret key";
 	error->detail = pstrdup(fault);
-	error->hint = HINT_KEY;
+	error->hint = hint != NULL ? hint : HINT_KEY;
 	return error;
 }
 
