@@ -223,10 +223,10 @@ without_white_space(const char *folded)
 
 	while (from < end)
 	{
-		int			length = Min(pg_utf_mblen(from), end - from);
+		int			length = pg_utf_mblen(from);
 
 		/* SQL_ASCII may hold anything. */
-		if (!pg_utf8_islegal(from, length))
+		if (length > end - from || !pg_utf8_islegal(from, length))
 			length = 1;
 		else if (is_white_space(utf8_to_unicode(from)))
 		{
