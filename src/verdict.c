@@ -42,6 +42,7 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 TimestampTz since,
 											 const List *adopted);
 static bool is_taken(const char *invitation_id, const List *adopted);
+static bool filter_decides(const ClerkOutboxRow *row);
 static const ClerkInvitation *only_pending(const ClerkInvitationList *found);
 static bool any_pending(const ClerkOutboxRow *row,
 						const ClerkInvitationList *found);
@@ -358,14 +359,14 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 {
 	const ClerkInvitation *own = NULL;
 	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
-	const ClerkInvitation *said = clerk_pending_was_said(row) ? only_pending(found) : NULL;
+	const ClerkInvitation *meant = filter_decides(row) ? only_pending(found) : NULL;
 
 	for (int i = 0; i < found->count; i++)
 	{
 		const ClerkInvitation *invitation = &found->invitations[i];
 
 		if ((likeness(invitation, row) > closest ||
-			 (own == NULL && invitation == said)) &&
+			 (own == NULL && invitation == meant)) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
 			!is_taken(clerk_invitation_text(invitation, CLERK_INVITATION_ID), adopted))
@@ -405,17 +406,26 @@ is_taken(const char *invitation_id, const List *adopted)
 }
 
 /*
- * Whether the address has a pending invitation.  If Clerk has said so, one that
- * it finds for the address is that, whatever address it has itself.
+ * Whether what Clerk's filter finds for the row's address is for that, whatever
+ * address it has itself: the filter may be wider.  It is if Clerk has said that
+ * one is pending for the address; and it is better believed when no attempt is
+ * left that Clerk could say so to.
  */
+static bool
+filter_decides(const ClerkOutboxRow *row)
+{
+	return clerk_pending_was_said(row) || attempts_are_used_up(row);
+}
+
+/* Whether the row's address has a pending invitation. */
 static bool
 any_pending(const ClerkOutboxRow *row, const ClerkInvitationList *found)
 {
-	bool		said = clerk_pending_was_said(row);
+	bool		decides = filter_decides(row);
 
 	for (int i = 0; i < found->count; i++)
 		if (is_pending(&found->invitations[i]) &&
-			(said || likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
+			(decides || likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
 			return true;
 	return false;
 }
@@ -428,7 +438,7 @@ is_pending(const ClerkInvitation *invitation)
 	return status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0;
 }
 
-/* Clerk's filter may be wider than the row's address. */
+/* What the invitation's address has of the row's. */
 static ClerkLikeness
 likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 {

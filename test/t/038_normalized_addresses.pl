@@ -245,15 +245,21 @@ sub check_unforeseen
 # A look finds something, and Clerk says that it is pending for the row.
 sub check_unforeseen_lost
 {
-	foreach my $case ([ 'single', 0 ], [ 'bulk', 50 ])
+	foreach my $case (
+		[ 'single', 0, 10, '-once' ],
+		[ 'bulk', 50, 10, '-once' ],
+		[ 'single', 0, 1, '' ],
+		[ 'single', 0, 2, '' ],
+		[ 'bulk', 50, 2, '' ])
 	{
-		my ($what, $bulks) = @$case;
+		my ($what, $bulks, $attempts, $once) = @$case;
 		my @emails =
-		  map { s/\@/+tag\@/r } (addresses('x-drop-after-once--'), addresses());
+		  map { s/\@/+tag\@/r } (addresses("x-drop-after$once--"), addresses());
 
 		enqueue(@emails);
 		settle(use_clerk($odd)
-			  . "SET clerk_invite.bulk_requests_per_hour = $bulks;");
+			  . "SET clerk_invite.bulk_requests_per_hour = $bulks;"
+			  . "SET clerk_invite.max_attempts = $attempts;");
 		is(ends(), 'sent',
 			"a lost $what request is found whatever Clerk makes of it");
 		is(created_once($odd, @emails), scalar @emails, '... and is created once');
