@@ -12,6 +12,7 @@ OBJS = \
 	src/clerk_error.o \
 	src/clerk_invite.o \
 	src/delivery.o \
+	src/domain_name.o \
 	src/email_address.o \
 	src/functions.o \
 	src/guc.o \

@@ -281,13 +281,17 @@ SELECT * FROM refusal(people('one', 1) || people('worst', 9) || people('x-500-af
 -- Answers that are not about exactly what was asked for.  What they name was
 -- created all the same.
 SELECT * FROM refusal(people('left-1@example.com', 'x-left-out@example.com', 'left-3@example.com'));
-SELECT "SQLSTATE", detail FROM refusal(people('else-1@example.com', 'x-someone-else@example.com'));
+SELECT "SQLSTATE", detail FROM refusal(people('else-1@example.com', 'x-someone-else--1@example.com', 'x-someone-else--2@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('twice-1@example.com', 'x-twice@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('no-1@example.com', 'x-without-email_address@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('no-2@example.com', 'x-without-id@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('type-1@example.com', 'x-wrong-type-role_name@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('type-2@example.com', 'x-wrong-type-data@example.com'));
 \x off
+
+-- One that is left over is the one that is missing.
+SELECT email_address FROM clerk_create_organization_invitation_bulk(
+    'org_test', people('else-2@example.com', 'x-someone-else--3@example.com', 'else-3@example.com'));
 \pset format aligned
 
 -- Answers that lack something, or have more than is known.

@@ -78,8 +78,8 @@ static bool any_running(const Bulk *bulk);
 static void settle(Bulk *bulk, Batch *batch);
 static void take_created(Bulk *bulk, Batch *batch,
 						 const ClerkInvitationList *created);
-static int	position_of(const Bulk *bulk, const Batch *batch,
-						const ClerkInvitation *invitation);
+static void match(const Bulk *bulk, const Batch *batch,
+				  const ClerkInvitationList *created, int *positions);
 static const char *first_missing(const Bulk *bulk, const Batch *batch);
 static bool is_unknown(const Batch *batch);
 pg_noreturn static void raise_failed(const Bulk *bulk);
@@ -289,6 +289,7 @@ static void
 take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 {
 	const char *fault = NULL;
+	int		   *positions;
 
 	for (int i = 0; i < created->count; i++)
 		clerk_warn_on_rollback(clerk_invitation_text(&created->invitations[i],
@@ -305,18 +306,18 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 		return;
 	}
 
+	positions = palloc(Max(created->count, 1) * sizeof(int));
+	match(bulk, batch, created, positions);
 	for (int i = 0; i < created->count; i++)
 	{
-		int			position = position_of(bulk, batch, &created->invitations[i]);
-
-		if (position < 0)
+		if (positions[i] < 0)
 		{
 			fault = "it has an invitation that was not asked for";
 			continue;
 		}
 		MemoryContextSwitchTo(bulk->result_memory);
-		bulk->rows[position] = clerk_form_invitation(bulk->descriptor,
-													 &created->invitations[i]);
+		bulk->rows[positions[i]] = clerk_form_invitation(bulk->descriptor,
+														 &created->invitations[i]);
 		MemoryContextSwitchTo(batch->memory);
 		batch->created++;
 	}
@@ -328,21 +329,27 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 											  fault, NULL);
 }
 
-/* Which of those that have no row yet this is; -1: none. */
-static int
-position_of(const Bulk *bulk, const Batch *batch,
-			const ClerkInvitation *invitation)
+/* Which of the wanted each invitation is; -1: none. */
+static void
+match(const Bulk *bulk, const Batch *batch, const ClerkInvitationList *created,
+	  int *positions)
 {
-	const char *address = clerk_invitation_text(invitation,
-												CLERK_INVITATION_EMAIL_ADDRESS);
+	const char **found = palloc(Max(created->count, 1) * sizeof(char *));
+	const char *wanted[CLERK_BULK_MAX];
+	int			matches[CLERK_BULK_MAX];
 
-	if (address == NULL)
-		return -1;
-	for (int i = batch->first; i < batch->first + batch->count; i++)
-		if (bulk->rows[i] == NULL &&
-			clerk_is_same_address(address, bulk->wanted[i].email_address))
-			return i;
-	return -1;
+	for (int i = 0; i < created->count; i++)
+	{
+		found[i] = clerk_invitation_text(&created->invitations[i],
+										 CLERK_INVITATION_EMAIL_ADDRESS);
+		positions[i] = -1;
+	}
+	for (int i = 0; i < batch->count; i++)
+		wanted[i] = bulk->wanted[batch->first + i].email_address;
+	clerk_match_addresses(wanted, batch->count, found, created->count, matches);
+	for (int i = 0; i < batch->count; i++)
+		if (matches[i] >= 0)
+			positions[matches[i]] = batch->first + i;
 }
 
 /* The first address of a batch without a row, of which there must be one. */

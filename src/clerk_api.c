@@ -94,11 +94,12 @@ bool
 clerk_chosen_instance(uint64 *instance, ClerkError **error)
 {
 	const char *fault;
-	const char *key = clerk_secret_key(&fault);
+	const char *hint;
+	const char *key = clerk_secret_key(&fault, &hint);
 
 	if (key == NULL)
 	{
-		*error = clerk_error_no_key(fault);
+		*error = clerk_error_no_key(fault, hint);
 		return false;
 	}
 	*instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(), key);
@@ -373,12 +374,13 @@ start_request(const char *path, char *body, ClerkError **error)
 {
 	const char *headers[MAX_HEADERS];
 	const char *fault;
-	const char *key = clerk_secret_key(&fault);
+	const char *hint;
+	const char *key = clerk_secret_key(&fault, &hint);
 	ClerkHttpSpec spec;
 
 	if (key == NULL)
 	{
-		*error = clerk_error_no_key(fault);
+		*error = clerk_error_no_key(fault, hint);
 		return NULL;
 	}
 	if (strpbrk(clerk_api_url, "?#") != NULL)

@@ -155,6 +155,8 @@ static JsonbContainer *element(JsonbContainer *array, uint32 index);
 static void collect_names(StringInfo names, JsonbContainer *object);
 static void collect_array(StringInfo names, JsonbContainer *object,
 						  const char *field);
+static bool contains(const char *named, const char *wanted);
+static bool has_word_for(const char *named, const char *address);
 static bool continues_address(char c);
 static void quote_error(StringInfo said, JsonbContainer *object,
 						const char *key);
@@ -166,9 +168,12 @@ static char *describe(const ClerkHttpRequest *request,
 					  const ClerkError *error);
 static const char *try_again_hint(int seconds, ClerkEffect effect);
 
-/* There is no usable key; "fault" says why. */
+/*
+ * There is no usable key; "fault" says why, and "hint" what to do, unless it is
+ * NULL.
+ */
 ClerkError *
-clerk_error_no_key(const char *fault)
+clerk_error_no_key(const char *fault, const char *hint)
 {
 	ClerkError *error = palloc0(sizeof(ClerkError));
 
@@ -176,7 +181,7 @@ clerk_error_no_key(const char *fault)
 	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	error->summary = "there is no usable secret key";
 	error->detail = pstrdup(fault);
-	error->hint = HINT_KEY;
+	error->hint = hint != NULL ? hint : HINT_KEY;
 	return error;
 }
 
@@ -478,21 +483,28 @@ clerk_error_copy(const ClerkError *error)
 }
 
 /*
- * Whether a refusal names this address, in any case, as a whole and not as
- * part of a longer one.
+ * Whether a refusal names this address, in any case and normalized or not, as a
+ * whole and not as part of a longer one.
  */
 bool
 clerk_error_names(const ClerkError *error, const char *address)
 {
-	const char *named;
-	const char *wanted;
-	size_t		length;
+	const char *folded;
 
 	if (error->named == NULL)
 		return false;
-	named = clerk_fold_address(error->named);
-	wanted = clerk_fold_address(address);
-	length = strlen(wanted);
+	folded = clerk_fold_address(error->named);
+	return contains(folded, clerk_fold_address(address)) ||
+		contains(folded, clerk_normalize_address(address)) ||
+		has_word_for(error->named, address);
+}
+
+/* Whether a text has an address in this very form. */
+static bool
+contains(const char *named, const char *wanted)
+{
+	size_t		length = strlen(wanted);
+
 	for (const char *text = named; (text = strstr(text, wanted)) != NULL; text++)
 	{
 		const char *next = text + length;
@@ -503,6 +515,27 @@ clerk_error_names(const ClerkError *error, const char *address)
 		if (*next == '.')
 			next++;
 		if (!continues_address(*next))
+			return true;
+	}
+	return false;
+}
+
+/* Whether a word of the text is an address that is the same when normalized. */
+static bool
+has_word_for(const char *named, const char *address)
+{
+	char	   *rest = pstrdup(named);
+	char	   *word;
+
+	while ((word = strsep(&rest, " \t\r\n\"'`<>()[],;:")) != NULL)
+	{
+		size_t		length = strlen(word);
+
+		/* A full stop that ends the sentence. */
+		if (length > 0 && word[length - 1] == '.')
+			word[length - 1] = '\0';
+		if (strchr(word, '@') != NULL &&
+			clerk_address_likeness(word, address) != CLERK_ADDRESS_OTHER)
 			return true;
 	}
 	return false;

@@ -48,7 +48,7 @@ typedef struct ClerkError
 	const char *hint;			/* whole sentences, or NULL */
 } ClerkError;
 
-extern ClerkError *clerk_error_no_key(const char *fault);
+extern ClerkError *clerk_error_no_key(const char *fault, const char *hint);
 extern ClerkError *clerk_error_unusable_address(const char *fault);
 extern ClerkError *clerk_error_unsendable(const char *fault);
 extern ClerkError *clerk_error_from_request(const ClerkHttpRequest *request,

@@ -227,6 +227,14 @@
 					 (long) (CURLPROTO_HTTP | CURLPROTO_HTTPS))
 #endif
 
+/*
+ * Since 7.88 a host can be had in the form that the DNS has; a library that is
+ * older than that ignores the flag.
+ */
+#if LIBCURL_VERSION_NUM < 0x075800
+#define CURLU_PUNYCODE (1 << 12)
+#endif
+
 #endif							/* LIBCURL_VERSION_NUM */
 
 #endif							/* CLERK_COMPAT_H */

@@ -476,7 +476,7 @@ plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
 	for (int i = 0; i < count; i++)
 	{
 		candidates[i].organization_id = due[i].organization_id;
-		candidates[i].address = clerk_fold_address(due[i].email_address);
+		candidates[i].address = clerk_normalize_address(due[i].email_address);
 		candidates[i].alone = due[i].send_alone;
 		candidates[i].overdue = TimestampDifferenceExceeds(due[i].due_at,
 														   pass->planned_at,

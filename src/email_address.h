@@ -5,7 +5,21 @@
 #ifndef CLERK_EMAIL_ADDRESS_H
 #define CLERK_EMAIL_ADDRESS_H
 
+/* How alike two addresses are; what is more alike is so in each lesser way. */
+typedef enum ClerkLikeness
+{
+	CLERK_ADDRESS_OTHER,
+	CLERK_ADDRESS_NORMALIZED,	/* but for white space, and the like */
+	CLERK_ADDRESS_FOLDED,		/* but for case */
+	CLERK_ADDRESS_EXACT
+} ClerkLikeness;
+
 extern char *clerk_fold_address(const char *address);
-extern bool clerk_is_same_address(const char *a, const char *b);
+extern char *clerk_normalize_address(const char *address);
+extern const char *clerk_normalized_text(const char *address);
+extern ClerkLikeness clerk_address_likeness(const char *a, const char *b);
+extern void clerk_match_addresses(const char *const *wanted, int wanted_count,
+								  const char *const *found, int found_count,
+								  int *matches);
 
 #endif							/* CLERK_EMAIL_ADDRESS_H */

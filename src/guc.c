@@ -20,10 +20,15 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "secret_key.h"
+#include "shared_memory.h"
 #include "tcop/tcopprot.h"
 
 #define SECRET_KEY_SETTING "clerk_invite.secret_key"
+#define SECRET_KEY_FILE_SETTING "clerk_invite.secret_key_file"
 #define SECRET_KEY_MASK "********"
+
+#define READABLE_KEY_HINT \
+	"Put the key into a file and set \"clerk_invite.secret_key_file\", or add clerk_invite to \"shared_preload_libraries\"."
 
 char	   *clerk_api_url;
 char	   *clerk_api_version;
@@ -83,22 +88,21 @@ clerk_define_settings(void)
 /*
  * Until a library is loaded, guc.c takes its settings for placeholders, which
  * every role may read with SHOW.  Where the library is preloaded nobody gets
- * to run a statement in that state; where a statement loads it, say so.
+ * to run a statement in that state; elsewhere clerk_secret_key() refuses to use
+ * the key.  Where a file comes before it, it will not be asked for: say so when
+ * a statement loads the library.
  */
 static void
 warn_of_readable_secret_key(void)
 {
-	const char *placeholder;
-
-	if (debug_query_string == NULL)
-		return;
-	placeholder = GetConfigOption(SECRET_KEY_SETTING, true, false);
-	if (placeholder != NULL && placeholder[0] != '\0')
+	if (debug_query_string != NULL &&
+		configured_value(SECRET_KEY_FILE_SETTING) != NULL &&
+		configured_value(SECRET_KEY_SETTING) != NULL)
 		ereport(WARNING,
 				(errmsg("parameter \"%s\" can be read by every role",
 						SECRET_KEY_SETTING),
 				 errdetail("Parameters of a library that is not loaded yet are not protected."),
-				 errhint("Put the key into a file and set \"clerk_invite.secret_key_file\", or add clerk_invite to \"shared_preload_libraries\".")));
+				 errhint(READABLE_KEY_HINT)));
 }
 
 /*
@@ -155,7 +159,7 @@ define_secret_key_settings(void)
 {
 	bool		configured = (configured_value(SECRET_KEY_SETTING) != NULL);
 
-	define_superusers_string("clerk_invite.secret_key_file",
+	define_superusers_string(SECRET_KEY_FILE_SETTING,
 							 "Sets the file that holds Clerk's secret key.",
 							 "A relative path starts at the data directory. It comes before \"clerk_invite.secret_key\".",
 							 &secret_key_file, "", GUC_SUPERUSER_ONLY);
@@ -365,15 +369,23 @@ define_worker_settings(void)
  * reload.
  *
  * Returns NULL and sets *fault to a sentence, without the key in it, if none
- * is set or the first one that is set holds no usable key.
+ * is set or the first one that is set holds no usable key; *hint is another
+ * about what to do, or NULL.
  */
 const char *
-clerk_secret_key(const char **fault)
+clerk_secret_key(const char **fault, const char **hint)
 {
 	const char *key;
 
+	*hint = NULL;
 	if (secret_key_file[0] != '\0')
 		return clerk_secret_key_from_file(secret_key_file, fault);
+	if (secret_key != NULL && !clerk_is_preloaded())
+	{
+		*fault = "Every role can read \"clerk_invite.secret_key\", since the library was not preloaded when the server started.";
+		*hint = READABLE_KEY_HINT;
+		return NULL;
+	}
 	key = secret_key != NULL ? secret_key : getenv("CLERK_SECRET_KEY");
 	if (key == NULL || key[0] == '\0')
 		*fault = "No secret key is configured.";

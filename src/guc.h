@@ -26,6 +26,6 @@ extern int	clerk_bulk_requests_per_hour;	/* in each rate_limit_window */
 extern int	clerk_rate_limit_window;	/* milliseconds */
 
 extern void clerk_define_settings(void);
-extern const char *clerk_secret_key(const char **fault);
+extern const char *clerk_secret_key(const char **fault, const char **hint);
 
 #endif							/* CLERK_GUC_H */

@@ -63,7 +63,7 @@ typedef struct Element
 /* An address and where it stands. */
 typedef struct Place
 {
-	char	   *folded;
+	char	   *normalized;
 	int			position;
 } Place;
 
@@ -285,12 +285,12 @@ check_distinct(const char *name, const ClerkNewInvitation *invitations,
 
 	for (int i = 0; i < count; i++)
 	{
-		places[i].folded = clerk_fold_address(invitations[i].email_address);
+		places[i].normalized = clerk_normalize_address(invitations[i].email_address);
 		places[i].position = i + 1;
 	}
 	qsort(places, count, sizeof(Place), compare_places);
 	for (int i = 1; i < count; i++)
-		if (strcmp(places[i].folded, places[i - 1].folded) == 0 &&
+		if (strcmp(places[i].normalized, places[i - 1].normalized) == 0 &&
 			(repeated == NULL || places[i].position < repeated->position))
 			repeated = &places[i];
 	if (repeated != NULL)
@@ -302,7 +302,7 @@ check_distinct(const char *name, const ClerkNewInvitation *invitations,
 						   invitations[repeated->position - 1].email_address)));
 
 	for (int i = 0; i < count; i++)
-		pfree(places[i].folded);
+		pfree(places[i].normalized);
 	pfree(places);
 }
 
@@ -312,7 +312,7 @@ compare_places(const void *a, const void *b)
 {
 	const Place *first = a;
 	const Place *second = b;
-	int			order = strcmp(first->folded, second->folded);
+	int			order = strcmp(first->normalized, second->normalized);
 
 	return order != 0 ? order : first->position - second->position;
 }

@@ -12,7 +12,7 @@
 typedef struct ClerkCandidate
 {
 	const char *organization_id;
-	const char *address;		/* as it is compared, without its case */
+	const char *address;		/* as it is compared, normalized */
 	bool		alone;			/* must not share a request */
 	bool		overdue;		/* has waited so long that packing comes
 								 * second */

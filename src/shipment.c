@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "clerk_api.h"
+#include "email_address.h"
 #include "guc.h"
 #include "miscadmin.h"
 #include "shipment.h"
@@ -129,7 +130,14 @@ note_start_error(ClerkShipment *shipment, MemoryContext caller)
 	shipment->error->detail = error->detail;
 }
 
-/* A page of Clerk's largest size holds all that an address can have. */
+/*
+ * A page of Clerk's largest size holds all that an address can have.
+ *
+ * Clerk may keep the address in another form than it was sent, and look for
+ * nothing but that.  Then a look finds nothing, and the next request is refused
+ * for the invitation that there is: every other attempt's looks ask for the
+ * normalized form.
+ */
 static ClerkListing
 listing_of(const ClerkOutboxRow *row)
 {
@@ -139,6 +147,8 @@ listing_of(const ClerkOutboxRow *row)
 		.limit = CLERK_LIST_MAX
 	};
 
+	if (row->attempts % 2 == 0 && clerk_pending_was_said(row))
+		listing.email_address = clerk_normalized_text(row->email_address);
 	return listing;
 }
 
@@ -229,8 +239,7 @@ judge_bulk(ClerkShipment *shipment, ClerkOutboxChange *changes)
 		clerk_finish_create_bulk(shipment->request, shipment->ticket,
 								 &created, &shipment->error))
 	{
-		for (int i = 0; i < shipment->count; i++)
-			clerk_judge_bulk(&changes[i], &created);
+		clerk_judge_bulk(changes, shipment->count, &created);
 		return;
 	}
 	for (int i = 0; i < shipment->count; i++)

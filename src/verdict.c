@@ -21,6 +21,8 @@
 #include "verdict.h"
 
 #define ALREADY_A_MEMBER "already_a_member_in_organization"
+#define PENDING_ALREADY "organization_invitation_not_unique"
+#define DUPLICATE_RECORD "duplicate_record"
 
 /* What a 404 is about whose path has an organization that Clerk does not have. */
 static const char *const organization_not_found[] = {
@@ -37,6 +39,7 @@ static const char *const organization_not_found[] = {
 static void judge_lookup_error(ClerkOutboxChange *change,
 							   const ClerkError *error);
 static bool is_about_no_organization(const ClerkError *error);
+static void judge_missing(ClerkOutboxChange *change);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void send_again(ClerkOutboxChange *change);
@@ -48,10 +51,15 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 TimestampTz since,
 											 const List *adopted);
 static bool is_taken(const char *invitation_id, const List *adopted);
-static bool any_pending(const ClerkInvitationList *found, const char *address);
-static bool is_for(const ClerkInvitation *invitation, const char *address);
 static TimestampTz first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 											   const ClerkHttpRequest *request);
+static bool filter_decides(const ClerkOutboxRow *row);
+static const ClerkInvitation *only_pending(const ClerkInvitationList *found);
+static bool any_pending(const ClerkOutboxRow *row,
+						const ClerkInvitationList *found);
+static bool is_pending(const ClerkInvitation *invitation);
+static ClerkLikeness likeness(const ClerkInvitation *invitation,
+							  const ClerkOutboxRow *row);
 
 /* The invitation is there, and the row's. */
 void
@@ -202,18 +210,35 @@ clerk_judge_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 }
 
 /*
- * A bulk request was carried out.  An address that the answer lacks, which the
- * documents know no case of, has an unknown outcome.
+ * A bulk request for so many rows was carried out.  An address that the answer
+ * lacks, which the documents know no case of, has an unknown outcome.
  */
 void
-clerk_judge_bulk(ClerkOutboxChange *change, const ClerkInvitationList *created)
+clerk_judge_bulk(ClerkOutboxChange *changes, int count,
+				 const ClerkInvitationList *created)
 {
+	const char **wanted = palloc(count * sizeof(char *));
+	const char **found = palloc(Max(created->count, 1) * sizeof(char *));
+	int		   *matches = palloc(count * sizeof(int));
+
+	for (int i = 0; i < count; i++)
+		wanted[i] = changes[i].row->email_address;
 	for (int i = 0; i < created->count; i++)
-		if (is_for(&created->invitations[i], change->row->email_address))
-		{
-			clerk_judge_created(change, &created->invitations[i]);
-			return;
-		}
+		found[i] = clerk_invitation_text(&created->invitations[i],
+										 CLERK_INVITATION_EMAIL_ADDRESS);
+	clerk_match_addresses(wanted, count, found, created->count, matches);
+	for (int i = 0; i < count; i++)
+	{
+		if (matches[i] >= 0)
+			clerk_judge_created(&changes[i], &created->invitations[matches[i]]);
+		else
+			judge_missing(&changes[i]);
+	}
+}
+
+static void
+judge_missing(ClerkOutboxChange *change)
+{
 	keep_last_failure(change);
 	change->state = CLERK_OUTBOX_VERIFYING;
 	change->error_message = "Clerk's answer to a bulk request lacks this address";
@@ -260,7 +285,7 @@ clerk_judge_look(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		return;
 	}
 	keep_last_failure(change);
-	if (any_pending(found, row->email_address) ||
+	if (any_pending(row, found) ||
 		(row->error_code != NULL &&
 		 strcmp(row->error_code, ALREADY_A_MEMBER) == 0))
 		change->state = CLERK_OUTBOX_SKIPPED;
@@ -279,6 +304,15 @@ clerk_judge_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 	keep_last_failure(change);
 	note_failure(change, error);
 	change->state = CLERK_OUTBOX_FAILED;
+}
+
+/* Whether the row's last request was refused for a pending invitation. */
+bool
+clerk_pending_was_said(const ClerkOutboxRow *row)
+{
+	return row->error_code != NULL &&
+		(strcmp(row->error_code, PENDING_ALREADY) == 0 ||
+		 strcmp(row->error_code, DUPLICATE_RECORD) == 0);
 }
 
 /* Whether the change ends the row's life. */
@@ -377,22 +411,49 @@ after_retry_delay(int attempts)
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
 }
 
-/* The invitation that must be the row's own; NULL if none is. */
+/*
+ * The invitation that must be the row's own; NULL if none is.  Of several the
+ * one whose address is the closest.
+ */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 			   TimestampTz since, const List *adopted)
 {
+	const ClerkInvitation *own = NULL;
+	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
+	const ClerkInvitation *meant = filter_decides(row) ? only_pending(found) : NULL;
+
 	for (int i = 0; i < found->count; i++)
 	{
 		const ClerkInvitation *invitation = &found->invitations[i];
 
-		if (is_for(invitation, row->email_address) &&
+		if ((likeness(invitation, row) > closest ||
+			 (own == NULL && invitation == meant)) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
 			!is_taken(clerk_invitation_text(invitation, CLERK_INVITATION_ID), adopted))
-			return invitation;
+		{
+			own = invitation;
+			closest = likeness(invitation, row);
+		}
 	}
-	return NULL;
+	return own;
+}
+
+/* The one that is pending, if there is but one. */
+static const ClerkInvitation *
+only_pending(const ClerkInvitationList *found)
+{
+	const ClerkInvitation *pending = NULL;
+
+	for (int i = 0; i < found->count; i++)
+		if (is_pending(&found->invitations[i]))
+		{
+			if (pending != NULL)
+				return NULL;
+			pending = &found->invitations[i];
+		}
+	return pending;
 }
 
 static bool
@@ -406,28 +467,46 @@ is_taken(const char *invitation_id, const List *adopted)
 	return clerk_outbox_has_invitation(invitation_id);
 }
 
+/*
+ * Whether what Clerk's filter finds for the row's address is for that, whatever
+ * address it has itself: the filter may be wider.  It is if Clerk has said that
+ * one is pending for the address; and it is better believed when no attempt is
+ * left that Clerk could say so to.
+ */
 static bool
-any_pending(const ClerkInvitationList *found, const char *address)
+filter_decides(const ClerkOutboxRow *row)
 {
-	for (int i = 0; i < found->count; i++)
-	{
-		const char *status = clerk_invitation_text(&found->invitations[i],
-												   CLERK_INVITATION_STATUS);
+	return clerk_pending_was_said(row) || attempts_are_used_up(row);
+}
 
-		if (is_for(&found->invitations[i], address) &&
-			status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0)
+/* Whether the row's address has a pending invitation. */
+static bool
+any_pending(const ClerkOutboxRow *row, const ClerkInvitationList *found)
+{
+	bool		decides = filter_decides(row);
+
+	for (int i = 0; i < found->count; i++)
+		if (is_pending(&found->invitations[i]) &&
+			(decides || likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
 			return true;
-	}
 	return false;
 }
 
-/* Clerk's filter may be wider. */
 static bool
-is_for(const ClerkInvitation *invitation, const char *address)
+is_pending(const ClerkInvitation *invitation)
 {
-	const char *found = clerk_invitation_text(invitation, CLERK_INVITATION_EMAIL_ADDRESS);
+	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
 
-	return found != NULL && clerk_is_same_address(found, address);
+	return status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0;
+}
+
+/* What the invitation's address has of the row's. */
+static ClerkLikeness
+likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
+{
+	return clerk_address_likeness(clerk_invitation_text(invitation,
+														CLERK_INVITATION_EMAIL_ADDRESS),
+								  row->email_address);
 }
 
 /*

@@ -18,7 +18,7 @@ extern void clerk_judge_error(ClerkOutboxChange *change,
 extern void clerk_judge_shared_error(ClerkOutboxChange *change,
 									 const ClerkError *error,
 									 bool others_named);
-extern void clerk_judge_bulk(ClerkOutboxChange *change,
+extern void clerk_judge_bulk(ClerkOutboxChange *changes, int count,
 							 const ClerkInvitationList *created);
 extern void clerk_judge_unsent(ClerkOutboxChange *change);
 extern void clerk_judge_look(ClerkOutboxChange *change,
@@ -27,6 +27,7 @@ extern void clerk_judge_look(ClerkOutboxChange *change,
 							 List **adopted);
 extern void clerk_judge_unsendable(ClerkOutboxChange *change,
 								   const ClerkError *error);
+extern bool clerk_pending_was_said(const ClerkOutboxRow *row);
 extern bool clerk_is_final(const ClerkOutboxChange *change);
 
 #endif							/* CLERK_VERDICT_H */

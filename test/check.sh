@@ -17,6 +17,12 @@ cd "$(dirname "$0")/.."
 prepare_machine libipc-run-perl perl cppcheck nginx-light git
 install_where_available pg-bsd-indent
 make_workspace
+
+# Which files are git's, where there is a repository.  Told its place, git does
+# not mind whose it is.
+if [ -e .git ]; then
+	git --git-dir=.git --work-tree=. ls-files -z >"$WORKSPACE/tracked"
+fi
 fetch_program prometheus-postgres-exporter
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
 	TAP_FILES="${TAP_FILES:-}" \

@@ -412,6 +412,40 @@ class LedgerTest(ServerTest):
         self.assertEqual(self.clerk.list().status, 200)
 
 
+class NormalizingTest(ServerTest):
+    options = tuple(f"--normalize={name}" for name in ("white-space", "punycode", "lower-case", "tag"))
+
+    def test_single(self):
+        answer = self.clerk.create(" An n+x@Bücher.example ")
+        self.assertEqual(answer.json["email_address"], "ann@xn--bcher-kva.example")
+        self.assert_refused(
+            self.clerk.create("ann@xn--bcher-kva.EXAMPLE"), 400, "organization_invitation_not_unique"
+        )
+        found = self.clerk.list(email_address="ann+y@bücher.example").json["data"]
+        self.assertEqual([each["email_address"] for each in found], ["ann@xn--bcher-kva.example"])
+
+    def test_bulk(self):
+        batch = [invitation("b ob@bücher.example"), invitation("bob@straße.example")]
+        data = self.clerk.ask("POST", BULK, batch).json["data"]
+        self.assertEqual(
+            [each["email_address"] for each in data], ["bob@xn--strae-oqa.example", "bob@xn--bcher-kva.example"]
+        )
+        self.assert_refused(
+            self.clerk.ask("POST", BULK, [invitation("cy@a.example"), invitation("c y@a.example")]),
+            400,
+            "duplicate_record",
+        )
+
+
+class ExactFilterTest(ServerTest):
+    options = ("--normalize=white-space", "--exact-filter")
+
+    def test_filter(self):
+        self.assertEqual(self.clerk.create("a nn@filter.example").status, 200)
+        self.assertEqual(self.clerk.list(email_address="a nn@filter.example").json["data"], [])
+        self.assertEqual(len(self.clerk.list(email_address="ann@filter.example").json["data"]), 1)
+
+
 class CapTest(ServerTest):
     options = ("--membership-cap", "2", "--organization", "org_1")
 

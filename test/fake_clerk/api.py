@@ -14,6 +14,7 @@ from .behaviours import Chooser, misbehave
 from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Clock, Invitation, Ledger
+from .normalizing import normalizer
 from .operations import Call, find_operation, refusal
 from .rate_limit import RateLimits
 
@@ -40,6 +41,8 @@ class Settings:
     window: float
     window_kind: str
     clock_offset: float
+    normalizations: List[str]
+    exact_filter: bool
 
 
 class Outcome(NamedTuple):
@@ -64,7 +67,12 @@ class Instance:
             "CreateOrganizationInvitationBulk": self.settings.bulk_limit,
         }
         self.down = False
-        self.ledger = Ledger(self.clock, self.settings.membership_cap)
+        self.ledger = Ledger(
+            self.clock,
+            self.settings.membership_cap,
+            normalize=normalizer(self.settings.normalizations),
+            filter_normalizes=not self.settings.exact_filter,
+        )
         self.rate_limits = RateLimits(limits, self.settings.window, self.settings.window_kind)
         self.chooser = Chooser()
 

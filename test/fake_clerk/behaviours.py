@@ -435,12 +435,11 @@ def left_out_of_the_list(call: Call) -> Reply:
 
 @misbehaviour(r"someone-else")
 def someone_else_in_the_list(call: Call) -> Reply:
-    """All of a batch is created, but the answer's list has another address in the place of the one that asked."""
+    """All of a batch is created, but the answer's list has another address in the place of each that asked."""
     reply = call.perform()
     if reply.succeeded():
-        address, _ = first_choice(call)
         for document in _invitations(reply):
-            if document["email_address"] == address:
+            if document["email_address"].startswith("x-someone-else"):
                 document["email_address"] = "someone-else@example.com"
     return reply
 

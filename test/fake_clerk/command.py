@@ -13,6 +13,7 @@ from typing import Optional
 from .api import Instance, Settings
 from .behaviours import TABLE
 from .journal import Journal
+from .normalizing import NORMALIZATIONS
 from .rate_limit import WINDOW_KINDS
 from .server import FakeClerkServer
 
@@ -67,6 +68,14 @@ def _parse_options() -> argparse.Namespace:
     add("--window", type=float, default=3600, metavar="SECONDS")
     add("--window-kind", choices=sorted(WINDOW_KINDS), default="sliding")
     add("--clock-offset", type=float, default=0, metavar="SECONDS", help="how much this Clerk's clock is ahead")
+    add(
+        "--normalize",
+        action="append",
+        default=[],
+        choices=sorted(NORMALIZATIONS),
+        help="how addresses are changed before they are looked at; may be given several times",
+    )
+    add("--exact-filter", action="store_true", help="the list's filter takes its address as it is")
     add("--exit-with-stdin", action="store_true", help="exit at the end of standard input")
     return parser.parse_args()
 
@@ -81,6 +90,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         window=options.window,
         window_kind=options.window_kind,
         clock_offset=options.clock_offset,
+        normalizations=options.normalize,
+        exact_filter=options.exact_filter,
     )
 
 

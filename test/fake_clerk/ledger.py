@@ -10,7 +10,7 @@ import string
 import threading
 import time
 from dataclasses import dataclass
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional, Tuple
 
 from .errors import ClerkError
 from .validation import InvitationRequest
@@ -92,9 +92,17 @@ class Invitation:
 class Ledger:
     """All invitations ever created, and all members. Callers hold `lock` over a check and what follows from it."""
 
-    def __init__(self, clock: Clock, membership_cap: Optional[int] = None):
+    def __init__(
+        self,
+        clock: Clock,
+        membership_cap: Optional[int] = None,
+        normalize: Callable[[str], str] = str,
+        filter_normalizes: bool = True,
+    ):
         self.clock = clock
         self.membership_cap = membership_cap
+        self.normalize = normalize
+        self._filter_normalizes = filter_normalizes
         self.lock = threading.RLock()
         self.invitations: List[Invitation] = []
         self._sequence = itertools.count()
@@ -117,6 +125,12 @@ class Ledger:
 
     def of_address(self, organization_id: str, email_address: str) -> List[Invitation]:
         return list(self._by_address.get((organization_id, email_address.lower()), ()))
+
+    def filtered(self, organization_id: str, email_address: str) -> List[Invitation]:
+        """Those that the list's filter on an address finds."""
+        return self.of_address(
+            organization_id, self.normalize(email_address) if self._filter_normalizes else email_address
+        )
 
     def of_organization(self, organization_id: str) -> List[Invitation]:
         return [each for each in self.invitations if each.organization_id == organization_id]

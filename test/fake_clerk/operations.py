@@ -43,7 +43,7 @@ class Call:
     def perform_first(self, count: int):
         """Create the first invitations of a bulk request, and say nothing. Raises if one of them is refused."""
         if self.operation.name == "CreateOrganizationInvitationBulk":
-            _create(self, validation.read_bulk(self.request.json())[:count])
+            _create(self, validation.read_bulk(self.request.json(), self.ledger.normalize)[:count])
 
     def organization(self) -> str:
         """The organization of the path. Any exists, unless some were named or its id says that it is missing."""
@@ -66,14 +66,14 @@ class Call:
 
 
 def create_organization_invitation(call: Call) -> dict:
-    requests = [validation.read_invitation(call.request.json())]
+    requests = [validation.read_invitation(call.request.json(), call.ledger.normalize)]
     _create(call, requests)
     return _show(call, call.created[0])
 
 
 def create_organization_invitation_bulk(call: Call) -> dict:
     """The order of the answer is not documented: last first here, so that no client relies on it."""
-    _create(call, validation.read_bulk(call.request.json()))
+    _create(call, validation.read_bulk(call.request.json(), call.ledger.normalize))
     documents = [_show(call, invitation) for invitation in reversed(call.created)]
     return {"data": documents, "total_count": len(documents)}
 
@@ -83,7 +83,7 @@ def list_organization_invitations(call: Call) -> dict:
     with call.ledger.lock:
         address = call.request.query.get("email_address", [""])[-1]
         if address:
-            found = call.ledger.of_address(organization, address)
+            found = call.ledger.filtered(organization, address)
         else:
             found = call.ledger.of_organization(organization)
         page, total = _page(call, found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import List, Optional
+from typing import Callable, List, Optional
 
 from . import json_text
 from .errors import ClerkError
@@ -95,7 +95,7 @@ _CHECKS = {
 }
 
 
-def read_invitation(value) -> InvitationRequest:
+def read_invitation(value, normalize: Callable[[str], str] = str) -> InvitationRequest:
     """One invitation of a body. Null is the same as absent (documented); an unknown field is refused."""
     if not isinstance(value, dict):
         raise ClerkError("request_body_invalid")
@@ -106,10 +106,11 @@ def read_invitation(value) -> InvitationRequest:
         if name not in _CHECKS:
             raise ClerkError("form_param_unknown", param=name)
     given = {name: item for name, item in value.items() if item is not None}
+    given["email_address"] = normalize(_text("email_address", given["email_address"]))
     return InvitationRequest(**{name: _CHECKS[name](name, item) for name, item in given.items()})
 
 
-def read_bulk(value) -> List[InvitationRequest]:
+def read_bulk(value, normalize: Callable[[str], str] = str) -> List[InvitationRequest]:
     """The invitations of a bulk body: a bare array of 1 to 10 (documented), no address twice.
 
     What Clerk does with an address that comes twice is not known. It is refused here, so that a client which sends
@@ -119,7 +120,7 @@ def read_bulk(value) -> List[InvitationRequest]:
         raise ClerkError("request_body_invalid")
     if len(value) > LARGEST_BULK:
         raise ClerkError("bulk_size_exceeded", limit=LARGEST_BULK)
-    requests = [read_invitation(item) for item in value]
+    requests = [read_invitation(item, normalize) for item in value]
     addresses = [request.email_address.lower() for request in requests]
     repeated = [each.email_address for each in requests if addresses.count(each.email_address.lower()) > 1]
     if repeated:

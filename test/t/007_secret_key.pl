@@ -22,14 +22,8 @@ my $key_file = "$folder/key";
 ClerkTest::write_key($key_file, $key{file});
 
 my $invitations = 0;
-my $node;
-
-{
-	local $ENV{CLERK_SECRET_KEY} = $key{environment};
-	$node = clerk_cluster('main', $clerk{file},
-		conf => "clerk_invite.secret_key_file = ''\n");
-}
-
+my $node = clerk_cluster('main', $clerk{file},
+	conf => "clerk_invite.secret_key_file = ''\n");
 my $library = ClerkTest::library_name($node);
 
 sub restart_with_environment
@@ -39,6 +33,16 @@ sub restart_with_environment
 	local $ENV{CLERK_SECRET_KEY} = $value;
 	delete $ENV{CLERK_SECRET_KEY} unless defined $value;
 	$node->restart;
+	return;
+}
+
+# Takes effect with the next restart.
+sub preload
+{
+	my ($libraries) = @_;
+
+	$node->append_conf('postgresql.conf',
+		"shared_preload_libraries = '$libraries'");
 	return;
 }
 
@@ -102,6 +106,8 @@ my @bad_keys = (
 
 # The order of the sources.
 
+preload($library);
+restart_with_environment($key{environment});
 is(source_used(''), 'environment',
 	'the environment of the server is a source of its own');
 reconfigure($node, "clerk_invite.secret_key = '$key{setting}'");
@@ -242,13 +248,13 @@ foreach my $case (@bad_keys)
 		"the environment does not stand in for secret_key with $what");
 }
 $node->append_conf('postgresql.conf',
-	"clerk_invite.secret_key = 'pk_test_00000000000000000000'\n"
-	  . "shared_preload_libraries = '$library'");
+	"clerk_invite.secret_key = 'pk_test_00000000000000000000'");
 restart_with_environment($key{environment});
 is(source_used(''), '',
-	'the environment does not stand in for a bad secret_key of a server that preloads the library'
+	'the environment does not stand in for a bad secret_key that the server starts with'
 );
-reconfigure($node, "clerk_invite.secret_key = ''\nshared_preload_libraries = ''");
+$node->append_conf('postgresql.conf', "clerk_invite.secret_key = ''");
+preload('');
 foreach my $case (@bad_keys)
 {
 	my ($what, $bad_key, $reason) = @$case;
@@ -297,11 +303,183 @@ is( source_used("SET clerk_invite.secret_key = '$key{setting}';"),
 is($node->safe_psql('postgres', 'SELECT count(*) FROM pg_db_role_setting'),
 	0, 'no secret_key has reached the catalog that everyone can read');
 
-$node->safe_psql('postgres',
-	"LOAD '$library'; ALTER SYSTEM SET clerk_invite.secret_key = '$key{setting}'"
-);
-reconfigure($node, '');
-is(source_used(''), 'setting', 'ALTER SYSTEM and a reload set secret_key');
+# A key that every role can read, since it was set before the library was loaded.
+
+my $alter_system = sub {
+	my ($value) = @_;
+	my $change =
+	  $value eq ''
+	  ? 'RESET clerk_invite.secret_key'
+	  : "SET clerk_invite.secret_key = '$value'";
+
+	$node->safe_psql('postgres', "LOAD '$library'; ALTER SYSTEM $change");
+	reconfigure($node, '');
+	return;
+};
+my $include = sub {
+	my ($value) = @_;
+	my $file = $node->data_dir . '/key.conf';
+
+	unlink $file;
+	append_to_file($file, "clerk_invite.secret_key = '$value'\n");
+	reconfigure($node, "include 'key.conf'");
+	return;
+};
+check_readable(
+	'in postgresql.conf',
+	sub { reconfigure($node, "clerk_invite.secret_key = '$_[0]'") });
+check_readable('in an included file', $include);
+check_readable('by ALTER SYSTEM', $alter_system);
+check_readable('on the command line', sub { restart_with_option($_[0]) }, 1);
+check_readable_worker();
+check_client_option();
+
+# Sets a key in some way, without the library preloaded and with it, and takes
+# it back.  Where a restart brings it, it does not stay.
+sub check_readable
+{
+	my ($how, $set, $restarts) = @_;
+
+	$set->($key{setting});
+	$node->safe_psql('postgres',
+		q(SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'due@example.com', 'org:member'))
+	);
+	is( $node->safe_psql('postgres', 'SHOW clerk_invite.secret_key'),
+		$key{setting}, "a key that is set $how can be read");
+	foreach my $preload ('', "-c session_preload_libraries=$library")
+	{
+		local $ENV{PGOPTIONS} = $preload;
+		my $title = "a key that is set $how is refused"
+		  . ($preload && ' in a session with preload');
+
+		is(source_used(''), '', $title);
+		foreach my $sql (
+			invite_someone(),
+			q(SELECT * FROM clerk_create_organization_invitation_bulk('org_test',
+			'[{"email_address": "a@example.com", "role": "org:member"}]');),
+			q(SELECT * FROM clerk_list_organization_invitations('org_test');),
+			'CALL clerk_send_invitations();')
+		{
+			$result = attempt($node, 'postgres', $sql);
+			my ($function) = $sql =~ /(clerk_\w+)/;
+
+			is($result->{sqlstate}, '55000', "... by $function()");
+			like(
+				$result->{stderr},
+				qr/^DETAIL:  Every role can read "clerk_invite\.secret_key", since the library was not preloaded/m,
+				'... which says why');
+			like(
+				$result->{stderr},
+				qr/^HINT:  Put the key into a file and set "clerk_invite\.secret_key_file", or add clerk_invite to "shared_preload_libraries"\.$/m,
+				'... and what to do');
+			unlike($result->{stderr}, qr/WARNING/, '... once');
+		}
+	}
+	is( $node->safe_psql(
+			'postgres', q(
+			DELETE FROM clerk_invitation_outbox RETURNING state, attempts)),
+		'queued|0',
+		'... and what is in the outbox waits');
+	is(source_used(use_file($key_file)), 'file', '... but not that of a file');
+	preload($library);
+	if ($restarts)
+	{
+		$set->($key{setting});
+	}
+	else
+	{
+		restart_with_environment($key{environment});
+		is(source_used(''), 'setting',
+			"a key that is set $how is taken where the library is preloaded");
+	}
+	is(source_used(''), 'setting',
+		'... and comes before the environment');
+	preload('');
+	if ($restarts)
+	{
+		# A restart would keep what is on the command line.
+		$node->stop;
+		$node->start;
+	}
+	else
+	{
+		$set->('');
+	}
+	restart_with_environment($key{environment});
+	is(source_used(''), 'environment',
+		'a key in the environment needs no preload');
+	return;
+}
+
+# The server with a key on its command line.
+sub restart_with_option
+{
+	my ($value) = @_;
+
+	$node->stop;
+	PostgreSQL::Test::Utils::system_or_bail(
+		'pg_ctl', '-w', '-D', $node->data_dir, '-l', $node->logfile, '-o',
+		"-c clerk_invite.secret_key=$value", 'start');
+	$node->_update_pid(1);
+	return;
+}
+
+# The worker says it once, and keeps what it cannot send.
+sub check_readable_worker
+{
+	my $log = -s $node->logfile;
+	my %seen;
+
+	reconfigure($node,
+		"clerk_invite.secret_key = '$key{setting}'\nclerk_invite.retry_delay = 1");
+	$node->safe_psql(
+		'postgres', q(
+		SET clerk_invite.worker = on;
+		ALTER DATABASE postgres SET clerk_invite.worker = on;
+		SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'w@example.com', 'org:member');));
+	wait_until(
+		'the worker has looked three times',
+		sub {
+			$seen{
+				$node->safe_psql('postgres',
+					q(SELECT pid, state_change FROM pg_stat_activity
+					WHERE backend_type = 'clerk_invite worker' AND state = 'idle'))
+			} = 1;
+			return scalar(grep { $_ } keys %seen) >= 3;
+		});
+	my @said = slurp_file($node->logfile, $log) =~ /(stopped sending.*\n.*\n.*)/g;
+	is(scalar @said, 1, 'the worker says once in the log that the key is refused');
+	like(
+		$said[0],
+		qr/there is no usable secret key\n.*DETAIL:  Every role can read.*\n.*HINT:  Put the key into a file/,
+		'... and why, and what to do');
+	is( $node->safe_psql('postgres',
+			q(SELECT state, attempts, error_message IS NULL FROM clerk_invitation_outbox)),
+		'queued|0|t',
+		'... and the row waits');
+	$node->safe_psql(
+		'postgres', q(
+		ALTER DATABASE postgres RESET ALL;
+		DELETE FROM clerk_invitation_outbox;));
+	reconfigure($node,
+		"clerk_invite.secret_key = ''\nclerk_invite.retry_delay = '10s'");
+	return;
+}
+
+# A client's option is everybody's own; it has no say in this.
+sub check_client_option
+{
+	foreach my $preloaded (0, 1)
+	{
+		preload($preloaded ? $library : '');
+		restart_with_environment($key{environment});
+		local $ENV{PGOPTIONS} = "-c clerk_invite.secret_key=$key{setting}";
+		is(source_used(''), '', 'a key among the options of a connection is not used');
+	}
+	preload('');
+	restart_with_environment($key{environment});
+	return;
+}
 
 # Who sees what.
 
@@ -313,6 +491,7 @@ $node->safe_psql(
 	ALTER ROLE reader SET session_preload_libraries = '$library';
 ));
 my %as_app = (extra_params => [ '-U', 'app' ]);
+reconfigure($node, "clerk_invite.secret_key = '$key{setting}'");
 my $shown = q(
 	SHOW clerk_invite.secret_key;
 	SELECT current_setting('clerk_invite.secret_key');
@@ -353,16 +532,21 @@ is( attempt(
 
 my $warning = qr/WARNING:  01000: parameter "clerk_invite\.secret_key" can be read by every role/;
 my $two_calls = invite_someone() . invite_someone();
+reconfigure($node,
+	"clerk_invite.secret_key = '$key{setting}'\nclerk_invite.secret_key_file = '$key_file'"
+);
 my $warnings =
   () = attempt($node, 'postgres', $two_calls)->{stderr} =~ /$warning/g;
 is($warnings, 1,
-	'a session that loads the library by a call is warned once that secret_key can be read'
+	'a session that loads the library by a call, and uses a key file, is warned once that secret_key can be read'
 );
 {
 	local $ENV{PGOPTIONS} = $preload;
 	unlike(attempt($node, 'postgres', $two_calls)->{stderr},
 		$warning, 'a session that preloads the library is not warned');
 }
+reconfigure($node,
+	"clerk_invite.secret_key = ''\nclerk_invite.secret_key_file = ''");
 
 # The documentation has a table of all settings; pg_settings has the same in
 # other words.
@@ -409,7 +593,7 @@ $node->safe_psql('postgres',
 	"ALTER DATABASE other SET clerk_invite.secret_key_file = '$key_file'");
 is(source_used('', database => 'other'),
 	'file', 'a superuser can give one database a key file of its own');
-is(source_used(''), 'setting', 'the other databases keep theirs');
+is(source_used(''), 'environment', 'the other databases keep theirs');
 
 # What an ordinary role tries before the library is loaded.
 
@@ -426,7 +610,7 @@ $node->safe_psql('postgres',
 	'GRANT EXECUTE ON FUNCTION clerk_create_organization_invitation TO app');
 foreach my $case (
 	[ 'secret_key_file', $key_file ],
-	[ 'api_url', $clerk{setting}->url ])
+	[ 'api_url', $clerk{environment}->url ])
 {
 	my ($setting, $value) = @$case;
 

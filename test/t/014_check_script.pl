@@ -12,6 +12,7 @@ check_success();
 check_failed_check();
 check_nothing_ran();
 check_build();
+check_repository();
 check_regress();
 check_fake_clerk();
 check_tap();
@@ -83,6 +84,52 @@ sub check_build
 	ends_with($run, '0 passed, 1 failed, 0 skipped', 1,
 		'check.sh fails if the build does, without trying anything else');
 	like($run->{stdout}, qr/^no compiler$/m, '... and shows its output');
+	return;
+}
+
+# In a repository what git knows counts, elsewhere all that is there.
+sub check_repository
+{
+	my %file = (
+		'src/large.sql' => [ '-' x (256 * 1024 + 1), 'has 262145 bytes' ],
+		'src/nul.dat' => [ "text\0text", 'is not a text: it has a NUL byte' ],
+		"src/Latin 'one'.txt" =>
+		  [ "\xe4\n", 'is not a text: it is not UTF-8' ]);
+
+	foreach my $in_git (0, 1)
+	{
+		my $where = $in_git ? 'in a repository' : 'without one';
+		my $checkout = small_checkout();
+		my $git = "git -C '$checkout->{folder}'";
+
+		# In the repository one was removed, and the others are not known to it.
+		$checkout->append('src/largest.sql', '-' x (256 * 1024));
+		if ($in_git)
+		{
+			$checkout->append('src/removed.dat', "\0");
+			system_or_bail('sh', '-c', "$git init --quiet; $git add --all .");
+			unlink "$checkout->{folder}/src/removed.dat";
+			$checkout->append($_, $file{$_}[0]) foreach sort keys %file;
+		}
+		ends_with(
+			$checkout->run('test/check.sh', CHECKS => 'repository'),
+			'1 passed, 0 failed, 0 skipped',
+			0, "$where, check.sh succeeds if all files are texts");
+		if ($in_git)
+		{
+			system_or_bail('sh', '-c', "$git add --all .");
+		}
+		else
+		{
+			$checkout->append($_, $file{$_}[0]) foreach sort keys %file;
+		}
+		my $run = $checkout->run('test/check.sh', CHECKS => 'repository');
+		ends_with($run, '0 passed, 1 failed, 0 skipped', 1,
+			"$where, check.sh fails if some are not, or are too large");
+		like($run->{stdout}, qr/^\Q$_ $file{$_}[1]\E/m, "... and names $_")
+		  foreach sort keys %file;
+		unlike($run->{stdout}, qr/largest/, '... and no other');
+	}
 	return;
 }
 
