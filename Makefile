@@ -29,6 +29,7 @@ OBJS = \
 	src/list_invitations.o \
 	src/outbox.o \
 	src/outbox_guard.o \
+	src/outbox_numbers.o \
 	src/outbox_statement.o \
 	src/outbox_status.o \
 	src/planner.o \
@@ -47,6 +48,7 @@ OBJS = \
 	src/trigger.o \
 	src/url_rules.o \
 	src/verdict.o \
+	src/white_space.o \
 	src/worker.o \
 	src/worker_slots.o \
 	src/worker_status.o \

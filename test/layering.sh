@@ -15,7 +15,8 @@ floor_of()
 		compat) echo 0 ;;
 		planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | outbox_statement | worker_slots) echo 2 ;;
-		email_address | http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
+		email_address | http | json_reader | outbox | outbox_numbers | rate_limit) echo 3 ;;
+		rollback_warning | white_space) echo 3 ;;
 		clerk_error | invitation_json | outbox_guard | outbox_status) echo 4 ;;
 		clerk_api | installed_extension) echo 5 ;;
 		arguments | invitation_pages | procedure | statement_request | verdict) echo 6 ;;
