@@ -244,11 +244,11 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
         CHECK (id BETWEEN 1 AND 4611686018427387904),
     organization_id text NOT NULL
         CONSTRAINT organization_id_is_an_identifier
-        CHECK (char_length(organization_id) <= 256 AND
+        CHECK (char_length(organization_id) <= 255 AND
                organization_id ~ '^[A-Za-z0-9_-]+$'),
     inviter_user_id text
         CONSTRAINT inviter_user_id_is_clean
-        CHECK (char_length(inviter_user_id) BETWEEN 1 AND 256 AND
+        CHECK (char_length(inviter_user_id) BETWEEN 1 AND 255 AND
                inviter_user_id !~ '[\x01-\x1f\x7f]'),
     email_address text NOT NULL
         CONSTRAINT email_address_is_an_address
@@ -257,7 +257,7 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
                email_address !~ '[\x01-\x1f\x7f]'),
     role text NOT NULL
         CONSTRAINT role_is_clean
-        CHECK (char_length(role) BETWEEN 1 AND 256 AND
+        CHECK (char_length(role) BETWEEN 1 AND 255 AND
                role !~ '[\x01-\x1f\x7f]'),
     redirect_url text
         CONSTRAINT redirect_url_is_clean
@@ -358,14 +358,14 @@ COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitati
 COMMENT ON CONSTRAINT id_leaves_room ON @extschema@.clerk_invitation_outbox IS
 'a higher number would be followed by none';
 COMMENT ON CONSTRAINT organization_id_is_an_identifier ON @extschema@.clerk_invitation_outbox IS
-'at most 256 characters, of which no others belong into the path of a request';
+'at most 255 characters, of which no others belong into the path of a request';
 COMMENT ON CONSTRAINT inviter_user_id_is_clean ON @extschema@.clerk_invitation_outbox IS
-'NULL rather than empty; at most 256 characters; no control characters';
+'NULL rather than empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT email_address_is_an_address ON @extschema@.clerk_invitation_outbox IS
 'an @; at most 320 characters; no control characters; what is an address in
 full is for Clerk to say';
 COMMENT ON CONSTRAINT role_is_clean ON @extschema@.clerk_invitation_outbox IS
-'not empty; at most 256 characters; no control characters';
+'not empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT redirect_url_is_clean ON @extschema@.clerk_invitation_outbox IS
 'NULL rather than empty; at most 8000 characters; no control characters';
 COMMENT ON CONSTRAINT public_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS

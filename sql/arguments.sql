@@ -133,26 +133,26 @@ LANGUAGE sql AS $$
     END
 $$;
 SELECT argument, maximum,
-       attempt_of_length(argument, maximum) !~ 'longer' AS taken,
+       attempt_of_length(argument, maximum) !~ 'argument' AS taken,
        attempt_of_length(argument, maximum + 1) AS refused,
        attempt_of_length(argument, 9000000) = attempt_of_length(argument, maximum + 1) AS very_long
-FROM (VALUES ('org_id', 256), ('inviter', 256), ('email', 320), ('role', 256),
+FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
              ('redirect', 8000)) AS a (argument, maximum);
 \i test/error_of.sql
 SELECT statement, message
 FROM unnest(ARRAY[
-    $$clerk_get_organization_invitation(repeat('x', 257), 'orginv_x')$$,
-    $$clerk_get_organization_invitation('org_test', repeat('x', 257))$$,
-    $$clerk_revoke_organization_invitation(repeat('x', 257), 'orginv_x')$$,
-    $$clerk_revoke_organization_invitation('org_test', repeat('x', 257))$$,
-    $$clerk_revoke_organization_invitation('org_test', 'orginv_x', repeat('x', 257))$$,
-    $$clerk_list_organization_invitations(repeat('x', 257))$$,
+    $$clerk_get_organization_invitation(repeat('x', 256), 'orginv_x')$$,
+    $$clerk_get_organization_invitation('org_test', repeat('x', 256))$$,
+    $$clerk_revoke_organization_invitation(repeat('x', 256), 'orginv_x')$$,
+    $$clerk_revoke_organization_invitation('org_test', repeat('x', 256))$$,
+    $$clerk_revoke_organization_invitation('org_test', 'orginv_x', repeat('x', 256))$$,
+    $$clerk_list_organization_invitations(repeat('x', 256))$$,
     $$clerk_list_organization_invitations('org_test', email => repeat('x', 321))$$,
-    $$clerk_list_organization_invitations('org_test', ARRAY[repeat('x', 257)])$$,
+    $$clerk_list_organization_invitations('org_test', ARRAY[repeat('x', 256)])$$,
     $$clerk_list_organization_invitations('org_test', array_fill('pending'::text, ARRAY[101]))$$,
-    $$clerk_list_instance_organization_invitations(ARRAY[repeat('x', 257)])$$,
+    $$clerk_list_instance_organization_invitations(ARRAY[repeat('x', 256)])$$,
     $$clerk_list_instance_organization_invitations(query => repeat('x', 321))$$,
-    $$clerk_create_organization_invitation_bulk(repeat('x', 257), '[]')$$
+    $$clerk_create_organization_invitation_bulk(repeat('x', 256), '[]')$$
 ]) AS statement, error_of('SELECT ' || statement);
 DROP FUNCTION error_of(text);
 DROP FUNCTION attempt_of_length(text, integer);

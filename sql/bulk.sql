@@ -203,7 +203,7 @@ FROM attempt(people('a@example.com', 'Never@example.com', ' never@example.com'))
 
 -- Lengths are those of the function for one invitation.
 SELECT name, message
-FROM (VALUES ('role', 256), ('inviter_user_id', 256), ('redirect_url', 8000), ('email_address', 320)) AS f (name, maximum),
+FROM (VALUES ('role', 255), ('inviter_user_id', 255), ('redirect_url', 8000), ('email_address', 320)) AS f (name, maximum),
      LATERAL attempt(people('unsent-1@example.com') || jsonb_build_array(
          '{"email_address": "never@example.com", "role": "org:member"}' ||
          jsonb_build_object(name, repeat('@', maximum + 1))));

@@ -83,7 +83,7 @@ SELECT argument, maximum,
            WHEN 'role' THEN enqueue('org_test', 'ann@example.com', long)
            WHEN 'redirect' THEN enqueue('org_test', 'ann@example.com', 'org:member', long)
        END
-FROM (VALUES ('org_id', 256), ('inviter', 256), ('email', 320), ('role', 256),
+FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
              ('redirect', 8000)) AS a (argument, maximum),
      LATERAL (VALUES (maximum), (maximum + 1), (9000000)) AS l (length),
      LATERAL repeat('x', length) AS long;

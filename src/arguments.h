@@ -18,12 +18,12 @@
  * take.
  *
  * An address has 64 characters before the @ and 255 after it at most (RFC 5321,
- * 4.5.3.1); Clerk's identifiers and keys of roles have some 30; and no URL is
- * to be relied on that is longer than what everybody is to support (RFC 9110,
- * 4.1).
+ * 4.5.3.1).  Clerk's identifiers and keys of roles have some 30; it is the limit
+ * of clerk_is_identifier().  A URL may be as long as everybody is to support
+ * (RFC 9110, 4.1).
  */
 #define CLERK_MAX_ADDRESS 320
-#define CLERK_MAX_IDENTIFIER 256
+#define CLERK_MAX_IDENTIFIER 255
 #define CLERK_MAX_URL 8000
 
 extern char *clerk_required_text(FunctionCallInfo fcinfo, int position,
