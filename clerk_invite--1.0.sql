@@ -234,10 +234,8 @@ in: statuses (pending, accepted, revoked, expired) or NULL for all, an
 out and raises: as clerk_list_organization_invitations, and
   public_organization_data';
 
--- src/arguments.h has the same lengths, and says where they come from.  A long
--- value is found to be so before anything is made of it.  Metadata that takes
--- more bytes than 65536 has a text of more than 8192: a number of one digit, or
--- a level of nesting, takes 12 bytes at most.
+-- src/arguments.h has the same lengths, and says where they come from.  The
+-- length comes first: nothing else is to be made of a text of megabytes.
 CREATE TABLE @extschema@.clerk_invitation_outbox (
     id bigserial PRIMARY KEY
         CONSTRAINT id_leaves_room
@@ -265,13 +263,11 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
                redirect_url !~ '[\x01-\x1f\x7f]'),
     public_metadata jsonb
         CONSTRAINT public_metadata_is_a_small_object
-        CHECK (pg_column_size(public_metadata) <= 65536 AND
-               jsonb_typeof(public_metadata) = 'object' AND
+        CHECK (jsonb_typeof(public_metadata) = 'object' AND
                octet_length(public_metadata::text) <= 8192),
     private_metadata jsonb
         CONSTRAINT private_metadata_is_a_small_object
-        CHECK (pg_column_size(private_metadata) <= 65536 AND
-               jsonb_typeof(private_metadata) = 'object' AND
+        CHECK (jsonb_typeof(private_metadata) = 'object' AND
                octet_length(private_metadata::text) <= 8192),
     expires_in_days integer
         CONSTRAINT expires_in_days_is_from_1_to_365

@@ -87,13 +87,6 @@ FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
              ('redirect', 8000)) AS a (argument, maximum),
      LATERAL (VALUES (maximum), (maximum + 1), (9000000)) AS l (length),
      LATERAL repeat('x', length) AS long;
--- Large metadata is refused for its size, before it is made a text of.
-SELECT enqueue('org_test', 'ann@example.com', 'org:member',
-               metadata => (SELECT jsonb_object_agg(md5(n::text), n) FROM generate_series(1, 10000) AS n));
--- Numbers of one digit take the most room for their text.
-SELECT pg_column_size(metadata) AS bytes, octet_length(metadata::text) AS text_bytes,
-       enqueue('org_test', 'ann@example.com', 'org:member', metadata => metadata)
-FROM (SELECT jsonb_build_object('a', jsonb_agg(1)) AS metadata FROM generate_series(1, 2728)) AS digits;
 
 -- White space around an address is taken off, that within is not.
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)

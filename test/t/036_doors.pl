@@ -15,7 +15,6 @@ check_long_address();
 check_longest_address();
 check_insert_only();
 check_progress();
-check_large_metadata();
 check_numbers();
 check_encodings();
 
@@ -126,31 +125,6 @@ sub check_progress
 		'a row that is never due is not in the way of the view');
 	$node->safe_psql('postgres',
 		"DELETE FROM clerk_invitation_outbox WHERE email_address = 'never\@example.com'");
-	return;
-}
-
-# That metadata is too large is seen by its size: the text of it is never made.
-# A member's column may hold 80 MB, which are read from nowhere.
-sub check_large_metadata
-{
-	$node->safe_psql(
-		'postgres', q(
-		CREATE TABLE documents (facts jsonb);
-		ALTER TABLE documents ALTER facts SET STORAGE EXTERNAL;
-		INSERT INTO documents SELECT jsonb_build_object('text', repeat('x', 80000000));));
-	my $psql = start_psql($node, '');
-	run_in_psql($psql, 'SELECT count(*) FROM clerk_invitation_outbox;');
-	my $before = peak_memory_of($psql);
-	my (undef, $error) = run_in_psql(
-		$psql, q(
-		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, public_metadata)
-		SELECT 'org_test', 'large@example.com', 'org:member', facts FROM documents;));
-	like($error, qr/"public_metadata_is_a_small_object"/,
-		'metadata of 80 MB is refused');
-	cmp_ok(peak_memory_of($psql) - $before,
-		'<', 40000, '... without a copy of it in memory');
-	$psql->{stdin} .= "\\q\n";
-	$psql->{harness}->finish;
 	return;
 }
 
