@@ -33,6 +33,7 @@ OBJS = \
 	src/outbox_by_hand.o \
 	src/outbox_guard.o \
 	src/outbox_lock.o \
+	src/outbox_numbers.o \
 	src/outbox_retention.o \
 	src/outbox_set_aside.o \
 	src/outbox_statement.o \
@@ -55,6 +56,7 @@ OBJS = \
 	src/trigger.o \
 	src/url_rules.o \
 	src/verdict.o \
+	src/white_space.o \
 	src/worker.o \
 	src/worker_slots.o \
 	src/worker_status.o \

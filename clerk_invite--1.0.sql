@@ -78,10 +78,10 @@ COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
 'invites an e-mail address to a Clerk organization, now (Clerk''s
 CreateOrganizationInvitation)
-in: organization ID, inviting user''s ID or NULL, address, role key, URL to
-  go to after acceptance, public and private metadata (objects), days until
-  it expires (1 to 365, Clerk''s default 30), whether Clerk sends the e-mail
-  (default true)
+in: organization ID, inviting user''s ID or NULL, address (white space around
+  it is taken off), role key, URL to go to after acceptance, public and
+  private metadata (objects), days until it expires (1 to 365, Clerk''s
+  default 30), whether Clerk sends the e-mail (default true)
 out: the invitation
 raises: 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05
   (created, but the answer is not of the database''s encoding), 23505
@@ -234,24 +234,33 @@ in: statuses (pending, accepted, revoked, expired) or NULL for all, an
 out and raises: as clerk_list_organization_invitations, and
   public_organization_data';
 
+-- src/arguments.h has the same lengths, and says where they come from.  The
+-- length comes first: nothing else is to be made of a text of megabytes.
 CREATE TABLE @extschema@.clerk_invitation_outbox (
-    id bigserial PRIMARY KEY,
+    id bigserial PRIMARY KEY
+        CONSTRAINT id_leaves_room
+        CHECK (id BETWEEN 1 AND 4611686018427387904),
     organization_id text NOT NULL
         CONSTRAINT organization_id_is_an_identifier
-        CHECK (organization_id ~ '^[A-Za-z0-9_-]+$'),
+        CHECK (char_length(organization_id) <= 255 AND
+               organization_id ~ '^[A-Za-z0-9_-]+$'),
     inviter_user_id text
         CONSTRAINT inviter_user_id_is_clean
-        CHECK (inviter_user_id <> '' AND inviter_user_id !~ '[\x01-\x1f\x7f]'),
+        CHECK (char_length(inviter_user_id) BETWEEN 1 AND 255 AND
+               inviter_user_id !~ '[\x01-\x1f\x7f]'),
     email_address text NOT NULL
         CONSTRAINT email_address_is_an_address
-        CHECK (strpos(email_address, '@') > 0 AND
+        CHECK (char_length(email_address) <= 320 AND
+               strpos(email_address, '@') > 0 AND
                email_address !~ '[\x01-\x1f\x7f]'),
     role text NOT NULL
         CONSTRAINT role_is_clean
-        CHECK (role <> '' AND role !~ '[\x01-\x1f\x7f]'),
+        CHECK (char_length(role) BETWEEN 1 AND 255 AND
+               role !~ '[\x01-\x1f\x7f]'),
     redirect_url text
         CONSTRAINT redirect_url_is_clean
-        CHECK (redirect_url <> '' AND redirect_url !~ '[\x01-\x1f\x7f]'),
+        CHECK (char_length(redirect_url) BETWEEN 1 AND 8000 AND
+               redirect_url !~ '[\x01-\x1f\x7f]'),
     public_metadata jsonb
         CONSTRAINT public_metadata_is_a_small_object
         CHECK (jsonb_typeof(public_metadata) = 'object' AND
@@ -264,12 +273,16 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
         CONSTRAINT expires_in_days_is_from_1_to_365
         CHECK (expires_in_days BETWEEN 1 AND 365),
     notify boolean,
-    send_after timestamptz NOT NULL DEFAULT now(),
+    send_after timestamptz NOT NULL DEFAULT now()
+        CONSTRAINT send_after_is_a_time
+        CHECK (send_after > '-infinity'),
     state text NOT NULL DEFAULT 'queued'
         CONSTRAINT state_is_known
         CHECK (state IN ('queued', 'sending', 'verifying', 'sent', 'skipped',
                          'failed', 'canceled')),
-    attempts integer NOT NULL DEFAULT 0,
+    attempts integer NOT NULL DEFAULT 0
+        CONSTRAINT attempts_can_go_on
+        CHECK (attempts BETWEEN 0 AND CASE state WHEN 'queued' THEN 10000 ELSE 20000 END),
     send_alone boolean NOT NULL DEFAULT false,
     next_attempt_at timestamptz,
     consecutive_failures integer NOT NULL DEFAULT 0,
@@ -348,22 +361,30 @@ COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pkey IS
 'finds a row by its number';
 COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitation_outbox IS
 'each row has a number of its own';
+COMMENT ON CONSTRAINT id_leaves_room ON @extschema@.clerk_invitation_outbox IS
+'a higher number would be followed by none';
 COMMENT ON CONSTRAINT organization_id_is_an_identifier ON @extschema@.clerk_invitation_outbox IS
-'no other characters belong into the path of a request';
+'at most 255 characters, of which no others belong into the path of a request';
 COMMENT ON CONSTRAINT inviter_user_id_is_clean ON @extschema@.clerk_invitation_outbox IS
-'NULL rather than empty; no control characters';
+'NULL rather than empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT email_address_is_an_address ON @extschema@.clerk_invitation_outbox IS
-'an @ after something; what is an address in full is for Clerk to say';
+'an @; at most 320 characters; no control characters; what is an address in
+full is for Clerk to say';
 COMMENT ON CONSTRAINT role_is_clean ON @extschema@.clerk_invitation_outbox IS
-'not empty; no control characters';
+'not empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT redirect_url_is_clean ON @extschema@.clerk_invitation_outbox IS
-'NULL rather than empty; no control characters';
+'NULL rather than empty; at most 8000 characters; no control characters';
 COMMENT ON CONSTRAINT public_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
 'Clerk takes objects of up to 8 kB';
 COMMENT ON CONSTRAINT private_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
 'Clerk takes objects of up to 8 kB';
 COMMENT ON CONSTRAINT expires_in_days_is_from_1_to_365 ON @extschema@.clerk_invitation_outbox IS
 'what Clerk allows';
+COMMENT ON CONSTRAINT send_after_is_a_time ON @extschema@.clerk_invitation_outbox IS
+'infinity keeps an invitation from being sent; -infinity has no meaning';
+COMMENT ON CONSTRAINT attempts_can_go_on ON @extschema@.clerk_invitation_outbox IS
+'far more than clerk_invite.max_attempts can be; one that is queued has room
+for more';
 COMMENT ON CONSTRAINT state_is_known ON @extschema@.clerk_invitation_outbox IS
 'the states of the column''s comment';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
@@ -373,7 +394,7 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.inviter_user_id IS
 'Clerk''s identifier of the inviting user, user_..., or NULL';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.email_address IS
-'address to invite';
+'address to invite; white space around it is taken off';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.role IS
 'key of the role that the invited person will have, such as org:member';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.redirect_url IS
@@ -444,15 +465,23 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_guard() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_guard() IS
 'keeps clerk_invitation_outbox consistent: a state may be changed by hand
 from queued to canceled and from failed to queued only, and a row that is
-sending or verifying not at all
-raises: 55000';
+sending or verifying not at all; internal columns (state and all after it) are
+the owner''s to choose; white space around an address is taken off
+raises: 42501, 55000';
 
 CREATE TRIGGER guard
-BEFORE UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
+BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
 FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 
 COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
-'refuses changes by hand that would lose an invitation or send it twice';
+'refuses what would lose an invitation, send it twice, or hold others up';
+
+CREATE TRIGGER guard_numbers
+BEFORE INSERT ON @extschema@.clerk_invitation_outbox
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
+
+COMMENT ON TRIGGER guard_numbers ON @extschema@.clerk_invitation_outbox IS
+'keeps the sequence ahead of rows that were restored';
 
 CREATE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker()
 RETURNS trigger
@@ -556,7 +585,7 @@ ROW or FOR EACH STATEMENT with REFERENCING NEW TABLE
 arguments, in the order of clerk_create_organization_invitation: org_id,
   inviter, email, role [, redirect [, metadata]], each the name of a column,
   or = and a literal, or '''' for none; a row whose address is NULL is left
-  out
+  out; does nothing where clerk_invite.enqueue is off
 raises: 39P01 (not fired as said), 42703 (no such column), 22023
   (arguments)';
 

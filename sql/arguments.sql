@@ -112,11 +112,50 @@ WITH every_one AS (
     FROM unnest(ARRAY['org_id', 'inviter', 'email', 'role', 'redirect']) AS argument,
          (SELECT generate_series(1, 31) UNION SELECT 127) AS c (code),
          unnest(ARRAY['first', 'middle', 'last']) AS place
+    -- White space around an address is another matter.
+    WHERE argument <> 'email' OR place = 'middle' OR code NOT BETWEEN 9 AND 13
 )
 SELECT argument, outcome, count(*)
 FROM every_one
 GROUP BY argument, outcome
 ORDER BY argument COLLATE "C", outcome COLLATE "C";
+
+-- Nothing is very long, counted in characters; each is short enough by one.
+CREATE FUNCTION attempt_of_length(argument text, length integer) RETURNS text
+LANGUAGE sql AS $$
+    SELECT CASE argument
+        WHEN 'org_id' THEN attempt(org_id => repeat('x', length))
+        WHEN 'inviter' THEN attempt(inviter => repeat('x', length))
+        WHEN 'email' THEN attempt(email => repeat('x', length - 12) || '@example.com')
+        WHEN 'role' THEN attempt(role => repeat('x', length))
+        WHEN 'redirect' THEN attempt(email => 'long@example.com',
+            redirect => 'https://example.com/' || repeat('x', length - 20))
+    END
+$$;
+SELECT argument, maximum,
+       attempt_of_length(argument, maximum) !~ 'argument' AS taken,
+       attempt_of_length(argument, maximum + 1) AS refused,
+       attempt_of_length(argument, 9000000) = attempt_of_length(argument, maximum + 1) AS very_long
+FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
+             ('redirect', 8000)) AS a (argument, maximum);
+\i test/error_of.sql
+SELECT statement, message
+FROM unnest(ARRAY[
+    $$clerk_get_organization_invitation(repeat('x', 256), 'orginv_x')$$,
+    $$clerk_get_organization_invitation('org_test', repeat('x', 256))$$,
+    $$clerk_revoke_organization_invitation(repeat('x', 256), 'orginv_x')$$,
+    $$clerk_revoke_organization_invitation('org_test', repeat('x', 256))$$,
+    $$clerk_revoke_organization_invitation('org_test', 'orginv_x', repeat('x', 256))$$,
+    $$clerk_list_organization_invitations(repeat('x', 256))$$,
+    $$clerk_list_organization_invitations('org_test', email => repeat('x', 321))$$,
+    $$clerk_list_organization_invitations('org_test', ARRAY[repeat('x', 256)])$$,
+    $$clerk_list_organization_invitations('org_test', array_fill('pending'::text, ARRAY[101]))$$,
+    $$clerk_list_instance_organization_invitations(ARRAY[repeat('x', 256)])$$,
+    $$clerk_list_instance_organization_invitations(query => repeat('x', 321))$$,
+    $$clerk_create_organization_invitation_bulk(repeat('x', 256), '[]')$$
+]) AS statement, error_of('SELECT ' || statement);
+DROP FUNCTION error_of(text);
+DROP FUNCTION attempt_of_length(text, integer);
 
 -- A careless import: two lines in one field, or a header smuggled in.
 SELECT attempt(email => E'never@example.com\nbob@example.com');
@@ -189,6 +228,34 @@ FROM (VALUES
     ('beyond the first plane', '\ud83d\ude00\ud840\udc00@\ud83c\udf55.example'))
     AS addresses (script, escaped);
 
+-- White space around an address is taken off, whichever Unicode has, and what
+-- is as invisible; that within is Clerk's to judge.  Characters that the
+-- database's encoding lacks are left out.
+CREATE FUNCTION is_taken_off(space text) RETURNS boolean
+LANGUAGE sql AS $$
+    SELECT space IS NULL
+        OR (SELECT email_address = format('spaced-%s@example.com', md5(space))
+            FROM clerk_create_organization_invitation('org_test', NULL,
+                format('%1$s %1$sspaced-%2$s@example.com %1$s%1$s', space, md5(space)),
+                'org:member'))
+$$;
+SELECT name, is_taken_off(unescaped(escaped))
+FROM (VALUES
+    ('space', ' '), ('tab', '\t'), ('line break', '\n'), ('vertical tab', '\u000b'),
+    ('form feed', '\f'), ('Windows line break', '\r\n'), ('next line', '\u0085'),
+    ('no-break space', '\u00a0'), ('ogham space', '\u1680'), ('en quad', '\u2000'),
+    ('thin space', '\u2009'), ('zero width space', '\u200b'), ('line separator', '\u2028'),
+    ('paragraph separator', '\u2029'), ('narrow no-break space', '\u202f'),
+    ('mathematical space', '\u205f'), ('ideographic space', '\u3000'),
+    ('byte order mark', '\ufeff')) AS spaces (name, escaped);
+SELECT attempt(email => E' \t\r\n'), attempt(email => E' never@\texample.com '),
+       attempt(email => ' never @example.com ');
+-- What only looks like it stays: a joiner, which is a part of some scripts.
+SELECT crosses_unchanged(unescaped('\u200djoined@example.com\u200d'));
+-- A filter is compared with addresses.
+SELECT email_address
+FROM clerk_list_organization_invitations('org_test', email => E'\tspaced-' || md5(' ') || E'@example.com\n');
+
 -- Nothing that was refused here had been sent.
 SELECT attempt();
 
@@ -196,4 +263,5 @@ DROP FUNCTION attempt(text, text, text, text, text, jsonb, jsonb, integer);
 DROP FUNCTION unescaped(text);
 DROP FUNCTION with_control_character(integer, text, text);
 DROP FUNCTION crosses_unchanged(text);
+DROP FUNCTION is_taken_off(text);
 DROP EXTENSION clerk_invite;

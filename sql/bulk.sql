@@ -122,6 +122,10 @@ SELECT n, (SELECT count(*) FROM clerk_list_organization_invitations('org_thousan
 FROM generate_series(1, 3) AS n;
 RESET work_mem;
 
+-- White space around an address is taken off.
+SELECT quote_literal(email_address) AS address FROM clerk_create_organization_invitation_bulk(
+    'org_test', people(E'spaced-1@example.com\r\n', E'\t spaced-2@example.com', ' spaced-3@example.com '));
+
 -- Arguments that cannot be meant.  Whatever stands before is not sent either.
 CREATE FUNCTION attempt(
     invitations jsonb, org_id text DEFAULT 'org_test',
@@ -194,6 +198,15 @@ SELECT "SQLSTATE", message, detail
 FROM attempt(people('a@example.com', 'Never@example.com', 'b@example.com', 'b@EXAMPLE.com', 'nevER@example.com'));
 SELECT "SQLSTATE", message, detail
 FROM attempt(people('unsent', 30) || people('UNSENT-30@example.com') || people('unsent', 1));
+SELECT "SQLSTATE", message, detail
+FROM attempt(people('a@example.com', 'Never@example.com', ' never@example.com'));
+
+-- Lengths are those of the function for one invitation.
+SELECT name, message
+FROM (VALUES ('role', 255), ('inviter_user_id', 255), ('redirect_url', 8000), ('email_address', 320)) AS f (name, maximum),
+     LATERAL attempt(people('unsent-1@example.com') || jsonb_build_array(
+         '{"email_address": "never@example.com", "role": "org:member"}' ||
+         jsonb_build_object(name, repeat('@', maximum + 1))));
 SELECT requests - :before AS requests FROM counted;
 SELECT email_address, expires_at - created_at AS valid_for
 FROM clerk_create_organization_invitation_bulk('org_test', '[

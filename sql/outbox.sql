@@ -33,15 +33,16 @@ ORDER BY id;
 CREATE FUNCTION enqueue(org_id text, email text, role text,
                         redirect text DEFAULT NULL, metadata jsonb DEFAULT NULL,
                         expires_in_days integer DEFAULT NULL,
-                        inviter text DEFAULT NULL)
+                        inviter text DEFAULT NULL,
+                        send_after timestamptz DEFAULT now())
 RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     violated text;
 BEGIN
     INSERT INTO clerk_invitation_outbox
         (organization_id, inviter_user_id, email_address, role, redirect_url,
-         public_metadata, expires_in_days)
-    VALUES (org_id, inviter, email, role, redirect, metadata, expires_in_days);
+         public_metadata, expires_in_days, send_after)
+    VALUES (org_id, inviter, email, role, redirect, metadata, expires_in_days, send_after);
     RETURN 'accepted';
 EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS violated = CONSTRAINT_NAME;
@@ -56,7 +57,8 @@ SELECT enqueue('', 'ann@example.com', 'org:member') AS empty_organization,
        enqueue(E'org_test\n', 'ann@example.com', 'org:member') AS line_break_organization,
        enqueue('org_test', '', 'org:member') AS empty_address,
        enqueue('org_test', 'ann', 'org:member') AS no_address_at_all,
-       enqueue('org_test', E'ann@example.com\r', 'org:member') AS line_break_address,
+       enqueue('org_test', E'ann@\rexample.com', 'org:member') AS line_break_address,
+       enqueue('org_test', E' \t', 'org:member') AS blank_address,
        enqueue('org_test', 'ann@example.com', '') AS empty_role,
        enqueue('org_test', 'ann@example.com', E'org:\tmember') AS tab_role,
        enqueue('org_test', 'ann@example.com', 'org:member', '') AS empty_redirect,
@@ -68,8 +70,47 @@ SELECT enqueue('', 'ann@example.com', 'org:member') AS empty_organization,
        enqueue('org_test', 'ann@example.com', 'org:member',
                metadata => jsonb_build_object('a', repeat('x', 8192 - 9))) AS just_fitting_metadata,
        enqueue('org_test', 'ann@example.com', 'org:member', expires_in_days => 0) AS no_days,
-       enqueue('org_test', 'ann@example.com', 'org:member', expires_in_days => 366) AS too_many_days
+       enqueue('org_test', 'ann@example.com', 'org:member', expires_in_days => 366) AS too_many_days,
+       enqueue('org_test', 'ann@example.com', 'org:member', send_after => '-infinity') AS no_time
 \gx
+
+-- The lengths are those of the synchronous functions.
+SELECT argument, maximum,
+       CASE argument
+           WHEN 'org_id' THEN enqueue(long, 'ann@example.com', 'org:member')
+           WHEN 'inviter' THEN enqueue('org_test', 'ann@example.com', 'org:member', inviter => long)
+           WHEN 'email' THEN enqueue('org_test', '@' || right(long, -1), 'org:member')
+           WHEN 'role' THEN enqueue('org_test', 'ann@example.com', long)
+           WHEN 'redirect' THEN enqueue('org_test', 'ann@example.com', 'org:member', long)
+       END
+FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
+             ('redirect', 8000)) AS a (argument, maximum),
+     LATERAL (VALUES (maximum), (maximum + 1), (9000000)) AS l (length),
+     LATERAL repeat('x', length) AS long;
+
+-- White space around an address is taken off, that within is not.
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+VALUES ('org_test', E'\t spaced@example.com\r\n', 'org:member'),
+       ('org_test', 'with in@example.com ', 'org:member');
+COPY clerk_invitation_outbox (organization_id, email_address, role) FROM stdin (FORMAT csv);
+org_test, copied@example.com ,org:member
+\.
+SELECT clerk_enqueue_organization_invitation('org_test', NULL, E'\nfunction@example.com ', 'org:member') > 0 AS enqueued;
+UPDATE clerk_invitation_outbox SET email_address = ' changed@example.com ' WHERE email_address = 'copied@example.com';
+SELECT quote_literal(email_address) FROM clerk_invitation_outbox
+WHERE email_address ~ 'spaced|with|copied|function|changed' ORDER BY id;
+
+-- Numbers leave room, and attempts can go on.
+\set VERBOSITY terse
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (9223372036854775807, 'org_test', 'ann@example.com', 'org:member');
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (0, 'org_test', 'ann@example.com', 'org:member');
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, attempts)
+VALUES ('org_test', 'ann@example.com', 'org:member', 2147483647);
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, attempts)
+VALUES ('org_test', 'ann@example.com', 'org:member', -1);
+\set VERBOSITY default
 
 -- Cancel and retry tell whether they did something.
 SELECT clerk_cancel_invitation(1) AS canceled, clerk_cancel_invitation(1) AS again,
@@ -123,6 +164,128 @@ SELECT url FROM clerk_invitation_outbox;
 RESET ROLE;
 DROP OWNED BY regress_clerk_plain;
 DROP ROLE regress_clerk_plain;
+
+-- Who may insert or change rows, and is not the owner, chooses no internal
+-- column: they are as the table says.
+CREATE ROLE regress_clerk_owner;
+CREATE ROLE regress_clerk_app;
+GRANT ALL ON clerk_invitation_outbox TO regress_clerk_app;
+GRANT USAGE ON SEQUENCE clerk_invitation_outbox_id_seq TO regress_clerk_app;
+SET ROLE regress_clerk_app;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, notify, send_after)
+VALUES ('org_test', ' app@example.com', 'org:member', false, 'infinity')
+RETURNING email_address, state, attempts;
+-- What is given may be what the table says.
+INSERT INTO clerk_invitation_outbox
+    (organization_id, email_address, role, send_after, state, attempts, send_alone, enqueued_at, url)
+VALUES ('org_test', 'app2@example.com', 'org:member', 'infinity', 'queued', 0, false, now(), NULL)
+RETURNING state, attempts;
+RESET ROLE;
+\i test/error_of.sql
+-- Each column that a sender keeps account in, with a value that could be.
+CREATE TEMPORARY TABLE internal AS
+SELECT attname AS name,
+       CASE attname
+           WHEN 'state' THEN 'canceled'
+           ELSE CASE atttypid
+               WHEN 'text'::regtype THEN 'x'
+               WHEN 'integer'::regtype THEN '2147'
+               WHEN 'boolean'::regtype THEN 'true'
+               WHEN 'timestamptz'::regtype THEN '2020-01-01 00:00+00'
+           END
+       END AS value
+FROM pg_attribute
+WHERE attrelid = 'clerk_invitation_outbox'::regclass AND attnum > 0 AND NOT attisdropped
+  AND attname NOT IN ('id', 'organization_id', 'inviter_user_id', 'email_address', 'role', 'redirect_url',
+                      'public_metadata', 'private_metadata', 'expires_in_days', 'notify', 'send_after');
+GRANT SELECT ON internal TO regress_clerk_app;
+SET ROLE regress_clerk_app;
+SELECT name, "SQLSTATE", message, hint, column_name = name AS names_it
+FROM internal, error_of(format(
+    'INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, %I)
+     VALUES (''org_test'', ''a@example.com'', ''org:member'', %L)', name, value));
+-- Nor by COPY, nor at a conflict, nor in a row of many.
+COPY clerk_invitation_outbox (organization_id, email_address, role, attempts) FROM stdin;
+org_test	a@example.com	org:member	0
+org_test	b@example.com	org:member	2147483647
+\.
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+VALUES ('org_test', 'conflict@example.com', 'org:member') RETURNING id \gset
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (:id, 'org_test', 'conflict@example.com', 'org:member')
+ON CONFLICT (id) DO UPDATE SET attempts = 7;
+-- Numbers are the sequence's to give out.
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (:id + 1, 'org_test', 'a@example.com', 'org:member');
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (-1, 'org_test', 'a@example.com', 'org:member');
+\set VERBOSITY sqlstate
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
+VALUES (NULL, 'org_test', 'a@example.com', 'org:member');
+\set VERBOSITY default
+-- A change of what is asked for is fine, and so are the changes of the state
+-- that there are, with what comes with them and nothing else.
+SELECT name, "SQLSTATE", message, column_name = name AS names_it
+FROM internal, error_of(format(
+    'UPDATE clerk_invitation_outbox SET %I = %L WHERE id = %s', name, value, :id))
+WHERE name <> 'state';
+UPDATE clerk_invitation_outbox SET id = id + 1000 WHERE id = :id;
+UPDATE clerk_invitation_outbox SET state = 'canceled', attempts = 7 WHERE id = :id;
+UPDATE clerk_invitation_outbox SET role = 'org:admin', email_address = ' changed-by-app@example.com' WHERE id = :id
+RETURNING role, email_address;
+UPDATE clerk_invitation_outbox SET state = 'canceled' WHERE id = :id RETURNING state, settled_at IS NOT NULL AS settled;
+UPDATE clerk_invitation_outbox SET settled_at = NULL WHERE id = :id;
+RESET ROLE;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after, state, attempts, send_alone,
+    first_claimed_at, claimed_at, settled_at, next_attempt_at, error_code)
+VALUES ('org_test', 'failed-before@example.com', 'org:member', 'infinity', 'failed', 10, true, now(), now(), now(),
+    now(), 'duplicate_record') RETURNING id \gset
+SET ROLE regress_clerk_app;
+UPDATE clerk_invitation_outbox SET state = 'queued', error_code = NULL WHERE id = :id;
+UPDATE clerk_invitation_outbox SET state = 'queued', claimed_at = NULL WHERE id = :id;
+UPDATE clerk_invitation_outbox SET state = 'queued', attempts = -5 WHERE id = :id
+RETURNING attempts, send_alone, first_claimed_at, claimed_at IS NOT NULL AS was_claimed, settled_at, next_attempt_at,
+    error_code;
+RESET ROLE;
+-- The owner may, who need not be a superuser, and whoever is a member of it.
+GRANT CREATE ON SCHEMA public TO regress_clerk_owner;
+ALTER TABLE clerk_invitation_outbox OWNER TO regress_clerk_owner;
+REVOKE CREATE ON SCHEMA public FROM regress_clerk_owner;
+SET ROLE regress_clerk_owner;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, state)
+VALUES ('org_test', 'owned@example.com', 'org:member', 'sent') RETURNING state;
+RESET ROLE;
+GRANT regress_clerk_owner TO regress_clerk_app;
+SET ROLE regress_clerk_app;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, state)
+VALUES ('org_test', 'owned-too@example.com', 'org:member', 'sent') RETURNING state;
+RESET ROLE;
+ALTER TABLE clerk_invitation_outbox OWNER TO CURRENT_USER;
+DROP OWNED BY regress_clerk_app, regress_clerk_owner;
+DROP ROLE regress_clerk_app, regress_clerk_owner;
+DROP FUNCTION error_of(text);
+DROP TABLE internal;
+
+-- Rows that come with their numbers, as from a restore or a subscription, are
+-- not met by those that get one; nor when the sequence is set back at its end.
+SELECT last_value AS last FROM clerk_invitation_outbox_id_seq \gset
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role, send_after)
+SELECT :last + n, 'org_test', 'restored' || n || '@example.com', 'org:member', 'infinity'
+FROM generate_series(1, 3) AS n;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
+VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id - :last AS after;
+SELECT setval('clerk_invitation_outbox_id_seq', :last) = :last AS set_back;
+SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'next@example.com', 'org:member',
+    send_after => 'infinity') - :last AS after;
+-- Far ahead, and in a transaction that is rolled back.
+BEGIN;
+INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role, send_after)
+VALUES (:last + 1000000, 'org_test', 'far@example.com', 'org:member', 'infinity');
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
+VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id - :last AS after;
+ROLLBACK;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
+VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id - :last AS after;
 
 -- A rollback leaves nothing to send.
 BEGIN;

@@ -558,6 +558,53 @@ DROP ROLE regress_clerk_owner;
 DROP ROLE regress_clerk_app;
 
 --
+-- Nothing is enqueued while clerk_invite.enqueue is off, which everybody may
+-- choose.
+--
+CREATE FUNCTION stop_enqueueing() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    SET clerk_invite.enqueue = off;
+    RETURN NULL;
+END
+$$;
+CREATE ROLE regress_clerk_app;
+GRANT INSERT, SELECT ON members TO regress_clerk_app;
+CREATE TRIGGER invite_row AFTER INSERT ON members FOR EACH ROW
+EXECUTE FUNCTION clerk_invitation_trigger('=org_row', '', 'email', '=org:member');
+CREATE TRIGGER invite_statement AFTER INSERT ON members REFERENCING NEW TABLE AS new_ones FOR EACH STATEMENT
+EXECUTE FUNCTION clerk_invitation_trigger('=org_statement', '', 'email', '=org:member');
+CREATE CONSTRAINT TRIGGER invite_deferred AFTER INSERT ON members INITIALLY DEFERRED FOR EACH ROW
+EXECUTE FUNCTION clerk_invitation_trigger('=org_deferred', '', 'email', '=org:member');
+SET ROLE regress_clerk_app;
+SET clerk_invite.enqueue = off;
+INSERT INTO members (email) VALUES ('silent1@example.com'), ('silent2@example.com');
+COPY members (email) FROM stdin;
+silent3@example.com
+\.
+RESET clerk_invite.enqueue;
+INSERT INTO members (email) VALUES ('loud@example.com');
+-- For a transaction; what is deferred to its end is, too.
+BEGIN;
+SET LOCAL clerk_invite.enqueue = off;
+INSERT INTO members (email) VALUES ('local@example.com');
+COMMIT;
+RESET ROLE;
+SELECT org, email FROM taken();
+-- Rows that were collected before it was turned off are enqueued.
+CREATE TRIGGER invite_row_stop AFTER INSERT ON members FOR EACH ROW EXECUTE FUNCTION stop_enqueueing();
+INSERT INTO members (email) VALUES ('collected@example.com'), ('too-late@example.com');
+SHOW clerk_invite.enqueue;
+RESET clerk_invite.enqueue;
+SELECT org, email FROM taken();
+DROP TRIGGER invite_row_stop ON members;
+DROP TRIGGER invite_row ON members;
+DROP TRIGGER invite_statement ON members;
+DROP TRIGGER invite_deferred ON members;
+DROP FUNCTION stop_enqueueing();
+DROP OWNED BY regress_clerk_app;
+DROP ROLE regress_clerk_app;
+
+--
 -- The outbox altered, made anew, and in other schemas, in one session.
 --
 CREATE TRIGGER invite AFTER INSERT ON members FOR EACH ROW

@@ -11,34 +11,79 @@
 #include "catalog/pg_type_d.h"
 #include "clerk_api.h"
 #include "compat.h"
+#include "mb/pg_wchar.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "white_space.h"
 
 /* Clerk's limits for expires_in_days. */
 #define MIN_EXPIRES_IN_DAYS 1
 #define MAX_EXPIRES_IN_DAYS 365
 
+/* Values of a list's filter; Clerk's JavaScript library documents as many. */
+#define MAX_TEXTS 100
+
 static void check(const char *complaint, const char *name);
 pg_noreturn static void refuse_null(const char *name);
 
+/* A text of at most so many characters. */
 char *
-clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name)
+clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name,
+					int max_length)
 {
 	char	   *value;
 
 	if (PG_ARGISNULL(position))
 		refuse_null(name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(position));
-	check(clerk_text_complaint(value), name);
+	check(clerk_text_complaint(value, max_length), name);
 	return value;
 }
 
 /* NULL if the argument is null. */
 char *
-clerk_optional_text(FunctionCallInfo fcinfo, int position, const char *name)
+clerk_optional_text(FunctionCallInfo fcinfo, int position, const char *name,
+					int max_length)
 {
 	return PG_ARGISNULL(position) ? NULL :
-		clerk_required_text(fcinfo, position, name);
+		clerk_required_text(fcinfo, position, name, max_length);
+}
+
+/* An e-mail address, without white space around it. */
+char *
+clerk_required_address(FunctionCallInfo fcinfo, int position,
+					   const char *name)
+{
+	char	   *value;
+
+	if (PG_ARGISNULL(position))
+		refuse_null(name);
+	value = clerk_optional_address(fcinfo, position, name);
+	check(clerk_address_complaint(value), name);
+	return value;
+}
+
+/*
+ * What an address is compared with, without white space around it; NULL if the
+ * argument is null.
+ */
+char *
+clerk_optional_address(FunctionCallInfo fcinfo, int position,
+					   const char *name)
+{
+	text	   *given;
+	const char *trimmed;
+	size_t		length;
+	char	   *value;
+
+	if (PG_ARGISNULL(position))
+		return NULL;
+	given = PG_GETARG_TEXT_PP(position);
+	length = VARSIZE_ANY_EXHDR(given);
+	trimmed = clerk_trim(VARDATA_ANY(given), &length);
+	value = pnstrdup(trimmed, length);
+	check(clerk_text_complaint(value, CLERK_MAX_ADDRESS), name);
+	return value;
 }
 
 /* One of Clerk's identifiers that becomes a part of a URL's path. */
@@ -46,7 +91,8 @@ char *
 clerk_required_identifier(FunctionCallInfo fcinfo, int position,
 						  const char *name)
 {
-	char	   *value = clerk_required_text(fcinfo, position, name);
+	char	   *value = clerk_required_text(fcinfo, position, name,
+											CLERK_MAX_IDENTIFIER);
 
 	if (!clerk_is_identifier(value))
 		ereport(ERROR,
@@ -90,6 +136,11 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must not be empty", name)));
+	if (count > MAX_TEXTS)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("argument \"%s\" must not have more than %d elements",
+						name, MAX_TEXTS)));
 	for (int i = 0; i < count; i++)
 	{
 		if (nulls[i])
@@ -97,15 +148,9 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"%s\" must not contain nulls", name)));
 		values = lappend(values, TextDatumGetCString(elements[i]));
-		check(clerk_text_complaint(llast(values)), name);
+		check(clerk_text_complaint(llast(values), CLERK_MAX_IDENTIFIER), name);
 	}
 	return values;
-}
-
-void
-clerk_check_address(const char *address, const char *name)
-{
-	check(clerk_address_complaint(address), name);
 }
 
 void
@@ -115,14 +160,17 @@ clerk_check_expires_in_days(int64 days, const char *name)
 }
 
 /*
- * No identifier, address, role or URL is empty or has a control character in
- * it.  Line breaks come from careless imports; they are named to help.
+ * No identifier, address, role or URL is empty, very long, or has a control
+ * character in it.  Line breaks come from careless imports; they are named to
+ * help.
  */
 const char *
-clerk_text_complaint(const char *value)
+clerk_text_complaint(const char *value, int max_length)
 {
 	if (value[0] == '\0')
 		return "must not be empty";
+	if (pg_mbstrlen(value) > max_length)
+		return psprintf("must not be longer than %d characters", max_length);
 	for (const char *c = value; *c != '\0'; c++)
 		if ((unsigned char) *c < ' ' || *c == 0x7F)
 			return "must not contain a line break or another control character";

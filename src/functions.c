@@ -74,11 +74,13 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	clerk_prevent_write("clerk_create_organization_invitation()");
 
 	wanted.organization_id = clerk_required_identifier(fcinfo, ARG_ORG_ID, "org_id");
-	wanted.inviter_user_id = clerk_optional_text(fcinfo, ARG_INVITER, "inviter");
-	wanted.email_address = clerk_required_text(fcinfo, ARG_EMAIL, "email");
-	clerk_check_address(wanted.email_address, "email");
-	wanted.role = clerk_required_text(fcinfo, ARG_ROLE, "role");
-	wanted.redirect_url = clerk_optional_text(fcinfo, ARG_REDIRECT, "redirect");
+	wanted.inviter_user_id = clerk_optional_text(fcinfo, ARG_INVITER, "inviter",
+												 CLERK_MAX_IDENTIFIER);
+	wanted.email_address = clerk_required_address(fcinfo, ARG_EMAIL, "email");
+	wanted.role = clerk_required_text(fcinfo, ARG_ROLE, "role",
+									  CLERK_MAX_IDENTIFIER);
+	wanted.redirect_url = clerk_optional_text(fcinfo, ARG_REDIRECT, "redirect",
+											  CLERK_MAX_URL);
 	wanted.public_metadata = clerk_optional_object(fcinfo, ARG_METADATA, "metadata");
 	wanted.private_metadata = clerk_optional_object(fcinfo, ARG_PRIVATE_METADATA,
 													"private_metadata");
@@ -166,7 +168,8 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
 											  "invitation_id");
 	requesting_user = clerk_optional_text(fcinfo, ARG_REQUESTING_USER,
-										  "requesting_user");
+										  "requesting_user",
+										  CLERK_MAX_IDENTIFIER);
 
 	request = clerk_start_revoke_invitation(org_id, invitation_id,
 											requesting_user, &error);

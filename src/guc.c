@@ -47,6 +47,7 @@ int			clerk_single_requests_per_hour;
 int			clerk_bulk_requests_per_hour;
 int			clerk_rate_limit_window;
 bool		clerk_worker_enabled;
+bool		clerk_enqueue_enabled;
 
 static char *secret_key_file;
 static char *secret_key_mask;	/* what guc.c believes the key to be */
@@ -292,6 +293,19 @@ define_delivery_settings(void)
 static void
 define_outbox_settings(void)
 {
+	/*
+	 * PGC_USERSET: a restore need not be a superuser's, and who may insert a
+	 * member may do without the invitation.
+	 */
+	DefineCustomBoolVariable("clerk_invite.enqueue",
+							 "Puts invitations for new members into the outbox.",
+							 "Otherwise clerk_invitation_trigger() does nothing, as for a restore.",
+							 &clerk_enqueue_enabled,
+							 true,
+							 PGC_USERSET,
+							 0,
+							 NULL, NULL, NULL);
+
 	DefineCustomIntVariable("clerk_invite.retention",
 							"Sets how long invitations stay in the outbox after they were settled.",
 							"0 keeps them for ever.",

@@ -20,6 +20,7 @@ extern int	clerk_verify_delay; /* milliseconds */
 extern int	clerk_retention;	/* seconds; 0: for ever */
 extern char *clerk_notify_channel;	/* empty: nobody is notified */
 extern bool clerk_worker_enabled;
+extern bool clerk_enqueue_enabled;
 
 extern int	clerk_single_requests_per_hour; /* in each rate_limit_window */
 extern int	clerk_bulk_requests_per_hour;	/* in each rate_limit_window */

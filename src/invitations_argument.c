@@ -18,6 +18,7 @@
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/numeric.h"
+#include "white_space.h"
 
 typedef enum FieldKind
 {
@@ -34,18 +35,19 @@ typedef struct Field
 	FieldKind	kind;
 	bool		required;
 	size_t		offset;			/* in ClerkNewInvitation */
+	int			max_length;		/* of a text, in characters; 0 for others */
 } Field;
 
 /* The address comes first: what is said of the other fields quotes it. */
 static const Field fields[] = {
-	{"email_address", FIELD_ADDRESS, true, offsetof(ClerkNewInvitation, email_address)},
-	{"role", FIELD_TEXT, true, offsetof(ClerkNewInvitation, role)},
-	{"inviter_user_id", FIELD_TEXT, false, offsetof(ClerkNewInvitation, inviter_user_id)},
-	{"redirect_url", FIELD_TEXT, false, offsetof(ClerkNewInvitation, redirect_url)},
-	{"public_metadata", FIELD_OBJECT, false, offsetof(ClerkNewInvitation, public_metadata)},
-	{"private_metadata", FIELD_OBJECT, false, offsetof(ClerkNewInvitation, private_metadata)},
-	{"expires_in_days", FIELD_DAYS, false, offsetof(ClerkNewInvitation, expires_in_days)},
-	{"notify", FIELD_FLAG, false, offsetof(ClerkNewInvitation, notify)},
+	{"email_address", FIELD_ADDRESS, true, offsetof(ClerkNewInvitation, email_address), CLERK_MAX_ADDRESS},
+	{"role", FIELD_TEXT, true, offsetof(ClerkNewInvitation, role), CLERK_MAX_IDENTIFIER},
+	{"inviter_user_id", FIELD_TEXT, false, offsetof(ClerkNewInvitation, inviter_user_id), CLERK_MAX_IDENTIFIER},
+	{"redirect_url", FIELD_TEXT, false, offsetof(ClerkNewInvitation, redirect_url), CLERK_MAX_URL},
+	{"public_metadata", FIELD_OBJECT, false, offsetof(ClerkNewInvitation, public_metadata), 0},
+	{"private_metadata", FIELD_OBJECT, false, offsetof(ClerkNewInvitation, private_metadata), 0},
+	{"expires_in_days", FIELD_DAYS, false, offsetof(ClerkNewInvitation, expires_in_days), 0},
+	{"notify", FIELD_FLAG, false, offsetof(ClerkNewInvitation, notify), 0},
 };
 
 #define FIELD_NAMES \
@@ -74,7 +76,7 @@ static void check_names(const Element *element);
 static bool is_field(const JsonbValue *name);
 static const char *read_field(const JsonbValue *value, const Field *field,
 							  ClerkNewInvitation *invitation);
-static const char *read_text(const JsonbValue *value, FieldKind kind,
+static const char *read_text(const JsonbValue *value, const Field *field,
 							 char **text);
 static const char *read_days(const JsonbValue *value, int *days);
 static void check_expressible(const Element *element, int length);
@@ -199,7 +201,7 @@ read_field(const JsonbValue *value, const Field *field,
 	{
 		case FIELD_ADDRESS:
 		case FIELD_TEXT:
-			return read_text(value, field->kind, target);
+			return read_text(value, field, target);
 		case FIELD_OBJECT:
 			if (value->type != jbvBinary ||
 				!JsonContainerIsObject(value->val.binary.data))
@@ -220,16 +222,21 @@ read_field(const JsonbValue *value, const Field *field,
 
 /* Sets *text only if nothing is wrong with it. */
 static const char *
-read_text(const JsonbValue *value, FieldKind kind, char **text)
+read_text(const JsonbValue *value, const Field *field, char **text)
 {
+	const char *string = value->val.string.val;
+	size_t		length;
 	char	   *given;
 	const char *complaint;
 
 	if (value->type != jbvString)
 		return "must be a JSON string";
-	given = pnstrdup(value->val.string.val, value->val.string.len);
-	complaint = clerk_text_complaint(given);
-	if (complaint == NULL && kind == FIELD_ADDRESS)
+	length = value->val.string.len;
+	if (field->kind == FIELD_ADDRESS)
+		string = clerk_trim(string, &length);
+	given = pnstrdup(string, length);
+	complaint = clerk_text_complaint(given, field->max_length);
+	if (complaint == NULL && field->kind == FIELD_ADDRESS)
 		complaint = clerk_address_complaint(given);
 	if (complaint == NULL)
 		*text = given;

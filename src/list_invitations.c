@@ -93,7 +93,7 @@ clerk_read_organization_invitations(PG_FUNCTION_ARGS)
 		PreventCommandIfParallelMode("clerk_list_organization_invitations()");
 		listing.organization_id = clerk_required_identifier(fcinfo, 0, "org_id");
 		listing.statuses = clerk_optional_texts(fcinfo, 1, "status");
-		listing.email_address = clerk_optional_text(fcinfo, 2, "email");
+		listing.email_address = clerk_optional_address(fcinfo, 2, "email");
 		failure = psprintf("could not list the invitations of organization \"%s\"",
 						   listing.organization_id);
 	}
@@ -119,7 +119,7 @@ clerk_read_instance_organization_invitations(PG_FUNCTION_ARGS)
 		clerk_require_fit();
 		PreventCommandIfParallelMode("clerk_list_instance_organization_invitations()");
 		listing.statuses = clerk_optional_texts(fcinfo, 0, "status");
-		listing.query = clerk_optional_text(fcinfo, 1, "query");
+		listing.query = clerk_optional_text(fcinfo, 1, "query", CLERK_MAX_ADDRESS);
 	}
 	return list(fcinfo, &listing,
 				"could not list the invitations of the Clerk instance");

@@ -43,18 +43,9 @@ static ClerkOutboxStatement cancel_row = {
 	.by_hand = true
 };
 
-/*
- * An invitation that was abandoned may be there: it is still the row's own if
- * it was created since the first claim.
- */
+/* The guard lets the rest begin anew. */
 static ClerkOutboxStatement retry_row = {
-	.text = "UPDATE ONLY %1$s AS o SET state = 'queued', attempts = 0, "
-	"next_attempt_at = NULL, send_alone = false, settled_at = NULL, "
-	"consecutive_failures = 0, database_error = NULL, "
-	"first_claimed_at = CASE o.error_code WHEN '" CLERK_OUTBOX_ABANDONED "' "
-	"THEN o.first_claimed_at END, "
-	"first_claimed_clock = CASE o.error_code WHEN '" CLERK_OUTBOX_ABANDONED "' "
-	"THEN o.first_claimed_clock END "
+	.text = "UPDATE ONLY %1$s AS o SET state = 'queued' "
 	"WHERE o.id = $1 AND o.state = 'failed'",
 	.parameters = 1,
 	.types = {INT8OID},

@@ -12,6 +12,8 @@
 #include "statement_request.h"
 
 static int	count_running(ClerkHttpRequest *const *requests, int count);
+static void warn_if_about_to_leave(ClerkHttpRequest *const *requests,
+								   int count, ClerkEffect effect);
 static const char *what_may_be_done(int sent, ClerkEffect effect);
 
 /*
@@ -45,7 +47,7 @@ clerk_await_any(ClerkHttpRequest *const *requests, int count,
 
 	while (running > 0 && count_running(requests, count) == running)
 	{
-		clerk_warn_if_about_to_leave(requests, count, effect);
+		warn_if_about_to_leave(requests, count, effect);
 		CHECK_FOR_INTERRUPTS();
 		clerk_http_wait(-1);
 	}
@@ -68,9 +70,9 @@ count_running(ClerkHttpRequest *const *requests, int count)
  * called before CHECK_FOR_INTERRUPTS(), with the requests that were started
  * and not finished.
  */
-void
-clerk_warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
-							 ClerkEffect effect)
+static void
+warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
+					   ClerkEffect effect)
 {
 	int			sent = 0;
 

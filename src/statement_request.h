@@ -15,8 +15,6 @@ extern void clerk_prevent_write(const char *function);
 extern void clerk_await(ClerkHttpRequest *request, ClerkEffect effect);
 extern void clerk_await_any(ClerkHttpRequest *const *requests, int count,
 							ClerkEffect effect);
-extern void clerk_warn_if_about_to_leave(ClerkHttpRequest *const *requests,
-										 int count, ClerkEffect effect);
 extern TupleDesc clerk_invitation_descriptor(FunctionCallInfo fcinfo);
 extern HeapTuple clerk_form_invitation(TupleDesc descriptor,
 									   ClerkInvitation *invitation);

@@ -31,6 +31,7 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "fmgr.h"
+#include "guc.h"
 #include "miscadmin.h"
 #include "owner_rights.h"
 #include "utils/builtins.h"
@@ -160,6 +161,10 @@ clerk_invitation_trigger(PG_FUNCTION_ARGS)
 	TriggerEvent event = work.trigger->tg_event;
 	ErrorContextCallback context = {error_context_stack, describe_work, &work};
 	Enqueuer   *enqueuer;
+
+	/* What has been collected is inserted in any case. */
+	if (!clerk_enqueue_enabled && !is_flush(work.trigger))
+		return PointerGetDatum(NULL);
 
 	error_context_stack = &context;
 	enqueuer = get_enqueuer(fcinfo, &work);

@@ -17,7 +17,7 @@ floor_of()
 		domain_name | monotonic_clock | owner_rights | planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | outbox_statement | server_clock | worker_slots) echo 2 ;;
 		email_address | http | json_reader | outbox_lock | outbox_retention) echo 3 ;;
-		outbox_set_aside | rate_limit | rollback_warning) echo 3 ;;
+		outbox_numbers | outbox_set_aside | rate_limit | rollback_warning | white_space) echo 3 ;;
 		clerk_error | invitation_json | outbox) echo 4 ;;
 		clerk_api | installed_extension | outbox_by_hand | outbox_guard | outbox_status) echo 5 ;;
 		arguments | invitation_pages | procedure | statement_request | verdict) echo 6 ;;

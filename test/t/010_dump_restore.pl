@@ -209,6 +209,13 @@ ok( wait_until(
 		sub { return state_of($other, 'with_worker', 'arrived') eq 'sent 1' }),
 	'... which goes on with what was under way');
 
+# Data alone, into a database whose members table has its trigger already, which
+# comes before the outbox in the dump, or after it.
+foreach my $table (qw(app.members public.members))
+{
+	check_data_only($table);
+}
+
 # The whole cluster.
 
 $node->command_ok(
@@ -222,6 +229,116 @@ ok(index($all, $ClerkTest::KEY) < 0,
 	'the dump of the cluster does not hold the key');
 
 done_testing();
+
+# Restores the data of a members table of this name, and of an outbox in schema
+# x, in all ways that a restore can go.
+sub check_data_only
+{
+	my ($table) = @_;
+	my $before = $table =~ /^app/;
+	my $what = $before ? 'members before the outbox' : 'members after the outbox';
+	my ($schema) = split(/\./, $table);
+	# Of the two tables' schemas, the one with the first name is restored first.
+	my $outbox_schema = $before ? 'x' : 'a';
+	my $rows = "SELECT id, md5(o::text) FROM $outbox_schema.clerk_invitation_outbox AS o ORDER BY id";
+	my $members = "SELECT string_agg(email, ' ' ORDER BY email) FROM $table";
+	my $dump = "$folder/$schema";
+	my @excluding = ('--exclude-table-data', '*.clerk_invitation_outbox');
+
+	$node->safe_psql('postgres', "CREATE DATABASE ${schema}_original");
+	$node->safe_psql(
+		"${schema}_original", qq(
+		CREATE SCHEMA IF NOT EXISTS $schema;
+		CREATE SCHEMA $outbox_schema;
+		CREATE EXTENSION clerk_invite SCHEMA $outbox_schema;
+		CREATE TABLE $table (email text PRIMARY KEY);
+		CREATE TRIGGER invite AFTER INSERT ON $table FOR EACH ROW
+			EXECUTE FUNCTION $outbox_schema.clerk_invitation_trigger('=org_test', '', 'email', '=org:member');
+		INSERT INTO $table SELECT 'member' || n || '\@$schema.example.com' FROM generate_series(1, 5) AS n;
+		INSERT INTO $outbox_schema.clerk_invitation_outbox (organization_id, email_address, role, state)
+		SELECT 'org_test', n || '-sent\@$schema.example.com', 'org:member', 'sent' FROM generate_series(1, 3) AS n;
+		DELETE FROM $outbox_schema.clerk_invitation_outbox WHERE id = 2;
+		SELECT $outbox_schema.clerk_cancel_invitation(3);));
+	my $original_rows = $node->safe_psql("${schema}_original", $rows);
+	my $original_members = $node->safe_psql("${schema}_original", $members);
+	my @from = ('-d', $node->connstr("${schema}_original"));
+
+	run_dump('pg_dump', '-s', '-f', "$dump.schema", @from);
+	run_dump('pg_dump', '-Fd', '-f', "$dump.folder", @from);
+	run_dump('pg_dump', '-Fd', '-f', "$dump.without", @excluding, @from);
+	run_dump('pg_dump', '-a', '--inserts', '-f', "$dump.inserts", @from);
+
+	my @restore = ('pg_restore', '--exit-on-error');
+	my @psql = ('psql', '-Xq', '-v', 'ON_ERROR_STOP=1', '-o', File::Spec->devnull);
+	foreach my $case (
+		[ 'data only', 'off', @restore, '-a', "$dump.folder" ],
+		[ 'data only, in two jobs', 'off', @restore, '-a', '-j', '2', "$dump.folder" ],
+		[ 'data only, as INSERTs', 'off', @psql, '-f', "$dump.inserts" ],
+		[ 'data only, with triggers disabled', 'on', @restore, '-a', '--disable-triggers', "$dump.folder" ],
+		[ 'data only, without the rows of the outbox', 'off', @restore, '-a', "$dump.without" ],
+		[ 'everything', 'on', @restore, "$dump.folder" ],
+		[ 'everything, without the rows of the outbox', 'on', @restore, "$dump.without" ],
+		$before ? () : [ 'data only, enqueueing', 'on', @restore, '-a', "$dump.folder" ])
+	{
+		my ($how, $enqueue, @command) = @$case;
+		my $database = "${schema}_copy";
+		my $on = "$what, $how";
+
+		$other->safe_psql('postgres', "CREATE DATABASE $database");
+		$other->command_ok(
+			[ @psql, '-f', "$dump.schema", '-d', $other->connstr($database) ],
+			"$on: there is a schema")
+		  unless $how =~ /^everything/;
+		{
+			# Nothing in the session has loaded the library when it is set.
+			local $ENV{PGOPTIONS} = "-c clerk_invite.enqueue=$enqueue";
+			$other->command_ok([ @command, '-d', $other->connstr($database) ],
+				"$on: it is restored without an error");
+		}
+		is($other->safe_psql($database, $members),
+			$original_members, "$on: all members are there");
+		if ($how =~ /enqueueing/)
+		{
+			is( $other->safe_psql(
+					$database, qq(
+					SELECT state, count(*), count(DISTINCT email_address)
+					FROM $outbox_schema.clerk_invitation_outbox GROUP BY state ORDER BY state)),
+				"canceled|1|1\nqueued|8|5\nsent|3|3",
+				"$on: each of them is enqueued again");
+		}
+		else
+		{
+			is($other->safe_psql($database, $rows),
+				$how =~ /without the rows/ ? '' : $original_rows,
+				"$on: nobody is enqueued");
+		}
+
+		# Whatever the dump made of the sequence.
+		is( attempt(
+				$other, $database,
+				"INSERT INTO $table VALUES ('one\@$schema.example.com'), ('two\@$schema.example.com')"
+			)->{stderr},
+			'', "$on: members can be added");
+		is( $other->safe_psql(
+				$database,
+				"SELECT min(id) > 8 FROM $outbox_schema.clerk_invitation_outbox "
+				  . "WHERE email_address ~ '^(one|two)\@'"),
+			't',
+			"$on: no number is used twice");
+		$other->safe_psql('postgres', "DROP DATABASE $database");
+	}
+	$node->safe_psql('postgres', "DROP DATABASE ${schema}_original");
+	return;
+}
+
+# Makes a dump.
+sub run_dump
+{
+	my @command = @_;
+
+	$node->command_ok(\@command, "'@command[0 .. 2]' succeeds");
+	return;
+}
 
 # What a restored outbox does; returns how many requests that took.
 sub check_outbox
