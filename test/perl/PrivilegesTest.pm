@@ -25,6 +25,9 @@ use Test::More;
 my $CALLED = 'postgres';
 my $WORKED = 'worked';
 
+# Who calls.
+my @CALLERS = ('postgres', 'erin');
+
 # Seconds in which a worker must have sent what is due.
 my $PATIENCE = 20;
 
@@ -52,7 +55,7 @@ DECLARE
 	way text;
 	aim text;
 BEGIN
-	RAISE LOG 'payload ran as % in %', current_user, current_database();
+	RAISE LOG 'payload ran as %', current_user;
 	FOREACH way IN ARRAY ARRAY[
 		'SELECT 1',
 		'SET ROLE NONE',
@@ -70,7 +73,7 @@ BEGIN
 			BEGIN
 				EXECUTE way;
 				EXECUTE aim;
-				RAISE LOG 'payload could % in %', aim, current_database();
+				RAISE LOG 'payload could %', aim;
 				RETURN true;
 			EXCEPTION WHEN OTHERS THEN
 				NULL;
@@ -161,6 +164,7 @@ sub new
 		$node->safe_psql(
 			$database, qq(
 			GRANT CREATE ON DATABASE $database TO bob, mallory;
+			GRANT CREATE ON SCHEMA public TO bob;
 			ALTER TABLE clerk_invitation_outbox OWNER TO bob;
 			CREATE TABLE members (email text);
 			GRANT INSERT ON members TO erin;
@@ -196,40 +200,21 @@ sub check
 	my ($self, $title, $attacker, $sql, %params) = @_;
 	my $node = $self->{node};
 	my $number = ++$self->{attacks};
-	my %seen;
-	my $left_behind = '';
+	my $grant =
+	  $params{grant}
+	  ? "GRANT $params{grant} ON clerk_invitation_outbox TO $attacker;"
+	  : '';
 
-	foreach my $database ($CALLED, $WORKED)
-	{
-		$self->psql_as('bob', $database,
-			"GRANT $params{grant} ON clerk_invitation_outbox TO $attacker")
-		  if $params{grant};
-		$self->psql_as($attacker, $database, "$TOOLS\n$sql");
-	}
-
+	$self->_run(map { ("\\connect $_ bob\n$grant",
+		"\\connect $_ $attacker\n$TOOLS\n$sql") } $CALLED, $WORKED);
 	my $log = -s $node->logfile;
-	$self->psql_as('bob', $WORKED,
-		_insert("attack-w$number", "honest-w$number"));
-	foreach my $who ('postgres', 'erin')
-	{
-		my $from = -s $node->logfile;
-
-		$left_behind .= $self->_work($who, "$who-$number");
-		_note_payloads(\%seen, slurp_file($node->logfile, $from), $CALLED,
-			$who);
-	}
-	my $unsent = $self->_unsent($CALLED, 'honest-%');
-	$unsent .= $self->_unsent_by_worker("honest-w$number");
-	$self->_wait_for_worker;
-	_note_payloads(\%seen, slurp_file($node->logfile, $log), $WORKED, '');
+	my $left_behind = $self->_work($number);
+	my $unsent = $self->_unsent($number);
+	my %seen = _payloads(slurp_file($node->logfile, $log));
 
 	is( join(', ', sort grep { !/ as bob$/ } keys %seen),
 		'', "$title: nothing of it has more rights than the outbox's owner");
-	is( $node->safe_psql('postgres',
-			q(SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper AND rolname <> 'postgres')
-		),
-		'',
-		'... and nobody becomes a superuser');
+	is($self->_superusers, 'postgres', '... and nobody becomes a superuser');
 	is($left_behind, '', '... and nothing of it stays in a session');
 	is($unsent, '', '... and what is honest is sent');
 	if ($params{runs})
@@ -237,192 +222,235 @@ sub check
 		my @missing = grep { !$seen{"$_ as bob"} } @{ $params{runs} };
 		is("@missing", '', '... and it runs as the owner');
 	}
-
-	$self->_clean_up($attacker, $params{undo});
+	$self->_clean_up($params{undo} // '');
 	return;
 }
 
-# Runs SQL as a role, to its end, and dies if it fails.
-sub psql_as
+# Runs scripts for psql, one after the other in one process; dies if one fails.
+sub _run
 {
-	my ($self, $role, $database, $sql) = @_;
+	my ($self, @scripts) = @_;
 
-	return $self->{node}
-	  ->safe_psql($database, $sql, extra_params => [ '-U', $role ]);
+	return $self->{node}->safe_psql($CALLED, join("\n;\n", @scripts));
 }
 
-# What one role does with the outbox.  Returns what it finds changed in its
-# session.
+# What people do with the outbox, among them the worker.  Returns what they find
+# changed in their sessions.
 sub _work
 {
-	my ($self, $who, $name) = @_;
-	my $enqueue = "SELECT clerk_enqueue_organization_invitation"
-	  . "('org_test', NULL, '%s\@example.com', 'org:member', send_after => %s);";
+	my ($self, $number) = @_;
 	my $changes = '';
+	my $output;
 
-	$changes .= $self->_session(
+	$self->_run("\\connect $WORKED bob",
+		_insert("attack-$number", "honest-$number"));
+	$output = $self->_attempt(
+		(map { _first_part($_, "$_-$number") } @CALLERS),
+		map { _invitations_of("$_-$number") } @CALLERS);
+	$changes .= _changes($output);
+	foreach my $who (@CALLERS)
+	{
+		my ($invitations, $failed) =
+		  $output =~ /^-- invitations of $who-$number\n(.*?)^-- failed\n(.*?)^-- end$/ms;
+
+		$self->{clerk}->control('accept', { id => $_ })
+		  foreach split(/\n/, $invitations // '');
+		$changes .= _changes(
+			$self->_attempt(_second_part($who, ($failed // '') =~ s/\n//r || 0)));
+	}
+	return $changes;
+}
+
+# Runs scripts that may fail; returns what they write.
+sub _attempt
+{
+	my ($self, @scripts) = @_;
+
+	return attempt($self->{node}, $CALLED, join("\n;\n", @scripts))->{stdout} . "\n";
+}
+
+# What a role does before anybody accepts.
+sub _first_part
+{
+	my ($who, $name) = @_;
+	my $enqueue = sub {
+		my ($email, $send_after) = @_;
+
+		return 'SELECT clerk_enqueue_organization_invitation'
+		  . "('org_test', NULL, '$email-$name\@example.com', 'org:member', send_after => $send_after)";
+	};
+
+	return _session(
 		$who,
 		functions => [
 			'BEGIN;',
-			sprintf($enqueue, "attack-f-$name", 'now()'),
+			$enqueue->('attack-f', 'now()') . ';',
 			'STATE',
 			'COMMIT;',
-			sprintf($enqueue, "honest-f-$name", 'now()'),
-			sprintf($enqueue, "${REFUSED}attack-r-$name", 'now()'),
+			$enqueue->('honest-f', 'now()') . ';',
+			$enqueue->("${REFUSED}attack-r", 'now()') . ';',
 			'SELECT clerk_cancel_invitation(('
-			  . sprintf($enqueue, "attack-c-$name", "'infinity'") =~ s/;//r
-			  . '));',
+			  . $enqueue->('attack-c', q('infinity')) . '));'
 		],
 		members => [
 			'BEGIN;',
 			"INSERT INTO members VALUES ('attack-m-$name\@example.com');",
 			'STATE',
 			'COMMIT;',
-			"INSERT INTO members VALUES ('honest-m-$name\@example.com');",
+			"INSERT INTO members VALUES ('honest-m-$name\@example.com');"
 		],
 		send => [
 			'CALL clerk_send_invitations();', 'STATE',
 			'CALL clerk_send_invitations();'
 		]);
-	$self->{clerk}->control('accept', { id => $_ })
-	  foreach split(
-		/\n/,
-		$self->psql_as(
-			'bob', $CALLED,
-			"SELECT invitation_id FROM clerk_invitation_outbox
-			WHERE state = 'sent' AND email_address ~ '-[fm]-$name\@'"));
-	my $failed = $self->psql_as('bob', $CALLED,
-		"SELECT max(id) FROM clerk_invitation_outbox WHERE state = 'failed'")
-	  || 0;
-	$changes .= $self->_session(
+}
+
+# The same after that.
+sub _second_part
+{
+	my ($who, $failed) = @_;
+
+	return _session(
 		$who,
 		refresh => ['CALL clerk_refresh_invitations();'],
 		retry => ["SELECT clerk_retry_invitation($failed);"]);
-	return $changes;
+}
+
+# What is sent, and what has failed.  Asked by the owner: what he has attached
+# would run with the rights of anybody else.
+sub _invitations_of
+{
+	my ($name) = @_;
+
+	return qq(\\connect $CALLED bob
+		\\echo -- invitations of $name
+		SELECT invitation_id FROM clerk_invitation_outbox
+			WHERE state = 'sent' AND email_address ~ '-[fm]-$name\@';
+		\\echo -- failed
+		SELECT id FROM clerk_invitation_outbox
+			WHERE state = 'failed' AND email_address ~ '-r-$name\@';
+		\\echo -- end);
 }
 
 # Statements in one session, in groups with a name that the log has, too.  The
 # state is looked at after each group, and where "STATE" stands.
 sub _session
 {
-	my ($self, $who, @groups) = @_;
+	my ($who, @groups) = @_;
+	my $show = sub {
+		my ($when) = @_;
+		return "\\echo -- state of $who, $when\n$STATE\n\\echo -- end\n";
+	};
 	# Loads the libraries, which have settings of their own.
-	my $sql = "SET app.tenant = 'honest'; DO 'BEGIN END'; SELECT clerk_worker_status();\n";
-	my $changes = '';
-	my %before;
+	my $sql = "\\connect $CALLED $who\nSET app.tenant = 'honest'; "
+	  . "DO 'BEGIN END'; SELECT clerk_worker_status();\n"
+	  . $show->('start');
 
-	$sql .= "\\echo -- state of start\n$STATE\n\\echo -- end\n";
 	while (my ($name, $statements) = splice(@groups, 0, 2))
 	{
 		$sql .= "DO \$\$ BEGIN RAISE LOG 'process $name'; END \$\$;\n";
-		foreach my $statement (@$statements, 'STATE')
-		{
-			$sql .=
-			  $statement eq 'STATE'
-			  ? "\\echo -- state of $name\n$STATE\n\\echo -- end\n"
-			  : "$statement\n";
-		}
+		$sql .= $_ eq 'STATE' ? $show->($name) : "$_\n"
+		  foreach @$statements, 'STATE';
 	}
-	my $output = attempt($self->{node}, $CALLED, $sql,
-		extra_params => [ '-U', $who ])->{stdout};
-	while ($output =~ /^-- state of (\w+)\n(.*?)^-- end$/msg)
-	{
-		my ($name, %now) = ($1, map { $_ => 1 } split(/\n/, $2));
+	return $sql;
+}
 
-		%before = %now if $name eq 'start';
+# What has changed from state to state of each session.
+sub _changes
+{
+	my ($output) = @_;
+	my $changes = '';
+	my %before;
+
+	while ($output =~ /^-- state of (\w+), (\w+)\n(.*?)^-- end$/msg)
+	{
+		my ($who, $when, %now) = ($1, $2, map { $_ => 1 } split(/\n/, $3));
+
+		$changes .= "$when of $who: nothing can be seen\n" unless %now;
+		%before = %now if $when eq 'start';
 		my @new = grep { !$before{$_} } sort keys %now;
 		$before{$_} = 1 foreach @new;
 		s/loot_[0-9a-f]+/loot/ foreach @new;
-		$changes .= "$name of $who: " . join(', ', @new) . "\n" if @new;
-		$changes .= "$name of $who: nothing can be seen\n" if !%now;
+		$changes .= "$when of $who: " . join(', ', @new) . "\n" if @new;
 	}
 	return $changes;
 }
 
-# Notes who ran the payload in which process, and what it could do.
-sub _note_payloads
+# Who ran the payload in which process, and what it could do.  The worker is no
+# session, so its lines have no application's name.
+sub _payloads
 {
-	my ($seen, $log, $database, $who) = @_;
-	my $process = $who eq '' ? 'worker' : '';
+	my ($log) = @_;
+	my $session = 'none';
+	my %seen;
 
-	while ($log =~ /LOG:  (?:process (\w+)|payload ran as (\S+) in (\S+)|payload could (.+) in (\S+))$/mg)
+	foreach my $line (split(/\n/, $log))
 	{
-		my ($name, $role, $in, $step, $there) = ($1, $2, $3, $4, $5);
-
-		$process = $name if defined $name && $who ne '';
-		$seen->{"$process as $role"} = 1
-		  if defined $role && $in eq $database;
-		$seen->{"$process could $step"} = 1
-		  if defined $step && $there eq $database;
+		$session = $1 if $line =~ /LOG:  process (\w+)$/;
+		next unless $line =~ /LOG:  payload (?:ran (as \w+)|(could .*))$/;
+		my $what = $1 // $2;
+		my $process = $line =~ /\[\d+\] LOG:/ ? 'worker' : $session;
+		$seen{"$process $what"} = 1 if $process ne 'none';
 	}
-	return;
+	return %seen;
 }
 
-# Which rows with such addresses are not sent; asked by their owner, as others
-# would run his code with their rights.
+# The honest rows that are not sent, once the worker has done what it can.
 sub _unsent
 {
-	my ($self, $database, $pattern) = @_;
-
-	return $self->psql_as(
-		'bob', $database, qq(
-		SELECT string_agg(email_address || ' is ' || state || ' ', '')
-		FROM clerk_invitation_outbox
-		WHERE email_address LIKE '$pattern\@example.com' AND state <> 'sent'));
-}
-
-sub _unsent_by_worker
-{
-	my ($self, $name) = @_;
+	my ($self, $number) = @_;
 	my $deadline = time + $PATIENCE;
 	my $unsent;
+	my $look = q(
+		SELECT string_agg(email_address || ' is ' || state, E'\n')
+		FROM clerk_invitation_outbox
+		WHERE email_address LIKE 'honest-%' AND state <> 'sent';);
 
 	do
 	{
-		$unsent = $self->_unsent($WORKED, $name);
-		select(undef, undef, undef, 0.01);
+		$unsent = $self->_run("\\connect $WORKED bob", $look,
+			"\\connect $WORKED postgres",
+			q(SELECT 'the worker is ' || state FROM clerk_worker_status() WHERE state <> 'waiting')
+		) =~ s/^\n+//r;
 	} while ($unsent ne '' && time < $deadline);
+	$unsent .= $self->_run(
+		"\\connect $CALLED bob", $look,
+		sprintf(
+			q(SELECT 'honest rows: ' || count(*) FROM clerk_invitation_outbox
+			WHERE email_address LIKE 'honest-%%' HAVING count(*) <> %d;),
+			2 * @CALLERS)) =~ s/^\n+//r;
 	return $unsent;
 }
 
-# Until the worker has done what it can.
-sub _wait_for_worker
+sub _superusers
 {
 	my ($self) = @_;
 
-	wait_until(
-		'the worker rests',
-		sub {
-			return $self->{node}->safe_psql('postgres',
-				"SELECT count(*) FROM clerk_worker_status() WHERE state <> 'waiting'"
-			) eq '0';
-		});
-	return;
+	return $self->_run(
+		q(SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper));
 }
 
 # As it was before; the next attack finds other sessions, another worker.
 sub _clean_up
 {
-	my ($self, $attacker, $undo) = @_;
-	my $node = $self->{node};
+	my ($self, $undo) = @_;
 
-	foreach my $database ($CALLED, $WORKED)
-	{
-		$self->psql_as('bob', $database, $undo) if $undo;
-		$node->safe_psql(
-			$database, qq(
-			DROP SCHEMA attack CASCADE;
-			ALTER TABLE clerk_invitation_outbox
-				DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
-			REVOKE ALL ON clerk_invitation_outbox FROM mallory;
-			TRUNCATE clerk_invitation_outbox, members;
-			ALTER ROLE prize NOSUPERUSER;));
-	}
-	$node->safe_psql('postgres',
-		"SELECT pg_terminate_backend(pid) FROM clerk_worker_status()");
+	$self->_run(
+		(   map {
+				qq(\\connect $_ bob
+				$undo;
+				\\connect $_ postgres
+				DROP SCHEMA attack CASCADE;
+				ALTER TABLE clerk_invitation_outbox
+					DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+				REVOKE ALL ON clerk_invitation_outbox FROM mallory;
+				TRUNCATE clerk_invitation_outbox, members;)
+			} $CALLED,
+			$WORKED),
+		'ALTER ROLE prize NOSUPERUSER;');
+	$self->_run('SELECT pg_terminate_backend(pid) FROM clerk_worker_status()');
 	wait_until('the worker is gone',
-		sub { $node->safe_psql('postgres', 'SELECT count(*) FROM clerk_worker_status()') eq '0' }
-	);
+		sub { $self->_run('SELECT count(*) FROM clerk_worker_status()') eq '0' });
 	return;
 }
 
