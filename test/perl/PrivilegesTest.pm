@@ -348,11 +348,19 @@ sub _session
 
 	while (my ($name, $statements) = splice(@groups, 0, 2))
 	{
-		$sql .= "DO \$\$ BEGIN RAISE LOG 'process $name'; END \$\$;\n";
+		$sql .= _mark($name);
 		$sql .= $_ eq 'STATE' ? $show->($name) : "$_\n"
 		  foreach @$statements, 'STATE';
 	}
-	return $sql;
+	return $sql . _mark('none');
+}
+
+# Begins a process in the server's log.
+sub _mark
+{
+	my ($name) = @_;
+
+	return "\\o /dev/null\nSELECT 'process $name';\n\\o\n";
 }
 
 # What has changed from state to state of each session.
@@ -386,7 +394,7 @@ sub _payloads
 
 	foreach my $line (split(/\n/, $log))
 	{
-		$session = $1 if $line =~ /LOG:  process (\w+)$/;
+		$session = $1 if $line =~ /LOG:  statement: SELECT 'process (\w+)';$/;
 		next unless $line =~ /LOG:  payload (?:ran (as \w+)|(could .*))$/;
 		my $what = $1 // $2;
 		my $process = $line =~ /\[\d+\] LOG:/ ? 'worker' : $session;
@@ -443,6 +451,7 @@ sub _clean_up
 				DROP SCHEMA attack CASCADE;
 				ALTER TABLE clerk_invitation_outbox
 					DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
+				ALTER TABLE clerk_invitation_outbox DROP COLUMN IF EXISTS loot;
 				REVOKE ALL ON clerk_invitation_outbox FROM mallory;
 				TRUNCATE clerk_invitation_outbox, members;)
 			} $CALLED,
