@@ -143,11 +143,12 @@ SELECT line FROM (
 ) AS state (line) ORDER BY line;
 );
 
-# A cluster with both databases and all roles.
+# A cluster with both databases and all roles, and more settings if wanted.
 sub new
 {
-	my ($class, $clerk) = @_;
-	my $node = clerk_cluster('privileges', $clerk, conf => $SETTINGS);
+	my ($class, $clerk, $settings) = @_;
+	my $node = clerk_cluster('privileges', $clerk,
+		conf => $SETTINGS . ($settings // ''));
 	my $self = bless { node => $node, clerk => $clerk, attacks => 0 }, $class;
 
 	$node->safe_psql(
@@ -184,6 +185,12 @@ sub new
 	return $self;
 }
 
+# The SQL that makes an attacker's schema "attack", with what is in it.
+sub tools
+{
+	return $TOOLS;
+}
+
 sub node
 {
 	my ($self) = @_;
@@ -205,16 +212,16 @@ sub check
 	  ? "GRANT $params{grant} ON clerk_invitation_outbox TO $attacker;"
 	  : '';
 
-	$self->_run(map { ("\\connect $_ bob\n$grant",
+	$self->run(map { ("\\connect $_ bob\n$grant",
 		"\\connect $_ $attacker\n$TOOLS\n$sql") } $CALLED, $WORKED);
 	my $log = -s $node->logfile;
 	my $left_behind = $self->_work($number);
 	my $unsent = $self->_unsent($number);
-	my %seen = _payloads(slurp_file($node->logfile, $log));
+	my %seen = payloads(slurp_file($node->logfile, $log));
 
 	is( join(', ', sort grep { !/ as bob$/ } keys %seen),
 		'', "$title: nothing of it has more rights than the outbox's owner");
-	is($self->_superusers, 'postgres', '... and nobody becomes a superuser');
+	is($self->superusers, 'postgres', '... and nobody becomes a superuser');
 	is($left_behind, '', '... and nothing of it stays in a session');
 	is($unsent, '', '... and what is honest is sent');
 	if ($params{runs})
@@ -222,16 +229,24 @@ sub check
 		my @missing = grep { !$seen{"$_ as bob"} } @{ $params{runs} };
 		is("@missing", '', '... and it runs as the owner');
 	}
-	$self->_clean_up($params{undo} // '');
+	$self->clean_up($params{undo});
 	return;
 }
 
 # Runs scripts for psql, one after the other in one process; dies if one fails.
-sub _run
+sub run
 {
 	my ($self, @scripts) = @_;
 
 	return $self->{node}->safe_psql($CALLED, join("\n;\n", @scripts));
+}
+
+# The same for a role and a database.
+sub psql_as
+{
+	my ($self, $role, $database, @scripts) = @_;
+
+	return $self->run("\\connect $database $role", @scripts);
 }
 
 # What people do with the outbox, among them the worker.  Returns what they find
@@ -242,9 +257,9 @@ sub _work
 	my $changes = '';
 	my $output;
 
-	$self->_run("\\connect $WORKED bob",
+	$self->run("\\connect $WORKED bob",
 		_insert("attack-$number", "honest-$number"));
-	$output = $self->_attempt(
+	$output = $self->attempt_all(
 		(map { _first_part($_, "$_-$number") } @CALLERS),
 		map { _invitations_of("$_-$number") } @CALLERS);
 	$changes .= _changes($output);
@@ -256,13 +271,13 @@ sub _work
 		$self->{clerk}->control('accept', { id => $_ })
 		  foreach split(/\n/, $invitations // '');
 		$changes .= _changes(
-			$self->_attempt(_second_part($who, ($failed // '') =~ s/\n//r || 0)));
+			$self->attempt_all(_second_part($who, ($failed // '') =~ s/\n//r || 0)));
 	}
 	return $changes;
 }
 
 # Runs scripts that may fail; returns what they write.
-sub _attempt
+sub attempt_all
 {
 	my ($self, @scripts) = @_;
 
@@ -348,15 +363,15 @@ sub _session
 
 	while (my ($name, $statements) = splice(@groups, 0, 2))
 	{
-		$sql .= _mark($name);
+		$sql .= mark($name);
 		$sql .= $_ eq 'STATE' ? $show->($name) : "$_\n"
 		  foreach @$statements, 'STATE';
 	}
-	return $sql . _mark('none');
+	return $sql . mark('none');
 }
 
 # Begins a process in the server's log.
-sub _mark
+sub mark
 {
 	my ($name) = @_;
 
@@ -386,7 +401,7 @@ sub _changes
 
 # Who ran the payload in which process, and what it could do.  The worker is no
 # session, so its lines have no application's name.
-sub _payloads
+sub payloads
 {
 	my ($log) = @_;
 	my $session = 'none';
@@ -416,12 +431,12 @@ sub _unsent
 
 	do
 	{
-		$unsent = $self->_run("\\connect $WORKED bob", $look,
+		$unsent = $self->run("\\connect $WORKED bob", $look,
 			"\\connect $WORKED postgres",
 			q(SELECT 'the worker is ' || state FROM clerk_worker_status() WHERE state <> 'waiting')
 		) =~ s/^\n+//r;
 	} while ($unsent ne '' && time < $deadline);
-	$unsent .= $self->_run(
+	$unsent .= $self->run(
 		"\\connect $CALLED bob", $look,
 		sprintf(
 			q(SELECT 'honest rows: ' || count(*) FROM clerk_invitation_outbox
@@ -430,25 +445,27 @@ sub _unsent
 	return $unsent;
 }
 
-sub _superusers
+sub superusers
 {
 	my ($self) = @_;
 
-	return $self->_run(
+	return $self->run(
 		q(SELECT string_agg(rolname, ' ') FROM pg_roles WHERE rolsuper));
 }
 
 # As it was before; the next attack finds other sessions, another worker.
-sub _clean_up
+sub clean_up
 {
 	my ($self, $undo) = @_;
 
-	$self->_run(
+	$undo //= q();
+
+	$self->run(
 		(   map {
 				qq(\\connect $_ bob
 				$undo;
 				\\connect $_ postgres
-				DROP SCHEMA attack CASCADE;
+				DROP SCHEMA IF EXISTS attack CASCADE;
 				ALTER TABLE clerk_invitation_outbox
 					DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 				ALTER TABLE clerk_invitation_outbox DROP COLUMN IF EXISTS loot;
@@ -457,9 +474,9 @@ sub _clean_up
 			} $CALLED,
 			$WORKED),
 		'ALTER ROLE prize NOSUPERUSER;');
-	$self->_run('SELECT pg_terminate_backend(pid) FROM clerk_worker_status()');
+	$self->run('SELECT pg_terminate_backend(pid) FROM clerk_worker_status()');
 	wait_until('the worker is gone',
-		sub { $self->_run('SELECT count(*) FROM clerk_worker_status()') eq '0' });
+		sub { $self->run('SELECT count(*) FROM clerk_worker_status()') eq '0' });
 	return;
 }
 
