@@ -156,6 +156,7 @@ sub new
 		CREATE ROLE bob LOGIN;
 		CREATE ROLE mallory LOGIN;
 		CREATE ROLE erin LOGIN;
+		CREATE ROLE dave LOGIN;
 		CREATE ROLE prize;
 		CREATE DATABASE $WORKED;
 		ALTER DATABASE $WORKED SET clerk_invite.worker = on;));

@@ -33,6 +33,9 @@ check_shadows();
 check_references();
 check_lost_lock();
 check_schema_owner();
+check_new_owner();
+check_view();
+check_guard_elsewhere();
 check_altered_columns();
 
 $node->stop;
@@ -111,7 +114,6 @@ sub check_kinds
 		list_instance => '22023',
 		map { $_ => '22004' } qw(create bulk get revoke list read));
 
-	$node->safe_psql('postgres', 'CREATE ROLE dave LOGIN');
 	$node->safe_psql('postgres', 'CREATE DATABASE kinds OWNER dave');
 	foreach my $kind (sort keys %kinds)
 	{
@@ -478,6 +480,102 @@ sub check_schema_owner
 	return;
 }
 
+# The outbox gets another owner while a pass is under way, who attaches something
+# at once.
+sub check_new_owner
+{
+	my $email = 'x-slow-1000--owner@example.com';
+	my $sender = start_psql($node, '');
+
+	$test->run(
+		'ALTER TABLE clerk_invitation_outbox OWNER TO postgres',
+		insert('x-slow-1000--owner'));
+	my $log = -s $node->logfile;
+	run_in_psql($sender, "SELECT 'process send';");
+	send_to_psql($sender, 'CALL clerk_send_invitations();');
+	wait_until('the request is there', sub { $clerk->requests_for($email) });
+	$test->run('ALTER TABLE clerk_invitation_outbox OWNER TO bob');
+	$test->psql_as('bob', 'postgres',
+		$test->tools
+		  . 'CREATE TRIGGER attack AFTER UPDATE ON clerk_invitation_outbox EXECUTE FUNCTION attack.fire()'
+	);
+	output_of_psql($sender);
+	run_in_psql($sender, 'CALL clerk_send_invitations();');
+	my %seen = PrivilegesTest::payloads(slurp_file($node->logfile, $log));
+	is(join(', ', grep { !/as bob$/ } sort keys %seen),
+		'', 'an owner that is new has no rights of the former one');
+	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
+	is( $test->psql_as('bob', 'postgres',
+			'SELECT state FROM clerk_invitation_outbox'),
+		'sent',
+		'... and the row is sent');
+	$sender->{harness}->finish;
+	clean_up();
+	return;
+}
+
+# Who looks at the progress plans a query on the outbox, and so evaluates what is
+# constant in the conditions of its indexes and children.
+sub check_view
+{
+	$test->psql_as(
+		'bob',
+		'postgres',
+		$test->tools . q(
+		CREATE INDEX attack ON clerk_invitation_outbox (id)
+			WHERE attack.pure(1::bigint) = 1;
+		CREATE TABLE attack.child (CHECK (attack.pure(1::bigint) = 1))
+			INHERITS (clerk_invitation_outbox);
+		ALTER TABLE clerk_invitation_outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+		CREATE POLICY attack ON clerk_invitation_outbox USING (attack.payload());));
+	my %seen = seen_in(
+		view => "\\connect postgres postgres\n",
+		'SELECT * FROM clerk_invitation_progress');
+	is(join(', ', grep { !/as bob$/ } sort keys %seen),
+		'', 'who looks at the progress runs nothing of the owner');
+	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
+	clean_up();
+	return;
+}
+
+# A role that may execute the outbox's trigger functions puts them on a table of
+# its own.
+sub check_guard_elsewhere
+{
+	my $log = -s $node->logfile;
+
+	$test->run(
+		q(GRANT EXECUTE ON FUNCTION clerk_invitation_outbox_guard,
+			clerk_invitation_outbox_wake_worker TO mallory));
+	foreach my $columns ('id integer', 'state integer', 'state text, settled_at integer, id text')
+	{
+		$test->psql_as(
+			'mallory', 'postgres',
+			$test->tools . qq(
+			CREATE TABLE attack.own ($columns, filler text);
+			INSERT INTO attack.own DEFAULT VALUES;
+			CREATE TRIGGER guard BEFORE UPDATE OR DELETE ON attack.own
+				FOR EACH ROW EXECUTE FUNCTION clerk_invitation_outbox_guard();
+			CREATE TRIGGER wake AFTER UPDATE OR DELETE ON attack.own
+				EXECUTE FUNCTION clerk_invitation_outbox_wake_worker();));
+		foreach my $sql (
+			'UPDATE attack.own SET filler = 1',
+			"UPDATE attack.own SET state = 'queued'",
+			"UPDATE attack.own SET state = 'canceled'",
+			'DELETE FROM attack.own')
+		{
+			attempt($node, 'postgres', $sql, extra_params => [ '-U', 'mallory' ]);
+			wait_until('the server is up', \&is_up);
+		}
+		$test->run('DROP SCHEMA attack CASCADE');
+	}
+	is(join("\n", crashes_since($log)), '', "the server survives its trigger functions on other tables");
+	$test->run(
+		q(REVOKE EXECUTE ON FUNCTION clerk_invitation_outbox_guard,
+			clerk_invitation_outbox_wake_worker FROM mallory));
+	return;
+}
+
 # The owner can give columns other types, or names.  That may keep invitations
 # from being sent, but must not end in the server's memory.
 sub check_altered_columns
@@ -530,15 +628,22 @@ sub check_altered_columns
 			attempt($node, 'postgres', $sql);
 			wait_until('the server is up', \&is_up);
 		}
-		my @crashes = slurp_file($node->logfile, $log) =~
-		  /terminated by signal.*\n.*process was running: (.*)/g;
-		is(join("\n", @crashes), '', "the server survives $title");
+		is(join("\n", crashes_since($log)), '', "the server survives $title");
 		$node->safe_psql(
 			'postgres', 'SET client_min_messages = warning;
 			DROP EXTENSION clerk_invite CASCADE; CREATE EXTENSION clerk_invite;
 			ALTER TABLE clerk_invitation_outbox OWNER TO bob');
 	}
 	return;
+}
+
+# The statements that the server has crashed in.
+sub crashes_since
+{
+	my ($log) = @_;
+
+	return slurp_file($node->logfile, $log) =~
+	  /terminated by signal.*\n.*process was running: (.*)/g;
 }
 
 sub is_up
