@@ -30,6 +30,8 @@ check_kinds();
 check_public();
 check_direct_insert();
 check_shadows();
+check_callers_transaction();
+check_owner_without_login();
 check_references();
 check_lost_lock();
 check_schema_owner();
@@ -225,19 +227,7 @@ sub check_shadows
 		CREATE OPERATOR attack.~ (FUNCTION = attack.matches, LEFTARG = text, RIGHTARG = text);
 		CREATE TABLE attack.clerk_invitation_outbox (id bigint);
 		CREATE TABLE attack.clerk_new_rows (id bigint CHECK (attack.payload()));));
-	$node->safe_psql(
-		'postgres', q(
-		DO $$
-		DECLARE
-			routine regprocedure;
-		BEGIN
-			FOR routine IN SELECT objid FROM pg_depend
-				WHERE deptype = 'e' AND classid = 'pg_proc'::regclass
-			LOOP
-				EXECUTE format('GRANT EXECUTE ON ROUTINE %s TO mallory', routine);
-			END LOOP;
-		END $$;
-		GRANT INSERT ON members TO mallory;));
+	let_everything('GRANT %s TO mallory');
 	my %seen = seen_in(
 		shadows => "\\connect postgres mallory\n", q(
 		CREATE TEMPORARY TABLE clerk_new_rows (id bigint);
@@ -258,18 +248,103 @@ sub check_shadows
 		),
 		'canceled sent',
 		'... and what he asks for is done');
-	$node->safe_psql('postgres', q(
-		DO $$
-		DECLARE
-			routine regprocedure;
-		BEGIN
-			FOR routine IN SELECT objid FROM pg_depend
-				WHERE deptype = 'e' AND classid = 'pg_proc'::regclass
-			LOOP
-				EXECUTE format('REVOKE EXECUTE ON ROUTINE %s FROM mallory', routine);
-			END LOOP;
-		END $$;
-		REVOKE ALL ON members FROM mallory;));
+	let_everything('REVOKE %s FROM mallory');
+	clean_up();
+	return;
+}
+
+# What a caller has begun, his own deferred triggers and cursors, stays his own.
+sub check_callers_transaction
+{
+	$test->psql_as(
+		'mallory',
+		'postgres',
+		$test->tools . q(
+		CREATE TABLE attack.parent (id integer PRIMARY KEY);
+		CREATE TABLE attack.child (id integer
+			REFERENCES attack.parent DEFERRABLE INITIALLY DEFERRED);
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON attack.child
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack.fire();
+		CREATE TABLE attack.rivals (x bigint, y text,
+			EXCLUDE ((attack.pure(x)) WITH =) DEFERRABLE INITIALLY DEFERRED);));
+	let_everything('GRANT %s TO mallory');
+	my $do = sub {
+		my ($number, $statement) = @_;
+
+		return "BEGIN;
+			DECLARE loot_$number CURSOR WITH HOLD FOR SELECT attack.payload();
+			INSERT INTO attack.child VALUES ($number);
+			INSERT INTO attack.rivals VALUES ($number, 'first'), ($number, 'second');
+			$statement;
+			DELETE FROM attack.rivals WHERE y = 'first';
+			INSERT INTO attack.parent VALUES ($number);
+			COMMIT;";
+	};
+	my %seen = seen_in(
+		caller => "\\connect postgres mallory\n",
+		q(CREATE TEMPORARY TABLE emptied (x bigint) ON COMMIT DELETE ROWS;
+		CREATE INDEX ON emptied (attack.pure(x)) WHERE attack.pure(1::bigint) = 1;),
+		$do->(
+			1,
+			q(SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'caller-1@example.com', 'org:member', send_after => 'infinity'))
+		),
+		$do->(
+			2,
+			'SELECT clerk_cancel_invitation(id) FROM generate_series(1, 1000) AS id'
+		),
+		$do->(
+			3,
+			'SELECT clerk_retry_invitation(id) FROM generate_series(1, 1000) AS id'
+		),
+		$do->(4, q(INSERT INTO members VALUES ('caller-4@example.com'))),
+		'CALL clerk_send_invitations()',
+		'CALL clerk_refresh_invitations()');
+	is( join(', ', sort keys %seen),
+		'caller as mallory',
+		"what a caller has deferred himself does not get the owner's rights");
+	is( $node->safe_psql('postgres', 'SELECT count(*) FROM attack.child'),
+		'4',
+		'... nor happens any earlier');
+	is( $node->safe_psql(
+			'postgres',
+			q(SELECT string_agg(email_address || ' ' || state, ', ' ORDER BY id) FROM clerk_invitation_outbox)
+		),
+		'caller-1@example.com canceled, caller-4@example.com sent',
+		'... and what he asks for is done');
+	let_everything('REVOKE %s FROM mallory');
+	clean_up();
+	return;
+}
+
+# An owner need not be able to connect.
+sub check_owner_without_login
+{
+	$test->run(
+		"\\connect worked postgres
+		CREATE ROLE keeper NOLOGIN CONNECTION LIMIT 0 VALID UNTIL '2001-01-01';
+		ALTER TABLE clerk_invitation_outbox OWNER TO keeper;
+		REVOKE ALL ON DATABASE worked FROM PUBLIC;
+		REVOKE ALL ON SCHEMA public FROM PUBLIC;
+		GRANT USAGE ON SCHEMA public TO keeper;
+		ALTER ROLE keeper SET search_path = nowhere;
+		ALTER ROLE keeper SET role = bob;",
+		insert('keeper'));
+	my $deadline = time + 20;
+	my $state;
+	do
+	{
+		$state = $test->run("\\connect worked postgres",
+			'SELECT state FROM clerk_invitation_outbox');
+		select(undef, undef, undef, 0.05);
+	} while ($state ne 'sent' && time < $deadline);
+	is($state, 'sent', 'the worker sends for an owner who must not connect');
+	$test->run(
+		"\\connect worked postgres
+		ALTER TABLE clerk_invitation_outbox OWNER TO bob;
+		GRANT ALL ON DATABASE worked TO PUBLIC;
+		GRANT USAGE ON SCHEMA public TO PUBLIC;
+		DROP OWNED BY keeper;
+		DROP ROLE keeper;");
 	clean_up();
 	return;
 }
@@ -662,6 +737,26 @@ sub seen_in
 	$test->attempt_all($connect . PrivilegesTest::mark($name),
 		@scripts, PrivilegesTest::mark('none'));
 	return PrivilegesTest::payloads(slurp_file($node->logfile, $log));
+}
+
+# Privileges for all that can be called, and for members.
+sub let_everything
+{
+	my ($format) = @_;
+
+	$node->safe_psql(
+		'postgres', sprintf($format, 'INSERT ON members') . qq(;
+		DO \$\$
+		DECLARE
+			routine regprocedure;
+		BEGIN
+			FOR routine IN SELECT objid FROM pg_depend
+				WHERE deptype = 'e' AND classid = 'pg_proc'::regclass
+			LOOP
+				EXECUTE format('$format', 'EXECUTE ON ROUTINE ' || routine);
+			END LOOP;
+		END \$\$;));
+	return;
 }
 
 sub insert
