@@ -82,7 +82,8 @@ sub check_deferral
 		'bob', qq(
 		CREATE CONSTRAINT TRIGGER late AFTER $CHANGE DEFERRABLE INITIALLY IMMEDIATE
 			$ROW $FIRE;
-		) . statement_trigger('SET CONSTRAINTS ALL DEFERRED'));
+		CREATE TRIGGER attack BEFORE $CHANGE
+			EXECUTE FUNCTION attack.run('SET CONSTRAINTS ALL DEFERRED');));
 	$test->check(
 		'a deferred trigger whose function defers another one',
 		'bob', qq(
