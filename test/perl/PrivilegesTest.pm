@@ -50,7 +50,8 @@ my $TOOLS = q(
 CREATE SCHEMA attack;
 GRANT USAGE ON SCHEMA attack TO PUBLIC;
 
-CREATE FUNCTION attack.payload() RETURNS boolean LANGUAGE plpgsql AS $$
+CREATE FUNCTION attack.payload() RETURNS boolean LANGUAGE plpgsql
+	SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	way text;
 	aim text;

@@ -265,6 +265,9 @@ sub check_callers_transaction
 			REFERENCES attack.parent DEFERRABLE INITIALLY DEFERRED);
 		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON attack.child
 			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack.fire();
+		CREATE TABLE attack.plain (id integer);
+		CREATE CONSTRAINT TRIGGER late AFTER INSERT ON attack.plain
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack.fire();
 		CREATE TABLE attack.rivals (x bigint, y text,
 			EXCLUDE ((attack.pure(x)) WITH =) DEFERRABLE INITIALLY DEFERRED);));
 	let_everything('GRANT %s TO mallory');
@@ -297,6 +300,12 @@ sub check_callers_transaction
 			'SELECT clerk_retry_invitation(id) FROM generate_series(1, 1000) AS id'
 		),
 		$do->(4, q(INSERT INTO members VALUES ('caller-4@example.com'))),
+		# Nothing here has to wait for the commit, but it does.
+		q(BEGIN;
+		INSERT INTO attack.plain VALUES (5);
+		INSERT INTO members VALUES ('caller-5@example.com');
+		SELECT clerk_cancel_invitation(clerk_enqueue_organization_invitation('org_test', NULL, 'caller-6@example.com', 'org:member', send_after => 'infinity'));
+		COMMIT;),
 		'CALL clerk_send_invitations()',
 		'CALL clerk_refresh_invitations()');
 	is( join(', ', sort keys %seen),
@@ -309,7 +318,7 @@ sub check_callers_transaction
 			'postgres',
 			q(SELECT string_agg(email_address || ' ' || state, ', ' ORDER BY id) FROM clerk_invitation_outbox)
 		),
-		'caller-1@example.com canceled, caller-4@example.com sent',
+		'caller-1@example.com canceled, caller-4@example.com sent, caller-5@example.com sent, caller-6@example.com canceled',
 		'... and what he asks for is done');
 	let_everything('REVOKE %s FROM mallory');
 	clean_up();
