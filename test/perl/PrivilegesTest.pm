@@ -17,9 +17,15 @@ package PrivilegesTest;
 use strict;
 use warnings;
 
+use Exporter 'import';
 use ClerkTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
+
+our @EXPORT = qw(
+  insert_sql
+  payloads
+);
 
 # Nobody sends in one of them but who is told to; the other one has a worker.
 my $CALLED = 'postgres';
@@ -251,6 +257,18 @@ sub psql_as
 	return $self->run("\\connect $database $role", @scripts);
 }
 
+# Runs scripts as a role in a process of this name; returns who ran the payload
+# in it.
+sub seen_in
+{
+	my ($self, $process, $role, @scripts) = @_;
+	my $log = -s $self->{node}->logfile;
+
+	$self->attempt_all("\\connect $CALLED $role\n" . mark($process),
+		@scripts, mark('none'));
+	return payloads(slurp_file($self->{node}->logfile, $log));
+}
+
 # What people do with the outbox, among them the worker.  Returns what they find
 # changed in their sessions.
 sub _work
@@ -260,7 +278,7 @@ sub _work
 	my $output;
 
 	$self->run("\\connect $WORKED bob",
-		_insert("attack-$number", "honest-$number"));
+		insert_sql("attack-$number", "honest-$number"));
 	$output = $self->attempt_all(
 		(map { _first_part($_, "$_-$number") } @CALLERS),
 		map { _invitations_of("$_-$number") } @CALLERS);
@@ -482,7 +500,8 @@ sub clean_up
 	return;
 }
 
-sub _insert
+# SQL that puts such rows into the outbox, to be sent now.
+sub insert_sql
 {
 	return 'INSERT INTO clerk_invitation_outbox (organization_id, email_address, role) VALUES '
 	  . join(', ', map { "('org_test', '$_\@example.com', 'org:member')" } @_);

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 
 use ClerkTest;
+use PostgreSQL::Test::Utils;
 use PrivilegesTest;
 use Test::More;
 
@@ -23,14 +24,19 @@ my @INSERTING = qw(functions members);
 my $clerk =
   ClerkTest::Fake->start('--single-limit', '100000', '--bulk-limit', '100000');
 my $test = PrivilegesTest->new($clerk);
+my $node = $test->node;
 
 check_triggers();
 check_deferral();
 check_what_survives();
 check_columns();
 check_tables();
+check_references();
+check_lost_lock();
+check_new_owner();
+check_view();
 
-$test->node->stop;
+$node->stop;
 done_testing();
 
 # Triggers of the owner, and of those whom he has granted that.
@@ -258,6 +264,166 @@ sub check_tables
 		INSERT INTO attack.child (organization_id, email_address, role) VALUES
 			('org_test', 'attack-child-' || md5(random()::text) || '\@example.com', 'org:member');),
 		runs => [qw(send worker)]);
+	return;
+}
+
+# Who may refer to the outbox has code of his own run when old rows are removed.
+sub check_references
+{
+	foreach my $database ('postgres', 'worked')
+	{
+		my $count = sub {
+			my ($state, $name) = @_;
+			return $test->psql_as('bob', $database,
+				"SELECT count(*) FROM clerk_invitation_outbox WHERE state = '$state' AND email_address LIKE '$name%'"
+			);
+		};
+
+		$node->safe_psql('postgres',
+			"ALTER DATABASE $database SET clerk_invite.retention = '1min'");
+		$node->safe_psql($database,
+			'GRANT REFERENCES (id) ON clerk_invitation_outbox TO mallory');
+		$test->psql_as('bob', $database,
+			insert_sql("kept-$database", "removed-$database"));
+		$node->safe_psql($database, 'CALL clerk_send_invitations()')
+		  if $database eq 'postgres';
+		wait_until('they are sent', sub { $count->('sent', '') eq '2' });
+		$test->psql_as(
+			'mallory',
+			$database,
+			$test->tools . q(
+			CREATE TABLE attack.referring (id bigint
+				REFERENCES public.clerk_invitation_outbox (id) ON DELETE CASCADE);
+			CREATE TRIGGER at_once AFTER DELETE ON attack.referring
+				FOR EACH ROW EXECUTE FUNCTION attack.fire();
+			CREATE TRIGGER held AFTER DELETE ON attack.referring
+				EXECUTE FUNCTION attack.run('DECLARE NAME CURSOR WITH HOLD FOR SELECT attack.payload()');
+			CREATE CONSTRAINT TRIGGER late AFTER DELETE ON attack.referring
+				DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack.fire();
+			GRANT INSERT ON attack.referring TO bob;));
+		$test->psql_as(
+			'bob', $database, q(
+			INSERT INTO attack.referring SELECT id FROM clerk_invitation_outbox;
+			BEGIN;
+			ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER USER;
+			UPDATE clerk_invitation_outbox SET settled_at = now() - interval '1 hour'
+				WHERE email_address LIKE 'removed%';
+			ALTER TABLE clerk_invitation_outbox ENABLE TRIGGER USER;
+			COMMIT;));
+
+		my $log = -s $node->logfile;
+		if ($database eq 'postgres')
+		{
+			$test->seen_in(
+		remove => 'postgres',
+				'CALL clerk_send_invitations()');
+		}
+		else
+		{
+			$test->psql_as('bob', $database, insert_sql('honest-removal'));
+			wait_until('the old row is gone',
+				sub { $count->('sent', 'removed') eq '0' });
+		}
+		my %seen = payloads(slurp_file($node->logfile, $log));
+		is( join(', ', grep { !/as (bob|mallory)$/ } sort keys %seen),
+			'',
+			"a table in $database that refers to the outbox: its triggers have no more rights than the outbox's owner"
+		);
+		is($test->superusers, 'postgres', '... and nobody becomes a superuser');
+		is($count->('sent', 'removed'), '0', '... and old rows are removed');
+		$node->safe_psql('postgres',
+			"ALTER DATABASE $database RESET clerk_invite.retention");
+		$test->psql_as('bob', $database,
+			'REVOKE ALL (id) ON clerk_invitation_outbox FROM mallory');
+	}
+	$test->clean_up();
+	return;
+}
+
+# A trigger gives up the session's advisory locks in the middle of a pass.
+sub check_lost_lock
+{
+	my $email = 'x-slow-2000--lock@example.com';
+	my $sender = start_psql($node, '');
+
+	$test->psql_as('bob', 'postgres',
+		$test->tools
+		  . q(CREATE TRIGGER attack AFTER UPDATE ON clerk_invitation_outbox
+			EXECUTE FUNCTION attack.run('SELECT pg_advisory_unlock_all()');)
+		  . insert_sql('x-slow-2000--lock'));
+	send_to_psql($sender, 'CALL clerk_send_invitations();');
+	wait_until('the request is there', sub { $clerk->requests_for($email) });
+	like(
+		attempt($node, 'postgres', 'CALL clerk_send_invitations();')->{stderr},
+		qr/another session is sending invitations/,
+		'a trigger cannot let a second sender in');
+	output_of_psql($sender);
+	run_in_psql($sender, 'CALL clerk_send_invitations();');
+	is( $test->psql_as('bob', 'postgres',
+			'SELECT state, attempts FROM clerk_invitation_outbox'),
+		'sent|1',
+		'... and the row is sent');
+	is(scalar(() = $clerk->requests_for($email)), 1, '... once');
+	$sender->{harness}->finish;
+	$test->clean_up();
+	return;
+}
+
+# The outbox gets another owner while a pass is under way, who attaches something
+# at once.
+sub check_new_owner
+{
+	my $email = 'x-slow-1000--owner@example.com';
+	my $sender = start_psql($node, '');
+
+	$test->run(
+		'ALTER TABLE clerk_invitation_outbox OWNER TO postgres',
+		insert_sql('x-slow-1000--owner'));
+	my $log = -s $node->logfile;
+	run_in_psql($sender, "SELECT 'process send';");
+	send_to_psql($sender, 'CALL clerk_send_invitations();');
+	wait_until('the request is there', sub { $clerk->requests_for($email) });
+	$test->run('ALTER TABLE clerk_invitation_outbox OWNER TO bob');
+	$test->psql_as('bob', 'postgres',
+		$test->tools
+		  . 'CREATE TRIGGER attack AFTER UPDATE ON clerk_invitation_outbox EXECUTE FUNCTION attack.fire()'
+	);
+	output_of_psql($sender);
+	run_in_psql($sender, 'CALL clerk_send_invitations();');
+	my %seen = payloads(slurp_file($node->logfile, $log));
+	is(join(', ', grep { !/as bob$/ } sort keys %seen),
+		'', 'an owner that is new has no rights of the former one');
+	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
+	is( $test->psql_as('bob', 'postgres',
+			'SELECT state FROM clerk_invitation_outbox'),
+		'sent',
+		'... and the row is sent');
+	$sender->{harness}->finish;
+	$test->clean_up();
+	return;
+}
+
+# Who looks at the progress plans a query on the outbox, and so evaluates what is
+# constant in the conditions of its indexes and children.
+sub check_view
+{
+	$test->psql_as(
+		'bob',
+		'postgres',
+		$test->tools . q(
+		CREATE INDEX attack ON clerk_invitation_outbox (id)
+			WHERE attack.pure(1::bigint) = 1;
+		CREATE TABLE attack.child (CHECK (attack.pure(1::bigint) = 1))
+			INHERITS (clerk_invitation_outbox);
+		ALTER TABLE clerk_invitation_outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+		CREATE POLICY attack ON clerk_invitation_outbox USING (attack.payload());));
+	my %seen = $test->seen_in(
+		view => 'postgres',
+		'SELECT * FROM clerk_invitation_progress');
+	is(join(', ', grep { !/as bob$/ } sort keys %seen),
+		'', 'who looks at the progress runs nothing of the owner');
+	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
+	$test->clean_up();
 	return;
 }
 

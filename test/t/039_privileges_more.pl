@@ -32,11 +32,7 @@ check_direct_insert();
 check_shadows();
 check_callers_transaction();
 check_owner_without_login();
-check_references();
-check_lost_lock();
 check_schema_owner();
-check_new_owner();
-check_view();
 check_guard_elsewhere();
 check_altered_columns();
 
@@ -190,13 +186,13 @@ sub check_direct_insert
 		  . 'CREATE TRIGGER attack AFTER INSERT ON clerk_invitation_outbox EXECUTE FUNCTION attack.fire();
 		GRANT INSERT ON clerk_invitation_outbox TO mallory;
 		GRANT USAGE ON SEQUENCE clerk_invitation_outbox_id_seq TO mallory');
-	my %seen = seen_in(
-		insert => "\\connect postgres mallory\n",
+	my %seen = $test->seen_in(
+		insert => 'mallory',
 		q(INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 			VALUES ('org_test', 'direct@example.com', 'org:member')));
 	is_deeply(\%seen, { 'insert as mallory' => 1 },
 		'a trigger runs as the role that inserts into the outbox by itself');
-	clean_up('REVOKE ALL ON SEQUENCE clerk_invitation_outbox_id_seq FROM mallory');
+	$test->clean_up('REVOKE ALL ON SEQUENCE clerk_invitation_outbox_id_seq FROM mallory');
 	return;
 }
 
@@ -228,8 +224,8 @@ sub check_shadows
 		CREATE TABLE attack.clerk_invitation_outbox (id bigint);
 		CREATE TABLE attack.clerk_new_rows (id bigint CHECK (attack.payload()));));
 	let_everything('GRANT %s TO mallory');
-	my %seen = seen_in(
-		shadows => "\\connect postgres mallory\n", q(
+	my %seen = $test->seen_in(
+		shadows => 'mallory', q(
 		CREATE TEMPORARY TABLE clerk_new_rows (id bigint);
 		CREATE TEMPORARY TABLE clerk_invitation_outbox (id bigint);
 		CREATE TEMPORARY TABLE now (id bigint);
@@ -249,7 +245,7 @@ sub check_shadows
 		'canceled sent',
 		'... and what he asks for is done');
 	let_everything('REVOKE %s FROM mallory');
-	clean_up();
+	$test->clean_up();
 	return;
 }
 
@@ -283,8 +279,8 @@ sub check_callers_transaction
 			INSERT INTO attack.parent VALUES ($number);
 			COMMIT;";
 	};
-	my %seen = seen_in(
-		caller => "\\connect postgres mallory\n",
+	my %seen = $test->seen_in(
+		caller => 'mallory',
 		q(CREATE TEMPORARY TABLE emptied (x bigint) ON COMMIT DELETE ROWS;
 		CREATE INDEX ON emptied (attack.pure(x)) WHERE attack.pure(1::bigint) = 1;),
 		$do->(
@@ -321,7 +317,7 @@ sub check_callers_transaction
 		'caller-1@example.com canceled, caller-4@example.com sent, caller-5@example.com sent, caller-6@example.com canceled',
 		'... and what he asks for is done');
 	let_everything('REVOKE %s FROM mallory');
-	clean_up();
+	$test->clean_up();
 	return;
 }
 
@@ -337,7 +333,7 @@ sub check_owner_without_login
 		GRANT USAGE ON SCHEMA public TO keeper;
 		ALTER ROLE keeper SET search_path = nowhere;
 		ALTER ROLE keeper SET role = bob;",
-		insert('keeper'));
+		insert_sql('keeper'));
 	my $deadline = time + 20;
 	my $state;
 	do
@@ -354,109 +350,7 @@ sub check_owner_without_login
 		GRANT USAGE ON SCHEMA public TO PUBLIC;
 		DROP OWNED BY keeper;
 		DROP ROLE keeper;");
-	clean_up();
-	return;
-}
-
-# Who may refer to the outbox has code of his own run when old rows are removed.
-sub check_references
-{
-	foreach my $database ('postgres', 'worked')
-	{
-		my $count = sub {
-			my ($state, $name) = @_;
-			return $test->psql_as('bob', $database,
-				"SELECT count(*) FROM clerk_invitation_outbox WHERE state = '$state' AND email_address LIKE '$name%'"
-			);
-		};
-
-		$node->safe_psql('postgres',
-			"ALTER DATABASE $database SET clerk_invite.retention = '1min'");
-		$node->safe_psql($database,
-			'GRANT REFERENCES (id) ON clerk_invitation_outbox TO mallory');
-		$test->psql_as('bob', $database,
-			insert("kept-$database", "removed-$database"));
-		$node->safe_psql($database, 'CALL clerk_send_invitations()')
-		  if $database eq 'postgres';
-		wait_until('they are sent', sub { $count->('sent', '') eq '2' });
-		$test->psql_as(
-			'mallory',
-			$database,
-			$test->tools . q(
-			CREATE TABLE attack.referring (id bigint
-				REFERENCES public.clerk_invitation_outbox (id) ON DELETE CASCADE);
-			CREATE TRIGGER at_once AFTER DELETE ON attack.referring
-				FOR EACH ROW EXECUTE FUNCTION attack.fire();
-			CREATE TRIGGER held AFTER DELETE ON attack.referring
-				EXECUTE FUNCTION attack.run('DECLARE NAME CURSOR WITH HOLD FOR SELECT attack.payload()');
-			CREATE CONSTRAINT TRIGGER late AFTER DELETE ON attack.referring
-				DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION attack.fire();
-			GRANT INSERT ON attack.referring TO bob;));
-		$test->psql_as(
-			'bob', $database, q(
-			INSERT INTO attack.referring SELECT id FROM clerk_invitation_outbox;
-			BEGIN;
-			ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER USER;
-			UPDATE clerk_invitation_outbox SET settled_at = now() - interval '1 hour'
-				WHERE email_address LIKE 'removed%';
-			ALTER TABLE clerk_invitation_outbox ENABLE TRIGGER USER;
-			COMMIT;));
-
-		my $log = -s $node->logfile;
-		if ($database eq 'postgres')
-		{
-			seen_in(
-				remove => "\\connect postgres postgres\n",
-				'CALL clerk_send_invitations()');
-		}
-		else
-		{
-			$test->psql_as('bob', $database, insert('honest-removal'));
-			wait_until('the old row is gone',
-				sub { $count->('sent', 'removed') eq '0' });
-		}
-		my %seen = PrivilegesTest::payloads(slurp_file($node->logfile, $log));
-		is( join(', ', grep { !/as (bob|mallory)$/ } sort keys %seen),
-			'',
-			"a table in $database that refers to the outbox: its triggers have no more rights than the outbox's owner"
-		);
-		is($test->superusers, 'postgres', '... and nobody becomes a superuser');
-		is($count->('sent', 'removed'), '0', '... and old rows are removed');
-		$node->safe_psql('postgres',
-			"ALTER DATABASE $database RESET clerk_invite.retention");
-		$test->psql_as('bob', $database,
-			'REVOKE ALL (id) ON clerk_invitation_outbox FROM mallory');
-	}
-	clean_up();
-	return;
-}
-
-# A trigger gives up the session's advisory locks in the middle of a pass.
-sub check_lost_lock
-{
-	my $email = 'x-slow-2000--lock@example.com';
-	my $sender = start_psql($node, '');
-
-	$test->psql_as('bob', 'postgres',
-		$test->tools
-		  . q(CREATE TRIGGER attack AFTER UPDATE ON clerk_invitation_outbox
-			EXECUTE FUNCTION attack.run('SELECT pg_advisory_unlock_all()');)
-		  . insert('x-slow-2000--lock'));
-	send_to_psql($sender, 'CALL clerk_send_invitations();');
-	wait_until('the request is there', sub { $clerk->requests_for($email) });
-	like(
-		attempt($node, 'postgres', 'CALL clerk_send_invitations();')->{stderr},
-		qr/another session is sending invitations/,
-		'a trigger cannot let a second sender in');
-	output_of_psql($sender);
-	run_in_psql($sender, 'CALL clerk_send_invitations();');
-	is( $test->psql_as('bob', 'postgres',
-			'SELECT state, attempts FROM clerk_invitation_outbox'),
-		'sent|1',
-		'... and the row is sent');
-	is(scalar(() = $clerk->requests_for($email)), 1, '... once');
-	$sender->{harness}->finish;
-	clean_up();
+	$test->clean_up();
 	return;
 }
 
@@ -550,7 +444,7 @@ sub check_schema_owner
 				select(undef, undef, undef, 0.05);
 			} while ($state =~ /ing$/ && time < $deadline);
 		}
-		my %seen = PrivilegesTest::payloads(slurp_file($node->logfile, $log));
+		my %seen = payloads(slurp_file($node->logfile, $log));
 		is( join(', ', grep { !/as dave$/ } sort keys %seen),
 			'',
 			"a table in the outbox's place has its owner's rights only: $process"
@@ -561,64 +455,6 @@ sub check_schema_owner
 		$test->run('ALTER ROLE prize NOSUPERUSER');
 		$test->run('DROP DATABASE daves WITH (FORCE)');
 	}
-	return;
-}
-
-# The outbox gets another owner while a pass is under way, who attaches something
-# at once.
-sub check_new_owner
-{
-	my $email = 'x-slow-1000--owner@example.com';
-	my $sender = start_psql($node, '');
-
-	$test->run(
-		'ALTER TABLE clerk_invitation_outbox OWNER TO postgres',
-		insert('x-slow-1000--owner'));
-	my $log = -s $node->logfile;
-	run_in_psql($sender, "SELECT 'process send';");
-	send_to_psql($sender, 'CALL clerk_send_invitations();');
-	wait_until('the request is there', sub { $clerk->requests_for($email) });
-	$test->run('ALTER TABLE clerk_invitation_outbox OWNER TO bob');
-	$test->psql_as('bob', 'postgres',
-		$test->tools
-		  . 'CREATE TRIGGER attack AFTER UPDATE ON clerk_invitation_outbox EXECUTE FUNCTION attack.fire()'
-	);
-	output_of_psql($sender);
-	run_in_psql($sender, 'CALL clerk_send_invitations();');
-	my %seen = PrivilegesTest::payloads(slurp_file($node->logfile, $log));
-	is(join(', ', grep { !/as bob$/ } sort keys %seen),
-		'', 'an owner that is new has no rights of the former one');
-	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
-	is( $test->psql_as('bob', 'postgres',
-			'SELECT state FROM clerk_invitation_outbox'),
-		'sent',
-		'... and the row is sent');
-	$sender->{harness}->finish;
-	clean_up();
-	return;
-}
-
-# Who looks at the progress plans a query on the outbox, and so evaluates what is
-# constant in the conditions of its indexes and children.
-sub check_view
-{
-	$test->psql_as(
-		'bob',
-		'postgres',
-		$test->tools . q(
-		CREATE INDEX attack ON clerk_invitation_outbox (id)
-			WHERE attack.pure(1::bigint) = 1;
-		CREATE TABLE attack.child (CHECK (attack.pure(1::bigint) = 1))
-			INHERITS (clerk_invitation_outbox);
-		ALTER TABLE clerk_invitation_outbox ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
-		CREATE POLICY attack ON clerk_invitation_outbox USING (attack.payload());));
-	my %seen = seen_in(
-		view => "\\connect postgres postgres\n",
-		'SELECT * FROM clerk_invitation_progress');
-	is(join(', ', grep { !/as bob$/ } sort keys %seen),
-		'', 'who looks at the progress runs nothing of the owner');
-	is($test->superusers, 'postgres', '... and nobody becomes a superuser');
-	clean_up();
 	return;
 }
 
@@ -694,7 +530,7 @@ sub check_altered_columns
 
 		$number++;
 		$test->psql_as('bob', 'postgres',
-			insert("altered-$number", "other-$number"));
+			insert_sql("altered-$number", "other-$number"));
 		$test->psql_as('bob', 'postgres',
 			'ALTER TABLE clerk_invitation_outbox DISABLE TRIGGER USER',
 			"ALTER TABLE clerk_invitation_outbox $alterations{$title}",
@@ -737,17 +573,6 @@ sub is_up
 	return !$node->psql('postgres', 'SELECT 1', stdout => \$stdout, stderr => \$stderr);
 }
 
-# Runs scripts as a process of this name; returns who ran the payload in it.
-sub seen_in
-{
-	my ($name, $connect, @scripts) = @_;
-	my $log = -s $node->logfile;
-
-	$test->attempt_all($connect . PrivilegesTest::mark($name),
-		@scripts, PrivilegesTest::mark('none'));
-	return PrivilegesTest::payloads(slurp_file($node->logfile, $log));
-}
-
 # Privileges for all that can be called, and for members.
 sub let_everything
 {
@@ -765,17 +590,5 @@ sub let_everything
 				EXECUTE format('$format', 'EXECUTE ON ROUTINE ' || routine);
 			END LOOP;
 		END \$\$;));
-	return;
-}
-
-sub insert
-{
-	return 'INSERT INTO clerk_invitation_outbox (organization_id, email_address, role) VALUES '
-	  . join(', ', map { "('org_test', '$_\@example.com', 'org:member')" } @_);
-}
-
-sub clean_up
-{
-	$test->clean_up(@_);
 	return;
 }
