@@ -52,6 +52,7 @@ OBJS = \
 	src/shipment.o \
 	src/socket_set.o \
 	src/statement_request.o \
+	src/statement_table.o \
 	src/status_refresh.o \
 	src/trigger.o \
 	src/url_rules.o \

@@ -140,6 +140,20 @@
 #define clerk_spi_commit_and_begin() (SPI_commit(), SPI_start_transaction())
 #endif
 
+/* 14 handed the hook that is called after analysis a third argument. */
+#if PG_VERSION_NUM >= 190000
+#define CLERK_POST_PARSE_ANALYZE_PARAMETERS \
+	ParseState *pstate, Query *query, const JumbleState *jumble
+#define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query, jumble
+#elif PG_VERSION_NUM >= 140000
+#define CLERK_POST_PARSE_ANALYZE_PARAMETERS \
+	ParseState *pstate, Query *query, JumbleState *jumble
+#define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query, jumble
+#else
+#define CLERK_POST_PARSE_ANALYZE_PARAMETERS ParseState *pstate, Query *query
+#define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query
+#endif
+
 /* A random number from 0 to 1; 15 brought a generator of its own. */
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"

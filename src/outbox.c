@@ -52,6 +52,11 @@
 	"o.claimed_at, o.http_status, o.error_code, o.error_message, o.trace_id, " \
 	"o.send_alone, o.consecutive_failures"
 
+#define ROW_TYPES \
+	INT8OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, \
+	JSONBOID, INT4OID, BOOLOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, \
+	INT4OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID
+
 /* When a row is due; the index clerk_invitation_outbox_due has the same. */
 #define DUE_AT "coalesce(next_attempt_at, send_after)"
 
@@ -67,7 +72,8 @@
 static ClerkOutboxStatement find_left_behind = {
 	.text = "SELECT id FROM ONLY %1$s WHERE state = 'sending' AND " NOT_HELD_BACK("$1"),
 	.parameters = 1,
-	.types = {INT8ARRAYOID}
+	.types = {INT8ARRAYOID},
+	.results = {INT8OID}
 };
 
 static ClerkOutboxStatement take_over_rows = {
@@ -123,7 +129,8 @@ static ClerkOutboxStatement find_due = {
 	"FROM ONLY %1$s WHERE state = 'queued' AND " DUE_AT " <= now() "
 	"AND " NOT_HELD_BACK("$2") " ORDER BY " DUE_AT ", id LIMIT $1",
 	.parameters = 2,
-	.types = {INT4OID, INT8ARRAYOID}
+	.types = {INT4OID, INT8ARRAYOID},
+	.results = {INT8OID, TEXTOID, TEXTOID, BOOLOID, TIMESTAMPTZOID}
 };
 
 static ClerkOutboxStatement claim_rows = {
@@ -144,7 +151,8 @@ static ClerkOutboxStatement claim_rows = {
 	"WHERE o.id = due.id "
 	"RETURNING " ROW_COLUMNS,
 	.parameters = 5,
-	.types = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID}
+	.types = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID},
+	.results = {ROW_TYPES}
 };
 
 static ClerkOutboxStatement find_unverified = {
@@ -152,7 +160,8 @@ static ClerkOutboxStatement find_unverified = {
 	"AND " DUE_AT " <= now() AND " NOT_HELD_BACK("$2") " "
 	"ORDER BY " DUE_AT ", id LIMIT $1",
 	.parameters = 2,
-	.types = {INT4OID, INT8ARRAYOID}
+	.types = {INT4OID, INT8ARRAYOID},
+	.results = {ROW_TYPES}
 };
 
 static ClerkOutboxStatement find_invitation = {
@@ -189,7 +198,8 @@ static ClerkOutboxStatement settle_rows = {
 	.types = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
 		INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
 		TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
-	TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID, INT4ARRAYOID}
+	TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID, INT4ARRAYOID},
+	.results = {INT8OID}
 };
 
 static ClerkOutboxStatement find_next_due = {
@@ -202,7 +212,8 @@ static ClerkOutboxStatement find_next_due = {
 	"AND " DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
 	"ORDER BY " DUE_AT ", id LIMIT 1))",
 	.parameters = 2,
-	.types = {TIMESTAMPTZOID, INT8ARRAYOID}
+	.types = {TIMESTAMPTZOID, INT8ARRAYOID},
+	.results = {TIMESTAMPTZOID}
 };
 
 static ClerkOutboxStatement count_due_rows = {
@@ -210,7 +221,8 @@ static ClerkOutboxStatement count_due_rows = {
 	"AND " DUE_AT " <= now()), $1) + (SELECT count(*) FROM ONLY %1$s "
 	"WHERE state = 'verifying' AND " DUE_AT " <= now())",
 	.parameters = 1,
-	.types = {INT8OID}
+	.types = {INT8OID},
+	.results = {INT8OID}
 };
 
 /* The parameters of settle_rows while they are being filled. */

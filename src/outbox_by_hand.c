@@ -31,7 +31,8 @@ static ClerkOutboxStatement enqueue_row = {
 	.parameters = ENQUEUE_ARGUMENTS,
 	.types = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID,
 	INT4OID, BOOLOID, TIMESTAMPTZOID},
-	.by_hand = true
+	.by_hand = true,
+	.results = {INT8OID}
 };
 
 static ClerkOutboxStatement cancel_row = {
@@ -66,7 +67,8 @@ static ClerkOutboxStatement abandon_row = {
 	.parameters = 4,
 	.types = {INT8OID, TEXTARRAYOID, TEXTOID, TEXTOID},
 	.by_hand = true,
-	.without_triggers = true
+	.without_triggers = true,
+	.results = {TEXTOID}
 };
 
 static void use_outbox_of(FunctionCallInfo fcinfo);

@@ -14,6 +14,7 @@
 
 #include "access/detoast.h"
 #include "access/htup_details.h"
+#include "catalog/pg_type_d.h"
 #include "commands/trigger.h"
 #include "compat.h"
 #include "executor/executor.h"
@@ -49,29 +50,30 @@ typedef enum Retry
 typedef struct InternalColumn
 {
 	const char *name;
+	Oid			type;
 	Retry		retry;
 } InternalColumn;
 
 static const InternalColumn internal_columns[] = {
-	{"state", RETRY_KEEPS},
-	{"attempts", RETRY_BEGINS_ANEW},
-	{"send_alone", RETRY_BEGINS_ANEW},
-	{"next_attempt_at", RETRY_BEGINS_ANEW},
-	{"consecutive_failures", RETRY_BEGINS_ANEW},
-	{"enqueued_at", RETRY_KEEPS},
-	{"first_claimed_at", RETRY_BEGINS_ANEW_IF_KNOWN},
-	{"first_claimed_clock", RETRY_BEGINS_ANEW_IF_KNOWN},
-	{"claimed_at", RETRY_KEEPS},
-	{"settled_at", RETRY_BEGINS_ANEW},
-	{"invitation_id", RETRY_KEEPS},
-	{"status", RETRY_KEEPS},
-	{"url", RETRY_KEEPS},
-	{"expires_at", RETRY_KEEPS},
-	{"http_status", RETRY_KEEPS},
-	{"error_code", RETRY_KEEPS},
-	{"error_message", RETRY_KEEPS},
-	{"trace_id", RETRY_KEEPS},
-	{"database_error", RETRY_BEGINS_ANEW},
+	{"state", TEXTOID, RETRY_KEEPS},
+	{"attempts", INT4OID, RETRY_BEGINS_ANEW},
+	{"send_alone", BOOLOID, RETRY_BEGINS_ANEW},
+	{"next_attempt_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
+	{"consecutive_failures", INT4OID, RETRY_BEGINS_ANEW},
+	{"enqueued_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"first_claimed_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW_IF_KNOWN},
+	{"first_claimed_clock", INT8OID, RETRY_BEGINS_ANEW_IF_KNOWN},
+	{"claimed_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"settled_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
+	{"invitation_id", TEXTOID, RETRY_KEEPS},
+	{"status", TEXTOID, RETRY_KEEPS},
+	{"url", TEXTOID, RETRY_KEEPS},
+	{"expires_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"http_status", INT4OID, RETRY_KEEPS},
+	{"error_code", TEXTOID, RETRY_KEEPS},
+	{"error_message", TEXTOID, RETRY_KEEPS},
+	{"trace_id", TEXTOID, RETRY_KEEPS},
+	{"database_error", TEXTOID, RETRY_BEGINS_ANEW},
 };
 
 #define INTERNAL_COLUMNS ((int) lengthof(internal_columns))
@@ -90,7 +92,7 @@ typedef struct Columns
 
 static const Columns *known_columns(FunctionCallInfo fcinfo);
 static const Columns *known_defaults(FunctionCallInfo fcinfo);
-static int	find_column(TupleDesc descriptor, const char *name);
+static int	find_column(TupleDesc descriptor, const char *name, Oid type);
 static bool by_owner(Relation table);
 static HeapTuple insertion(FunctionCallInfo fcinfo);
 static HeapTuple change(FunctionCallInfo fcinfo);
@@ -158,9 +160,9 @@ known_columns(FunctionCallInfo fcinfo)
 	if (columns != NULL)
 		return columns;
 	columns = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Columns));
-	columns->id = find_column(descriptor, "id");
-	columns->email_address = find_column(descriptor, "email_address");
-	columns->state = find_column(descriptor, "state");
+	columns->id = find_column(descriptor, "id", INT8OID);
+	columns->email_address = find_column(descriptor, "email_address", TEXTOID);
+	columns->state = find_column(descriptor, "state", TEXTOID);
 	fcinfo->flinfo->fn_extra = columns;
 	return columns;
 }
@@ -182,7 +184,8 @@ known_defaults(FunctionCallInfo fcinfo)
 	executor = CreateExecutorState();
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
 	{
-		int			column = find_column(descriptor, internal_columns[i].name);
+		int			column = find_column(descriptor, internal_columns[i].name,
+											 internal_columns[i].type);
 		Form_pg_attribute attribute = TupleDescAttr(descriptor, column - 1);
 		Node	   *expression = build_column_default(trigger->tg_relation,
 													  column);
@@ -208,15 +211,20 @@ known_defaults(FunctionCallInfo fcinfo)
 	return columns;
 }
 
+/*
+ * Raises 55000 if the table has no such column, or one of another type: its
+ * owner may have altered it, or has attached the trigger to a table of his own.
+ */
 static int
-find_column(TupleDesc descriptor, const char *name)
+find_column(TupleDesc descriptor, const char *name, Oid type)
 {
 	int			column = SPI_fnumber(descriptor, name);
 
-	if (column <= 0)
+	if (column <= 0 || TupleDescAttr(descriptor, column - 1)->atttypid != type)
 		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column \"%s\" of the outbox does not exist", name)));
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the outbox has no column \"%s\" of type %s", name,
+						format_type_be(type))));
 	return column;
 }
 
@@ -255,6 +263,10 @@ change(FunctionCallInfo fcinfo)
 
 	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		to = SPI_getvalue(trigger->tg_newtuple, descriptor, columns->state);
+	if (from == NULL || (to == NULL && TRIGGER_FIRED_BY_UPDATE(trigger->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("the state of an invitation must not be null")));
 	if (!may_change_by_hand(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -414,7 +426,7 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 	int			count = 0;
 	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
 	char	   *code = SPI_getvalue(trigger->tg_trigtuple, descriptor,
-									find_column(descriptor, "error_code"));
+									find_column(descriptor, "error_code", TEXTOID));
 	bool		unknown = code != NULL && strcmp(code, CLERK_OUTBOX_ABANDONED) == 0;
 
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
@@ -445,12 +457,12 @@ fired_by_another_trigger(void)
 static HeapTuple
 complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
 {
-	int			column = SPI_fnumber(descriptor, "settled_at");
+	int			column = find_column(descriptor, "settled_at", TIMESTAMPTZOID);
+	int			id = find_column(descriptor, "id", INT8OID);
 	Datum		value = TimestampTzGetDatum(GetCurrentTimestamp());
 	bool		isnull;
 
-	clerk_outbox_announce(DatumGetInt64(SPI_getbinval(tuple, descriptor,
-													  SPI_fnumber(descriptor, "id"),
+	clerk_outbox_announce(DatumGetInt64(SPI_getbinval(tuple, descriptor, id,
 													  &isnull)),
 						  CLERK_OUTBOX_CANCELED);
 	isnull = false;

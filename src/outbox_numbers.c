@@ -12,6 +12,7 @@
 #include "access/genam.h"
 #include "access/htup_details.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_type_d.h"
 #include "commands/sequence.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
@@ -122,7 +123,8 @@ highest_number(Relation table)
 		return 0;
 	index = index_open(primary_key, AccessShareLock);
 	if (index->rd_index->indrelid == RelationGetRelid(table) &&
-		index->rd_index->indkey.values[0] == column)
+		index->rd_index->indkey.values[0] == column && column > 0 &&
+		TupleDescAttr(RelationGetDescr(table), column - 1)->atttypid == INT8OID)
 	{
 		scan = systable_beginscan_ordered(table, index, SnapshotAny, 0, NULL);
 		row = systable_getnext_ordered(scan, BackwardScanDirection);

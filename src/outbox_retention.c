@@ -42,7 +42,8 @@ static ClerkOutboxStatement find_last_row = {
 	.text = "SELECT settled_at, id FROM (SELECT settled_at, id " OLD_ROWS ") AS old "
 	"ORDER BY settled_at DESC, id DESC LIMIT 1",
 	.parameters = 4,
-	.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT4OID}
+	.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, INT4OID},
+	.results = {TIMESTAMPTZOID, INT8OID}
 };
 
 static ClerkOutboxStatement remove_rows = {

@@ -58,7 +58,8 @@ static ClerkOutboxStatement set_aside_row = {
 static ClerkOutboxStatement count_set_aside = {
 	.text = "SELECT count(*), min(database_error) FROM ONLY %1$s "
 	"WHERE database_error IS NOT NULL "
-	"AND state IN ('queued', 'sending', 'verifying')"
+	"AND state IN ('queued', 'sending', 'verifying')",
+	.results = {INT8OID, TEXTOID}
 };
 
 static HTAB * held_back = NULL;

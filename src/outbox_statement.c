@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "outbox_statement.h"
 #include "owner_rights.h"
+#include "statement_table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -43,7 +44,6 @@ static const char *const kept_from_planner[] = {
 static struct
 {
 	Oid			relation;		/* invalid: none */
-	Oid			owner;
 	NameData	schema;			/* the plans' text has its name */
 	uint64		number;			/* another one for each table or name */
 }			outbox;
@@ -55,6 +55,7 @@ static void choose_plans(const ClerkOutboxStatement *statement);
 static uint64 execute(ClerkOutboxStatement *statement, const Datum *values,
 					  const char *nulls, ClerkOutboxCollect collect,
 					  void *result);
+static void check_result(const ClerkOutboxStatement *statement);
 static bool concerns_more_than_a_row(int sqlstate);
 static SPIPlanPtr plan_for(ClerkOutboxStatement *statement);
 
@@ -77,7 +78,6 @@ clerk_outbox_find(Oid schema)
 		outbox.number++;
 	outbox.relation = relation;
 	namestrcpy(&outbox.schema, schema_name);
-	outbox.owner = clerk_table_owner(relation);
 }
 
 /* The table that was found. */
@@ -85,13 +85,6 @@ Oid
 clerk_outbox_relation(void)
 {
 	return outbox.relation;
-}
-
-/* Its owner when it was found; invalid if none was. */
-Oid
-clerk_outbox_owner(void)
-{
-	return outbox.owner;
 }
 
 /*
@@ -106,7 +99,7 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 	ClerkRights rights;
 	uint64		processed;
 
-	clerk_take_owner_rights(outbox.owner, &rights);
+	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox.relation), &rights);
 	choose_plans(statement);
 	if (statement->by_hand)
 		clerk_defer_no_constraint_of(outbox.relation);
@@ -191,6 +184,7 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 		{
 			MemoryContext spi = MemoryContextSwitchTo(caller);
 
+			check_result(statement);
 			collect(result);
 			MemoryContextSwitchTo(spi);
 		}
@@ -202,6 +196,23 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	}
 	PG_END_TRY();
 	return processed;
+}
+
+/*
+ * Who owns the table may give a column another type, with which a value would
+ * be taken for what it is not.
+ */
+static void
+check_result(const ClerkOutboxStatement *statement)
+{
+	TupleDesc	descriptor = SPI_tuptable->tupdesc;
+
+	for (int i = 0; i < descriptor->natts; i++)
+		if (SPI_gettypeid(descriptor, i + 1) != statement->results[i])
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+					 errmsg("column \"%s\" of table \"%s\" has another type than the extension has given it",
+							NameStr(TupleDescAttr(descriptor, i)->attname), OUTBOX)));
 }
 
 /* Errors of the server's resources, of operators, and of the system below. */
@@ -220,23 +231,33 @@ concerns_more_than_a_row(int sqlstate)
 static SPIPlanPtr
 plan_for(ClerkOutboxStatement *statement)
 {
-	if (statement->plan != NULL && statement->table != outbox.number)
+	if (statement->full_text != NULL && statement->table != outbox.number)
 	{
-		SPI_freeplan(statement->plan);
+		if (statement->plan != NULL)
+			SPI_freeplan(statement->plan);
 		statement->plan = NULL;
+		pfree(statement->full_text);
+		statement->full_text = NULL;
 	}
-	if (statement->plan == NULL)
+	if (statement->full_text == NULL)
 	{
 		char	   *name = quote_qualified_identifier(NameStr(outbox.schema),
 													  OUTBOX);
-		char	   *text = psprintf(statement->text, name);
-		SPIPlanPtr	plan = SPI_prepare(text, statement->parameters,
+
+		statement->full_text = MemoryContextStrdup(TopMemoryContext,
+												   psprintf(statement->text, name));
+		statement->table = outbox.number;
+	}
+	clerk_expect_table(statement->full_text, outbox.relation);
+	if (statement->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(statement->full_text,
+									   statement->parameters,
 									   statement->types);
 
 		if (plan == NULL || SPI_keepplan(plan) != 0)
 			elog(ERROR, "could not prepare a statement on \"%s\"", OUTBOX);
 		statement->plan = plan;
-		statement->table = outbox.number;
 	}
 	return statement->plan;
 }

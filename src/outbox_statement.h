@@ -8,6 +8,7 @@
 #include "executor/spi.h"
 
 #define CLERK_OUTBOX_PARAMETERS 17
+#define CLERK_OUTBOX_COLUMNS 20
 
 /* A statement, for a static variable: it keeps its plan for the session. */
 typedef struct ClerkOutboxStatement
@@ -16,10 +17,12 @@ typedef struct ClerkOutboxStatement
 								 * ONLY: what inherits from it is no outbox */
 	int			parameters;
 	Oid			types[CLERK_OUTBOX_PARAMETERS];
+	Oid			results[CLERK_OUTBOX_COLUMNS];	/* types of its columns */
 	bool		by_hand;		/* in a user's transaction, as if he ran it */
 	bool		without_triggers;	/* do not fire the users' triggers */
 
 	SPIPlanPtr	plan;			/* NULL: not yet made */
+	char	   *full_text;		/* that it was made from */
 	uint64		table;			/* for which it was made */
 } ClerkOutboxStatement;
 
@@ -28,7 +31,6 @@ typedef void (*ClerkOutboxCollect) (void *result);
 
 extern void clerk_outbox_find(Oid schema);
 extern Oid	clerk_outbox_relation(void);
-extern Oid	clerk_outbox_owner(void);
 extern uint64 clerk_outbox_run(ClerkOutboxStatement *statement,
 							   const Datum *values, const char *nulls,
 							   ClerkOutboxCollect collect, void *result);

@@ -28,7 +28,8 @@ static ClerkOutboxStatement find_pending = {
 	.text = "SELECT organization_id, invitation_id, email_address, "
 	"status IS NOT NULL FROM ONLY %1$s "
 	"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
-	"ORDER BY organization_id"
+	"ORDER BY organization_id",
+	.results = {TEXTOID, TEXTOID, TEXTOID, BOOLOID}
 };
 
 static ClerkOutboxStatement set_statuses = {
@@ -43,7 +44,8 @@ static ClerkOutboxStatement set_statuses = {
 	"WHERE o.id = c.id "
 	"RETURNING o.status",
 	.parameters = 3,
-	.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTOID}
+	.types = {TEXTARRAYOID, TEXTARRAYOID, TEXTOID},
+	.results = {TEXTOID}
 };
 
 /* What is to be recorded: arrays of the same length. */

@@ -19,38 +19,61 @@
  *	  same two flags.
  * 3. Settings are restored to what they were, whoever has changed them, and
  *	  whether for the transaction or the session.
+ * 4. The second flag refuses temporary tables only.  A type or a function in
+ *	  the session's temporary schema is refused when the rights are given back:
+ *	  a domain there hides one of the same name that the caller means.
  *
  * A constraint trigger that is deferred would be refused by the second rule and
  * have the statement fail.  It is made immediate instead, so that its code runs
  * within the statement.
  *
+ * The table stays locked until the transaction ends, so that its owner cannot
+ * become another one before the statement has run.
+ *
  * An error gives all this back with its (sub)transaction.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/indexing.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_depend.h"
+#include "catalog/pg_namespace.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "owner_rights.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/syscache.h"
 
+static int64 count_temporary_objects(void);
 static void make_immediate(List *constraints);
 
-/* A table's owner. */
+/*
+ * Locks a table for a change of its rows and returns its owner, who stays the
+ * owner until the transaction ends.  Raises 42P01 if it was dropped.
+ */
 Oid
-clerk_table_owner(Oid table)
+clerk_lock_table_and_owner(Oid table)
 {
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
+	HeapTuple	tuple;
 	Oid			owner;
 
+	LockRelationOid(table, RowExclusiveLock);
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(table));
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", table);
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", table)));
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
@@ -69,12 +92,19 @@ clerk_take_owner_rights(Oid owner, ClerkRights *rights)
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	rights->guc_nest_level = NewGUCNestLevel();
+	rights->temporary_objects = count_temporary_objects();
 	clerk_set_locally("search_path", "pg_catalog, pg_temp");
 }
 
+/* Raises 42501 if there are temporary objects that were not there before. */
 void
 clerk_restore_rights(const ClerkRights *rights)
 {
+	if (count_temporary_objects() > rights->temporary_objects)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("cannot create a temporary object within security-restricted operation")));
+
 	/* "false" undoes every change, not only those made with SET LOCAL. */
 	AtEOXact_GUC(false, rights->guc_nest_level);
 	SetUserIdAndSecContext(rights->user, rights->security_context);
@@ -131,6 +161,38 @@ void
 clerk_defer_no_constraint(void)
 {
 	make_immediate(NIL);
+}
+
+/*
+ * Objects in the session's temporary schema: what belongs to a schema depends on
+ * it.  A session that has no such schema costs nothing.
+ */
+static int64
+count_temporary_objects(void)
+{
+	Oid			schema;
+	Oid			toast_schema;
+	Relation	dependencies;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	int64		count = 0;
+
+	GetTempNamespaceState(&schema, &toast_schema);
+	if (!OidIsValid(schema))
+		return 0;
+	CommandCounterIncrement();
+	dependencies = table_open(DependRelationId, AccessShareLock);
+	ScanKeyInit(&keys[0], Anum_pg_depend_refclassid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(NamespaceRelationId));
+	ScanKeyInit(&keys[1], Anum_pg_depend_refobjid, BTEqualStrategyNumber,
+				F_OIDEQ, ObjectIdGetDatum(schema));
+	scan = systable_beginscan(dependencies, DependReferenceIndexId, true, NULL,
+							  lengthof(keys), keys);
+	while (HeapTupleIsValid(systable_getnext(scan)))
+		count++;
+	systable_endscan(scan);
+	table_close(dependencies, AccessShareLock);
+	return count;
 }
 
 /* SET CONSTRAINTS ... IMMEDIATE; NIL stands for ALL. */

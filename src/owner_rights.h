@@ -11,9 +11,10 @@ typedef struct ClerkRights
 	Oid			user;
 	int			security_context;
 	int			guc_nest_level;
+	int64		temporary_objects;	/* that the session had before */
 } ClerkRights;
 
-extern Oid	clerk_table_owner(Oid table);
+extern Oid	clerk_lock_table_and_owner(Oid table);
 extern void clerk_take_owner_rights(Oid owner, ClerkRights *rights);
 extern void clerk_restore_rights(const ClerkRights *rights);
 extern void clerk_set_locally(const char *name, const char *value);

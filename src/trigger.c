@@ -34,6 +34,7 @@
 #include "guc.h"
 #include "miscadmin.h"
 #include "owner_rights.h"
+#include "statement_table.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
@@ -119,8 +120,8 @@ typedef struct Work
 /* An INSERT, kept for the session. */
 typedef struct KeptPlan
 {
-	char	   *schema;			/* that the outbox is in */
-	SPIPlanPtr	plan;
+	char	   *text;
+	SPIPlanPtr	plan;			/* NULL: could not be made so far */
 	struct KeptPlan *next;
 } KeptPlan;
 
@@ -141,7 +142,7 @@ static Datum converted(Source *source, Datum value);
 static void queue_flush(const TriggerData *trigger);
 static void flush(Enqueuer *enqueuer, Oid function);
 static void insert_as_owner(Oid function);
-static SPIPlanPtr kept_plan(const char *schema);
+static SPIPlanPtr kept_plan(const char *schema, Oid outbox);
 static char *insert_statement(const char *schema);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_trigger);
@@ -547,9 +548,9 @@ insert_as_owner(Oid schema)
 						OUTBOX, "clerk_invitation_trigger"),
 				 errhint("Run ALTER EXTENSION clerk_invite UPDATE.")));
 
-	clerk_take_owner_rights(clerk_table_owner(outbox), &rights);
+	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox), &rights);
 	clerk_defer_no_constraint_of(outbox);
-	result = SPI_execute_plan(kept_plan(schema_name), NULL, NULL, false, 0);
+	result = SPI_execute_plan(kept_plan(schema_name, outbox), NULL, NULL, false, 0);
 	if (result != SPI_OK_INSERT)
 		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(result));
@@ -558,31 +559,36 @@ insert_as_owner(Oid schema)
 }
 
 /*
- * The INSERT into the outbox of a schema.  Kept by the schema's name because
- * the statement contains it: when the outbox is another one, or has been
- * altered, the server analyzes the statement again, but it cannot know of a
- * schema's new name.  There is one in a session, or two.
+ * The INSERT into the outbox of a schema.  Kept by its text, which names the
+ * schema: when the outbox is another one, or has been altered, the server
+ * analyzes the statement again, but it cannot know of a schema's new name.
+ * There is one in a session, or two.
  */
 static SPIPlanPtr
-kept_plan(const char *schema)
+kept_plan(const char *schema, Oid outbox)
 {
+	char	   *text = insert_statement(schema);
 	KeptPlan   *kept = kept_plans;
 
-	while (kept != NULL && strcmp(kept->schema, schema) != 0)
+	while (kept != NULL && strcmp(kept->text, text) != 0)
 		kept = kept->next;
 	if (kept == NULL)
 	{
-		SPIPlanPtr	plan = SPI_prepare(insert_statement(schema), 0, NULL);
+		kept = MemoryContextAllocZero(TopMemoryContext, sizeof(KeptPlan));
+		kept->text = MemoryContextStrdup(TopMemoryContext, text);
+		kept->next = kept_plans;
+		kept_plans = kept;
+	}
+	clerk_expect_table(kept->text, outbox);
+	if (kept->plan == NULL)
+	{
+		SPIPlanPtr	plan = SPI_prepare(kept->text, 0, NULL);
 
 		if (plan == NULL)
 			elog(ERROR, "SPI_prepare failed: %s",
 				 SPI_result_code_string(SPI_result));
-		kept = MemoryContextAlloc(TopMemoryContext, sizeof(KeptPlan));
-		kept->schema = MemoryContextStrdup(TopMemoryContext, schema);
 		SPI_keepplan(plan);
 		kept->plan = plan;
-		kept->next = kept_plans;
-		kept_plans = kept;
 	}
 	return kept->plan;
 }
