@@ -84,7 +84,7 @@ typedef struct Columns
 	int			id;				/* numbers of columns */
 	int			email_address;
 	int			state;
-	int			internal[INTERNAL_COLUMNS];
+	int			internal[INTERNAL_COLUMNS]; /* 0: an older table lacks it */
 	bool		has_defaults;	/* whether the following are known */
 	Datum		defaults[INTERNAL_COLUMNS];
 	bool		default_nulls[INTERNAL_COLUMNS];
@@ -184,14 +184,18 @@ known_defaults(FunctionCallInfo fcinfo)
 	executor = CreateExecutorState();
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
 	{
-		int			column = find_column(descriptor, internal_columns[i].name,
-											 internal_columns[i].type);
-		Form_pg_attribute attribute = TupleDescAttr(descriptor, column - 1);
-		Node	   *expression = build_column_default(trigger->tg_relation,
-													  column);
+		int			column = SPI_fnumber(descriptor, internal_columns[i].name);
+		Form_pg_attribute attribute;
+		Node	   *expression;
 		MemoryContext caller;
 		Datum		value;
 
+		if (column <= 0)
+			continue;
+		(void) find_column(descriptor, internal_columns[i].name,
+						   internal_columns[i].type);
+		attribute = TupleDescAttr(descriptor, column - 1);
+		expression = build_column_default(trigger->tg_relation, column);
 		columns->internal[i] = column;
 		columns->default_nulls[i] = true;
 		if (expression == NULL)
@@ -314,7 +318,8 @@ check_new_row(FunctionCallInfo fcinfo)
 	{
 		int			column = columns->internal[i];
 
-		if (!is_same(values[column - 1], nulls[column - 1],
+		if (column > 0 &&
+			!is_same(values[column - 1], nulls[column - 1],
 					 columns->defaults[i], columns->default_nulls[i],
 					 TupleDescAttr(descriptor, column - 1)))
 			refuse_column(table, column, true);
@@ -350,7 +355,7 @@ check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
 		bool		after_is_null;
 
 		/* Which change of the state may be has been decided. */
-		if (column == columns->state ||
+		if (column == 0 || column == columns->state ||
 			(i >= 0 && queued_again && internal_columns[i].retry != RETRY_KEEPS) ||
 			(i >= 0 && canceled &&
 			 strcmp(internal_columns[i].name, "settled_at") == 0))
@@ -431,7 +436,7 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
 	{
-		if (internal_columns[i].retry == RETRY_KEEPS ||
+		if (known->internal[i] == 0 || internal_columns[i].retry == RETRY_KEEPS ||
 			(internal_columns[i].retry == RETRY_BEGINS_ANEW_IF_KNOWN && unknown))
 			continue;
 		columns[count] = known->internal[i];
