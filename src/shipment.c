@@ -93,8 +93,14 @@ start(ClerkShipment *shipment)
 	else
 		shipment->request = clerk_start_create_invitation(&wanted[0],
 														  &shipment->error);
-	if (shipment->request == NULL && shipment->ticket != NULL)
+	if (shipment->ticket == NULL)
+		return;
+
+	/* Nothing of it goes out before clerk_http_wait(). */
+	if (shipment->request == NULL)
 		clerk_rate_limit_give_back(shipment->ticket, 1);
+	else
+		clerk_rate_limit_start(shipment->ticket);
 }
 
 /* A page of Clerk's largest size holds all that an address can have. */

@@ -13,7 +13,7 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		monotonic_clock | planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
+		budget_file | monotonic_clock | planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | outbox_statement | worker_slots) echo 2 ;;
 		email_address | http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error | invitation_json | outbox_guard | outbox_status) echo 4 ;;
