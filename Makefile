@@ -7,6 +7,7 @@ MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
 OBJS = \
 	src/arguments.o \
+	src/budget_file.o \
 	src/bulk_invitations.o \
 	src/clerk_api.o \
 	src/clerk_error.o \

@@ -447,7 +447,7 @@ settle_ticket(const ClerkHttpRequest *request, const ClerkTicket *ticket)
 			return;
 		case CLERK_HTTP_UNUSABLE:
 		case CLERK_HTTP_NOT_SENT:
-			clerk_rate_limit_give_back(ticket, 1);
+			clerk_rate_limit_not_sent(ticket);
 			return;
 	}
 }
@@ -464,9 +464,7 @@ heed_refusal(const ClerkHttpRequest *request, uint64 instance,
 	if (seconds == 0)
 		seconds = UNTOLD_RETRY_AFTER;
 	seconds = Min(seconds, MAX_RETRY_AFTER);
-	clerk_rate_limit_close(instance, endpoint,
-						   TimestampTzPlusMilliseconds(clerk_http_answered_at(request),
-													   seconds * INT64CONST(1000)));
+	clerk_rate_limit_close(instance, endpoint, seconds);
 }
 
 /* A text as the value of a URL's query; NULL if it has no form in UTF-8. */

@@ -7,28 +7,61 @@
  * requests count.  Here it slides, which no fixed window can be stricter than,
  * and every request counts that was sent, or may have been.
  *
- * A request is reserved when it starts, and when its answer arrives its count
- * moves to that moment.  Clerk counts it at some time in between: so its place
- * is never free earlier here than there.
+ * A request counts from when it is reserved, and leaves the window a window
+ * after its answer arrived.  Clerk counts it at some time in between: so its
+ * place is never free earlier here than there.
  *
  * The counts are kept in a ring of BUCKETS buckets, each as long as the window
  * divided by BUCKETS - 1, and a bucket counts until the whole of it has left
  * the window.  So a place is free again less than 1/127 of the window (0.8 %)
  * later than it could be, and never too early.
  *
+ * Time passes by a monotonic clock: a clock of day that is put ahead frees
+ * nothing early, and one that is put back closes nothing for longer.  What it
+ * shows is needed only where a time is given or returned, and to know how long
+ * the server was down.
+ *
  * The memory is taken from what the server has to spare when it is first
- * needed, so that the library works without being preloaded.  A restart of the
- * server forgets the counts.
+ * needed, so that the library works without being preloaded.
+ *
+ * What a restart of the server must not forget is written through to a file
+ * (budget_file.c), which is read when the memory is made:
+ *
+ * - A request is in the file before it goes out.  So however the server ends,
+ *	 no request that Clerk has counted is missing.
+ * - A request that was only reserved is not.  So none is counted that nobody
+ *	 sent: a sender that is killed has 40 reserved, 80 % of Clerk's budget of
+ *	 bulk requests.
+ * - The answer to a sender's request is in the file at once.  The answer to a
+ *	 synchronous call, which shall not wait for a second system call, gets
+ *	 there with the next request, or when the process ends.
+ * - A request without an answer in the file was under way when the server
+ *	 ended, and counts as answered when the file is read, but no later than its
+ *	 own time limit allows (30 s of Clerk's hour, 0.8 %).  That can be too late
+ *	 for as many requests as were under way at a time, 4 % of the budget at the
+ *	 most that a sender has by default: so less than 0.1 % of a window is lost.
+ *
+ * A machine that crashes loses what its kernel has not written yet; then
+ * Clerk's 429 is what holds.
+ *
+ * On a standby nothing is sent, so nothing is written.  A file that was copied
+ * from another server has requests that were sent with the same key, which
+ * count rightly here, or with another one, which do not count.  One that is
+ * old has nothing that is still in the window.
  */
 #include "postgres.h"
 
 #include <limits.h>
 
+#include "access/xact.h"
+#include "budget_file.h"
 #include "common/hashfn.h"
 #include "compat.h"
 #include "guc.h"
+#include "monotonic_clock.h"
 #include "rate_limit.h"
 #include "shared_memory.h"
+#include "storage/ipc.h"
 #include "utils/timestamp.h"
 
 #define BUCKETS 128
@@ -38,27 +71,33 @@
 /* More Clerk instances than databases of one server are likely to use. */
 #define INSTANCES 16
 
-/* With the number of the layout; the size need not tell one from another. */
-#define SHARED_MEMORY_NAME "clerk_invite rate limit 1"
+/*
+ * With the number of the layout; the size need not tell one from another.  The
+ * file's name has a number, too, for the layout of Record.
+ */
+#define SHARED_MEMORY_NAME "clerk_invite rate limit 2"
+
+/*
+ * Microseconds by which the two clocks may drift apart while a request is
+ * under way: one that is slowed down or sped up by 500 ppm, as ntpd and chrony
+ * do at most by default, takes 200 s for it.  What is more was a step.
+ */
+#define DRIFT 100000
 
 /*
  * Requests to an endpoint, by time.  Bucket number N, of which counts[N %
- * BUCKETS] is the content, holds those from N * width to (N + 1) * width; the
- * ring has the newest bucket and those before it.
+ * BUCKETS] is the content, holds those that were answered from N * width to
+ * (N + 1) * width; the ring has the newest bucket and those before it.
  */
 typedef struct Ring
 {
 	int64		width;			/* of a bucket: microseconds */
+	TimestampTz configured_at;	/* when the setting was read that says so */
 	int64		newest;			/* number of the newest bucket */
+	uint32		held;			/* reserved, and not started yet */
+	uint32		under_way;		/* started, and not answered yet */
 	uint32		counts[BUCKETS];
 } Ring;
-
-/* From a 429's Retry-After. */
-typedef struct Closure
-{
-	TimestampTz begin;
-	TimestampTz end;
-} Closure;
 
 /* The budgets of an instance of Clerk's. */
 typedef struct Instance
@@ -66,39 +105,87 @@ typedef struct Instance
 	uint64		name;			/* from clerk_rate_limit_instance() */
 	uint64		last_use;		/* by State.uses; 0: there is none */
 	Ring		rings[COUNTED_ENDPOINTS];
-	Closure		closures[ENDPOINTS];
+	int64		closed_until[ENDPOINTS];	/* by a 429's Retry-After */
 } Instance;
 
 typedef struct State
 {
 	LWLock		lock;			/* protects all that follows */
+	bool		loaded;			/* from the file */
+	bool		write_failed;	/* and that was logged */
+	int64		clock_offset;	/* our time is the monotonic clock's, and this */
 	uint64		uses;			/* counts them, to find what is not used */
 	Instance	instances[INSTANCES];
 } State;
 
+/* What the file has of an instance, whose "held" is 0 there. */
+typedef struct Record
+{
+	int64		time;			/* when it was written, by our time ... */
+	TimestampTz clock;			/* ... and by the clock of day */
+	Instance	instance;
+} Record;
+
+/* The same moment by our time and by the clock of day. */
+typedef struct Moment
+{
+	int64		time;
+	TimestampTz clock;
+} Moment;
+
+/* What this process has not settled yet of an endpoint's requests. */
+typedef struct Unsettled
+{
+	uint32		held;			/* reserved, and not started */
+	uint32		started;		/* after they were reserved */
+	uint32		counted;		/* started without being reserved */
+} Unsettled;
+
 /* Of this process: the shared memory, once it is known. */
 static State *state = NULL;
 
-static void lock_state(void);
+/* Of this process: requests to an instance, and whether the file lacks any. */
+static uint64 own_instance;
+static Unsettled own[COUNTED_ENDPOINTS];
+static bool own_unwritten = false;
+static bool watching_own = false;
+
+/* Of this process: errno, if it is to be logged that the file has none. */
+static int	complaint = 0;
+
+static Moment lock_state(void);
 static void unlock_state(void);
+static void load(void);
+static bool read_record(int number, Record *record);
+static void take_over(const Record *record, Instance *instance, int64 now);
+static void write_through(const Instance *instance, Moment now);
 static Instance *find_instance(uint64 name);
 static Instance *use_instance(uint64 name);
 static bool is_counted(ClerkEndpoint endpoint);
 static int	limit_of(ClerkEndpoint endpoint);
-static Ring *ring_at(Instance *instance, ClerkEndpoint endpoint,
-					 TimestampTz now);
-static void make_all_newest(Ring *ring, int64 width, int64 newest);
+static void own_requests_to(uint64 instance, Moment now);
+static bool settle_own(const ClerkTicket *ticket, Ring *ring, bool started);
+static void give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted,
+						int64 now);
+static void give_up_all(Moment now);
+static bool owns_any(void);
+static void at_transaction_end(XactEvent event, void *arg);
+static void at_exit(int code, Datum arg);
+static void make_ticket(const Instance *instance, ClerkEndpoint endpoint,
+						bool reserved, Moment now, ClerkTicket *ticket);
+static int64 time_of_answer(const ClerkTicket *ticket, TimestampTz answered_at,
+							Moment now);
+static Ring *ring_at(Instance *instance, ClerkEndpoint endpoint, int64 now);
+static void advance(Ring *ring, int64 newest);
+static bool knows_better(const Ring *ring);
+static void make_all_newest(Ring *ring, int64 newest);
 static int64 bucket_width(void);
-static int64 bucket_number(TimestampTz time, int64 width);
-static uint32 *bucket_at(Ring *ring, TimestampTz time);
+static int64 bucket_number(int64 time, int64 width);
+static uint32 *bucket_at(Ring *ring, int64 time);
 static int64 sum(const Ring *ring);
-static TimestampTz when_gone(const Ring *ring, int64 count);
-static TimestampTz closed_until(Instance *instance, ClerkEndpoint endpoint,
-								TimestampTz now);
-static void reserve(Instance *instance, ClerkEndpoint endpoint,
-					TimestampTz now, int count, ClerkTicket *ticket);
-static void assess(Instance *instance, ClerkEndpoint endpoint,
-				   TimestampTz now, ClerkBudget *budget);
+static int64 when_gone(const Ring *ring, int64 count);
+static void assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
+				   ClerkBudget *budget);
 
 /* Asks for the memory; to be called when the library is loaded. */
 void
@@ -106,6 +193,8 @@ clerk_rate_limit_request_memory(void)
 {
 	StaticAssertStmt(sizeof(State) <= CLERK_SHARED_MEMORY_MAX,
 					 "the budgets need too much shared memory");
+	StaticAssertStmt(sizeof(Record) <= CLERK_BUDGET_RECORD_MAX,
+					 "the budgets do not fit into the file");
 	clerk_request_shared_memory(sizeof(State));
 }
 
@@ -131,6 +220,8 @@ clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
  * wanted, *available_at is the time when there will be more, or infinity if
  * the settings do not allow any; otherwise it is 0.
  *
+ * Whatever this process has taken of the endpoint's before is over.
+ *
  * This and the functions below raise 53200 if there is no shared memory left
  * when they are first used.
  */
@@ -138,18 +229,22 @@ int
 clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 					  ClerkTicket *ticket, TimestampTz *available_at)
 {
-	Instance   *used;
-	TimestampTz now;
+	Moment		now = lock_state();
+	Instance   *used = use_instance(instance);
 	ClerkBudget budget;
 	int			granted = 0;
 
-	lock_state();
-	now = GetCurrentTimestamp();
-	used = use_instance(instance);
+	make_ticket(used, endpoint, true, now, ticket);
+	if (is_counted(endpoint))
+		give_up_own(endpoint, true, false, now.time);
 	assess(used, endpoint, now, &budget);
 	if (budget.available_at == 0)
 		granted = Min(wanted, budget.remaining);
-	reserve(used, endpoint, now, granted, ticket);
+	if (is_counted(endpoint))
+	{
+		ring_at(used, endpoint, now.time)->held += granted;
+		own[endpoint].held = granted;
+	}
 	*available_at = 0;
 	if (granted < wanted)
 	{
@@ -161,79 +256,130 @@ clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 }
 
 /*
- * Reserves one request whether or not there is budget for it: somebody wants
- * it to go out now, and Clerk decides.
+ * One request of what was taken goes out; to be called before any of it can
+ * have been sent.
+ */
+void
+clerk_rate_limit_start(const ClerkTicket *ticket)
+{
+	Moment		now;
+	Instance   *used;
+
+	if (!is_counted(ticket->endpoint))
+		return;
+	now = lock_state();
+	used = use_instance(ticket->instance);
+	own_requests_to(ticket->instance, now);
+	(void) settle_own(ticket, ring_at(used, ticket->endpoint, now.time), false);
+	ring_at(used, ticket->endpoint, now.time)->under_way++;
+	own[ticket->endpoint].started++;
+	write_through(used, now);
+	unlock_state();
+}
+
+/*
+ * One request goes out whether or not there is budget for it: somebody wants
+ * it now, and Clerk decides.
  */
 void
 clerk_rate_limit_count(uint64 instance, ClerkEndpoint endpoint,
 					   ClerkTicket *ticket)
 {
-	lock_state();
-	reserve(use_instance(instance), endpoint, GetCurrentTimestamp(), 1, ticket);
+	Moment		now = lock_state();
+	Instance   *used = use_instance(instance);
+
+	make_ticket(used, endpoint, false, now, ticket);
+	if (is_counted(endpoint))
+	{
+		ring_at(used, endpoint, now.time)->under_way++;
+		own[endpoint].counted++;
+		write_through(used, now);
+	}
 	unlock_state();
 }
 
 /*
- * One request of the ticket was answered at this time, or given up after it
- * had been sent.
+ * One request of the ticket that went out was answered at this time, or given
+ * up after it had been sent.
  */
 void
 clerk_rate_limit_answered(const ClerkTicket *ticket, TimestampTz answered_at)
 {
+	Moment		now;
+	Instance   *used;
 	Ring	   *ring;
 	uint32	   *bucket;
 
 	if (!is_counted(ticket->endpoint))
 		return;
-	lock_state();
-	ring = ring_at(use_instance(ticket->instance), ticket->endpoint,
-				   GetCurrentTimestamp());
+	now = lock_state();
+	used = use_instance(ticket->instance);
+	ring = ring_at(used, ticket->endpoint, now.time);
 
-	/*
-	 * If the reservation is not there, it has left the window, or been moved
-	 * by make_all_newest(): then the request may count twice for a while.
-	 */
-	bucket = bucket_at(ring, ticket->taken_at);
-	if (bucket != NULL && *bucket > 0)
-		(*bucket)--;
-	bucket = bucket_at(ring, answered_at);
-	if (bucket != NULL)
-		(*bucket)++;
+	/* If it was given up, it has been counted. */
+	if (settle_own(ticket, ring, true))
+	{
+		bucket = bucket_at(ring, time_of_answer(ticket, answered_at, now));
+		if (bucket != NULL)
+			(*bucket)++;
+		if (ticket->reserved)
+			write_through(used, now);
+		else
+			own_unwritten = true;
+	}
 	unlock_state();
 }
 
-/* So many requests of the ticket have certainly not been sent. */
+/*
+ * So many requests of the ticket have certainly not been sent.  They were not
+ * started; one that was only counted may have been.
+ */
 void
 clerk_rate_limit_give_back(const ClerkTicket *ticket, int count)
 {
-	uint32	   *bucket;
+	Moment		now;
+	Instance   *used;
+	Ring	   *ring;
 
 	if (!is_counted(ticket->endpoint))
 		return;
-	lock_state();
-	bucket = bucket_at(ring_at(use_instance(ticket->instance),
-							   ticket->endpoint, GetCurrentTimestamp()),
-					   ticket->taken_at);
-	if (bucket != NULL)
-		*bucket -= Min(*bucket, (uint32) count);
+	now = lock_state();
+	used = use_instance(ticket->instance);
+	ring = ring_at(used, ticket->endpoint, now.time);
+	while (count-- > 0 && settle_own(ticket, ring, false))
+		;
+	own_unwritten |= !ticket->reserved;
 	unlock_state();
 }
 
-/* Clerk takes no request to this endpoint until then. */
+/* One request of the ticket that was started has certainly not been sent. */
 void
-clerk_rate_limit_close(uint64 instance, ClerkEndpoint endpoint,
-					   TimestampTz until)
+clerk_rate_limit_not_sent(const ClerkTicket *ticket)
 {
+	Moment		now;
 	Instance   *used;
-	TimestampTz now;
 
-	lock_state();
-	now = GetCurrentTimestamp();
-	used = use_instance(instance);
-	if (until > Max(now, closed_until(used, endpoint, now)))
+	if (!is_counted(ticket->endpoint))
+		return;
+	now = lock_state();
+	used = use_instance(ticket->instance);
+	if (settle_own(ticket, ring_at(used, ticket->endpoint, now.time), true))
+		own_unwritten = true;
+	unlock_state();
+}
+
+/* Clerk takes no request to this endpoint for so many seconds from now. */
+void
+clerk_rate_limit_close(uint64 instance, ClerkEndpoint endpoint, int seconds)
+{
+	Moment		now = lock_state();
+	Instance   *used = use_instance(instance);
+	int64		until = now.time + seconds * USECS_PER_SEC;
+
+	if (until > used->closed_until[endpoint])
 	{
-		used->closures[endpoint].begin = now;
-		used->closures[endpoint].end = until;
+		used->closed_until[endpoint] = until;
+		write_through(used, now);
 	}
 	unlock_state();
 }
@@ -243,24 +389,25 @@ void
 clerk_rate_limit_look(uint64 instance, ClerkEndpoint endpoint,
 					  ClerkBudget *budget)
 {
-	Instance   *known;
+	Moment		now = lock_state();
+	Instance   *known = find_instance(instance);
 	Instance	unused;
 
-	lock_state();
-	known = find_instance(instance);
 	if (known == NULL)
 	{
 		memset(&unused, 0, sizeof(unused));
 		known = &unused;
 	}
-	assess(known, endpoint, GetCurrentTimestamp(), budget);
+	assess(known, endpoint, now, budget);
 	unlock_state();
 }
 
-/* Finds or makes the shared memory, and locks it. */
-static void
+/* Finds or makes the shared memory, and locks it; returns the time. */
+static Moment
 lock_state(void)
 {
+	Moment		now;
+
 	if (state == NULL)
 		state = clerk_find_shared_memory(SHARED_MEMORY_NAME, sizeof(State));
 	if (state == NULL)
@@ -269,13 +416,139 @@ lock_state(void)
 				 errmsg("requests to Clerk cannot be counted"),
 				 errdetail("There is not enough shared memory left."),
 				 errhint("Add clerk_invite to \"shared_preload_libraries\".")));
+	if (!watching_own)
+	{
+		RegisterXactCallback(at_transaction_end, NULL);
+		before_shmem_exit(at_exit, (Datum) 0);
+		watching_own = true;
+	}
 	LWLockAcquire(&state->lock, LW_EXCLUSIVE);
+	if (!state->loaded)
+		load();
+
+	/* Under the lock, so that it does not go back from one to the next. */
+	now.time = clerk_monotonic_microseconds() + state->clock_offset;
+	now.clock = GetCurrentTimestamp();
+	return now;
 }
 
+/* What went wrong with the file is nobody's error, and said once. */
 static void
 unlock_state(void)
 {
+	int			error = complaint;
+
 	LWLockRelease(&state->lock);
+	complaint = 0;
+	errno = error;
+	if (error != 0)
+		ereport(LOG,
+				(errcode_for_file_access(),
+				 errmsg("could not keep Clerk's budgets in file \"%s\": %m",
+						clerk_budget_file_name()),
+				 errdetail("A restart of the server will forget which requests were sent.")));
+}
+
+/*
+ * Fills the memory from the file.
+ *
+ * Our time goes on from that of the newest record, by as much as the clock of
+ * day says that has passed since.  If that clock was ahead then, and has been
+ * put right, no time has passed.  If it was behind, or is ahead now, what was
+ * counted is forgotten early: nobody can tell.  Without a record our time
+ * begins as the clock of day, so that it is never near 0.
+ */
+static void
+load(void)
+{
+	TimestampTz clock = GetCurrentTimestamp();
+	int64		now = Max(clock, 0);
+	int64		newest = -1;
+	Record		record;
+
+	for (int i = 0; i < INSTANCES; i++)
+	{
+		if (read_record(i, &record) && record.time > newest)
+		{
+			newest = record.time;
+			now = record.time + Max(clock - record.clock, 0);
+		}
+	}
+	for (int i = 0; i < INSTANCES; i++)
+		if (read_record(i, &record))
+			take_over(&record, &state->instances[i], now);
+	state->clock_offset = now - clerk_monotonic_microseconds();
+	state->loaded = true;
+}
+
+static bool
+read_record(int number, Record *record)
+{
+	if (clerk_budget_file_read(number, record, sizeof(*record)))
+		return true;
+	if (errno != 0 && errno != ENOENT)
+		complaint = errno;
+	return false;
+}
+
+/*
+ * What was under way when the record was written is over.  The record may be
+ * of another server, so that its instance has another one already, too.
+ */
+static void
+take_over(const Record *record, Instance *instance, int64 now)
+{
+	int64		answered_at = Min(now, record->time +
+								  clerk_request_timeout * INT64CONST(1000));
+	Instance   *other = find_instance(record->instance.name);
+
+	if (other != NULL && other->last_use > record->instance.last_use)
+		return;
+	if (other != NULL)
+		memset(other, 0, sizeof(Instance));
+	*instance = record->instance;
+	state->uses = Max(state->uses, instance->last_use);
+	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
+	{
+		Ring	   *ring = &instance->rings[i];
+		uint32	   *bucket;
+
+		/* The server's configuration has been read since. */
+		ring->configured_at = 0;
+		if (ring->width == 0)
+			continue;
+		advance(ring, bucket_number(now, ring->width));
+		bucket = bucket_at(ring, answered_at);
+		if (bucket != NULL)
+			*bucket += ring->under_way;
+		ring->under_way = 0;
+	}
+}
+
+/* Has the file know what an instance's memory says; see above. */
+static void
+write_through(const Instance *instance, Moment now)
+{
+	Record		record;
+
+	memset(&record, 0, sizeof(record));
+	record.time = now.time;
+	record.clock = now.clock;
+	record.instance = *instance;
+	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
+		record.instance.rings[i].held = 0;
+	if (clerk_budget_file_write((int) (instance - state->instances),
+								&record, sizeof(record)))
+	{
+		state->write_failed = false;
+		if (instance->name == own_instance)
+			own_unwritten = false;
+	}
+	else if (!state->write_failed)
+	{
+		state->write_failed = true;
+		complaint = errno;
+	}
 }
 
 /* NULL if it has not been used, or not for long. */
@@ -328,43 +601,221 @@ limit_of(ClerkEndpoint endpoint)
 	return INT_MAX;
 }
 
+/* From now on this process's requests are to that instance. */
+static void
+own_requests_to(uint64 instance, Moment now)
+{
+	if (own_instance == instance)
+		return;
+	give_up_all(now);
+	own_instance = instance;
+}
+
 /*
- * A counted endpoint's ring, moved on to this time.  "now" must have been
- * taken under the lock, so that it goes back only if the clock does.
+ * Takes one of the ticket's requests out of those that are not settled yet.
+ * False if it is not among them, because it was given up.
+ */
+static bool
+settle_own(const ClerkTicket *ticket, Ring *ring, bool started)
+{
+	Unsettled  *unsettled = &own[ticket->endpoint];
+	uint32	   *total = &ring->under_way;
+	uint32	   *count;
+
+	if (!ticket->reserved)
+		count = &unsettled->counted;
+	else if (started)
+		count = &unsettled->started;
+	else
+	{
+		count = &unsettled->held;
+		total = &ring->held;
+	}
+	if (ticket->instance != own_instance || *count == 0)
+		return false;
+	*count -= 1;
+	*total -= Min(*total, 1);
+	return true;
+}
+
+/*
+ * This process will not settle its requests any more, those that were reserved
+ * or those that were only counted.  Those that were started may have arrived
+ * at Clerk by now.
+ */
+static void
+give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted, int64 now)
+{
+	Unsettled  *unsettled = &own[endpoint];
+	Instance   *instance = find_instance(own_instance);
+	uint32		over = 0;
+
+	if (instance != NULL)
+	{
+		Ring	   *ring = ring_at(instance, endpoint, now);
+
+		if (reserved)
+		{
+			ring->held -= Min(ring->held, unsettled->held);
+			over += unsettled->started;
+		}
+		if (counted)
+			over += unsettled->counted;
+		over = Min(over, ring->under_way);
+		ring->under_way -= over;
+		*bucket_at(ring, now) += over;
+		own_unwritten |= over > 0;
+	}
+	if (reserved)
+		unsettled->held = unsettled->started = 0;
+	if (counted)
+		unsettled->counted = 0;
+}
+
+/* The same for all of them, and the file is to know. */
+static void
+give_up_all(Moment now)
+{
+	Instance   *instance = find_instance(own_instance);
+
+	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
+		give_up_own(i, true, true, now.time);
+	if (own_unwritten && instance != NULL)
+		write_through(instance, now);
+	own_unwritten = false;
+}
+
+static bool
+owns_any(void)
+{
+	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
+		if (own[i].held > 0 || own[i].started > 0 || own[i].counted > 0)
+			return true;
+	return false;
+}
+
+/*
+ * A synchronous call does not outlive its transaction, a sender's pass does if
+ * it goes well.  Writes nothing: a commit should not be held up any more, and
+ * the file has these requests as under way.
+ */
+static void
+at_transaction_end(XactEvent event, void *arg)
+{
+	bool		failed = event == XACT_EVENT_ABORT;
+	Moment		now;
+
+	(void) arg;
+	if (!owns_any() || (event != XACT_EVENT_COMMIT &&
+						event != XACT_EVENT_PREPARE && !failed))
+		return;
+	now = lock_state();
+	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
+		give_up_own(i, failed, true, now.time);
+	unlock_state();
+}
+
+static void
+at_exit(int code, Datum arg)
+{
+	(void) code;
+	(void) arg;
+	if (!owns_any() && !own_unwritten)
+		return;
+	give_up_all(lock_state());
+	unlock_state();
+}
+
+static void
+make_ticket(const Instance *instance, ClerkEndpoint endpoint, bool reserved,
+			Moment now, ClerkTicket *ticket)
+{
+	own_requests_to(instance->name, now);
+	ticket->instance = instance->name;
+	ticket->endpoint = endpoint;
+	ticket->reserved = reserved;
+	ticket->clock_offset = now.clock - now.time;
+}
+
+/*
+ * When an answer arrived, by our time.  If the clock of day has been set since
+ * the request was reserved, that cannot be told: then it has arrived just now.
+ */
+static int64
+time_of_answer(const ClerkTicket *ticket, TimestampTz answered_at, Moment now)
+{
+	int64		clock_offset = now.clock - now.time;
+
+	if (Abs(clock_offset - ticket->clock_offset) > DRIFT)
+		return now.time;
+	return Min(answered_at - clock_offset, now.time);
+}
+
+/*
+ * A counted endpoint's ring, moved on to this time, which must have been taken
+ * under the lock.
  */
 static Ring *
-ring_at(Instance *instance, ClerkEndpoint endpoint, TimestampTz now)
+ring_at(Instance *instance, ClerkEndpoint endpoint, int64 now)
 {
 	Ring	   *ring = &instance->rings[endpoint];
 	int64		width = bucket_width();
-	int64		newest = bucket_number(now, width);
 
-	/* A clock that is put right now and then may stand in the bucket before. */
-	if (ring->width != width || ring->newest > newest + 1)
-		make_all_newest(ring, width, newest);
-	else if (newest - ring->newest >= BUCKETS)
+	if (ring->width != width && knows_better(ring))
 	{
-		memset(ring->counts, 0, sizeof(ring->counts));
-		ring->newest = newest;
+		ring->width = width;
+		ring->configured_at = PgReloadTime;
+		make_all_newest(ring, bucket_number(now, width));
 	}
-	else
-		while (ring->newest < newest)
-			ring->counts[++ring->newest % BUCKETS] = 0;
+	if (ring->width == width)
+		ring->configured_at = Max(ring->configured_at, PgReloadTime);
+	advance(ring, bucket_number(now, ring->width));
 	return ring;
 }
 
 /*
- * The clock was set back, or clerk_invite.rate_limit_window changed: the
- * buckets do not tell any more how old a request is.  All count as made now,
- * which at worst is a window too long.
+ * Moves a ring on, so that this bucket is the newest.  Our time does not go
+ * back, but a file can say anything: then all counts as made now.
  */
 static void
-make_all_newest(Ring *ring, int64 width, int64 newest)
+advance(Ring *ring, int64 newest)
+{
+	if (ring->newest > newest)
+		make_all_newest(ring, newest);
+	if (newest - ring->newest >= BUCKETS)
+	{
+		memset(ring->counts, 0, sizeof(ring->counts));
+		ring->newest = newest;
+	}
+	while (ring->newest < newest)
+		ring->counts[++ring->newest % BUCKETS] = 0;
+}
+
+/*
+ * Whether this process has read the server's configuration later than the one
+ * that the ring's width comes from.  During a reload some have read the new
+ * one and some the old one, and they must not change the ring in turn.  If
+ * that other one has read it in the future, the clock was ahead, and says
+ * nothing.
+ */
+static bool
+knows_better(const Ring *ring)
+{
+	return ring->width == 0 || PgReloadTime > ring->configured_at ||
+		ring->configured_at > GetCurrentTimestamp();
+}
+
+/*
+ * The buckets do not tell any more how old a request is, such as when
+ * clerk_invite.rate_limit_window changed.  All count as made now, which at
+ * worst is a window too long.
+ */
+static void
+make_all_newest(Ring *ring, int64 newest)
 {
 	int64		count = sum(ring);
 
 	memset(ring->counts, 0, sizeof(ring->counts));
-	ring->width = width;
 	ring->newest = newest;
 	ring->counts[newest % BUCKETS] = (uint32) Min(count, PG_UINT32_MAX);
 }
@@ -378,16 +829,15 @@ bucket_width(void)
 	return (window + BUCKETS - 2) / (BUCKETS - 1);
 }
 
-/* A clock that stands before 2000 was not set: it is taken to stand still. */
 static int64
-bucket_number(TimestampTz time, int64 width)
+bucket_number(int64 time, int64 width)
 {
 	return Max(time, 0) / width;
 }
 
 /* The bucket of a time, which is not in the future; NULL if it is too old. */
 static uint32 *
-bucket_at(Ring *ring, TimestampTz time)
+bucket_at(Ring *ring, int64 time)
 {
 	int64		number = Min(bucket_number(time, ring->width), ring->newest);
 
@@ -405,8 +855,11 @@ sum(const Ring *ring)
 	return count;
 }
 
-/* The time when so many of the ring's requests will have left the window. */
-static TimestampTz
+/*
+ * The time when so many of the ring's requests will have left the window, if
+ * all that are not answered yet are answered now.
+ */
+static int64
 when_gone(const Ring *ring, int64 count)
 {
 	int64		number = Max(ring->newest - BUCKETS + 1, 0);
@@ -417,52 +870,29 @@ when_gone(const Ring *ring, int64 count)
 	return (number + BUCKETS) * ring->width;
 }
 
-/* 0 if the endpoint is open. */
-static TimestampTz
-closed_until(Instance *instance, ClerkEndpoint endpoint, TimestampTz now)
-{
-	Closure    *closure = &instance->closures[endpoint];
-
-	/* If the clock was set back, it begins again, and is no longer. */
-	if (now < closure->begin)
-	{
-		closure->end -= closure->begin - now;
-		closure->begin = now;
-	}
-	return closure->end > now ? closure->end : 0;
-}
-
 static void
-reserve(Instance *instance, ClerkEndpoint endpoint, TimestampTz now, int count,
-		ClerkTicket *ticket)
-{
-	ticket->instance = instance->name;
-	ticket->endpoint = endpoint;
-	ticket->taken_at = now;
-	if (is_counted(endpoint))
-		*bucket_at(ring_at(instance, endpoint, now), now) += count;
-}
-
-static void
-assess(Instance *instance, ClerkEndpoint endpoint, TimestampTz now,
+assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
 	   ClerkBudget *budget)
 {
-	Ring	   *ring = NULL;
+	int64		until = instance->closed_until[endpoint];
 	int64		used = 0;
+	Ring	   *ring = NULL;
 
 	if (is_counted(endpoint))
 	{
-		ring = ring_at(instance, endpoint, now);
-		used = sum(ring);
+		ring = ring_at(instance, endpoint, now.time);
+		used = sum(ring) + ring->under_way + ring->held;
 	}
 	budget->limit = limit_of(endpoint);
 	budget->used = (int) Min(used, INT_MAX);
 	budget->remaining = Max(budget->limit - budget->used, 0);
-	budget->closed_until = closed_until(instance, endpoint, now);
+	budget->closed_until = until > now.time ? now.clock + (until - now.time) : 0;
 	budget->available_at = budget->closed_until;
 	if (budget->limit == 0)
 		budget->available_at = DT_NOEND;
 	else if (budget->remaining == 0)
-		budget->available_at = Max(budget->available_at,
-								   when_gone(ring, used - budget->limit + 1));
+	{
+		until = Max(until, when_gone(ring, used - budget->limit + 1));
+		budget->available_at = now.clock + (until - now.time);
+	}
 }

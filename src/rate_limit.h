@@ -2,12 +2,16 @@
  * rate_limit.h
  *		Clerk's budgets of requests, counted in shared memory: "now, or when?"
  *
- * A sender reserves requests with clerk_rate_limit_take() before they go out,
- * and settles each of them afterwards: clerk_rate_limit_answered() when it was
- * sent, or may have been, clerk_rate_limit_give_back() when it certainly was
- * not.  What is not settled, because its sender died, stays counted.
+ * A sender reserves requests with clerk_rate_limit_take(), says with
+ * clerk_rate_limit_start() when each of them goes out, and settles it
+ * afterwards: clerk_rate_limit_answered() when it was sent, or may have been,
+ * clerk_rate_limit_not_sent() when it certainly was not.  What it does not
+ * start it gives back: clerk_rate_limit_give_back().  Whoever does not ask
+ * for leave says clerk_rate_limit_count() instead of the first two.  What is
+ * not settled counts as sent if it was started, when the process ends or its
+ * transaction fails, or the next requests are taken.
  *
- * Times are by our clock.
+ * Times are by our clock of day, as it is when they are given or returned.
  */
 #ifndef CLERK_RATE_LIMIT_H
 #define CLERK_RATE_LIMIT_H
@@ -27,7 +31,8 @@ typedef struct ClerkTicket
 {
 	uint64		instance;
 	ClerkEndpoint endpoint;
-	TimestampTz taken_at;
+	bool		reserved;		/* taken, not only counted */
+	int64		clock_offset;	/* of the clock of day when they were */
 } ClerkTicket;
 
 /* An endpoint's state, in requests. */
@@ -48,13 +53,15 @@ extern uint64 clerk_rate_limit_instance(const char *api_url,
 extern int	clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint,
 								  int wanted, ClerkTicket *ticket,
 								  TimestampTz *available_at);
+extern void clerk_rate_limit_start(const ClerkTicket *ticket);
 extern void clerk_rate_limit_count(uint64 instance, ClerkEndpoint endpoint,
 								   ClerkTicket *ticket);
 extern void clerk_rate_limit_answered(const ClerkTicket *ticket,
 									  TimestampTz answered_at);
 extern void clerk_rate_limit_give_back(const ClerkTicket *ticket, int count);
+extern void clerk_rate_limit_not_sent(const ClerkTicket *ticket);
 extern void clerk_rate_limit_close(uint64 instance, ClerkEndpoint endpoint,
-								   TimestampTz until);
+								   int seconds);
 extern void clerk_rate_limit_look(uint64 instance, ClerkEndpoint endpoint,
 								  ClerkBudget *budget);
 

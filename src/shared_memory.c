@@ -67,21 +67,30 @@ clerk_find_shared_memory(const char *name, Size size)
 	MemoryContext caller = CurrentMemoryContext;
 	LWLock	   *volatile lock = NULL;
 	char		full_name[SHMEM_INDEX_KEYSIZE];
+	uint32		interrupts_held;
+	uint32		cancels_held;
 	bool		found;
 
 	snprintf(full_name, sizeof(full_name), "%s %zu", name, size);
 	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	interrupts_held = InterruptHoldoffCount;
+	cancels_held = QueryCancelHoldoffCount;
 	PG_TRY();
 	{
 		lock = ShmemInitStruct(full_name, size, &found);
 	}
 	PG_CATCH();
 	{
-		/* It cleans up after itself. */
+		/* It releases its own lock. */
 		MemoryContextSwitchTo(caller);
 		FlushErrorState();
-		/* An error forgets that a lock holds interrupts off. */
-		HOLD_INTERRUPTS();
+
+		/*
+		 * An error forgets what holds interrupts off: this lock, and whatever
+		 * the caller has.
+		 */
+		InterruptHoldoffCount = interrupts_held;
+		QueryCancelHoldoffCount = cancels_held;
 	}
 	PG_END_TRY();
 	if (lock != NULL && !found)

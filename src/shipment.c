@@ -104,8 +104,14 @@ start(ClerkShipment *shipment)
 		note_start_error(shipment, caller);
 	}
 	PG_END_TRY();
-	if (shipment->request == NULL && shipment->ticket != NULL)
+	if (shipment->ticket == NULL)
+		return;
+
+	/* Should this process be killed in between, one request is not counted. */
+	if (shipment->request == NULL)
 		clerk_rate_limit_give_back(shipment->ticket, 1);
+	else
+		clerk_rate_limit_start(shipment->ticket);
 }
 
 /*

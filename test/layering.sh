@@ -14,7 +14,7 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		domain_name | monotonic_clock | owner_rights | planner | secret_key | shared_memory | socket_set) echo 1 ;;
+		budget_file | domain_name | monotonic_clock | owner_rights | planner | secret_key | shared_memory | socket_set) echo 1 ;;
 		statement_table | url_rules) echo 1 ;;
 		guc | json_wire | outbox_statement | server_clock | worker_slots) echo 2 ;;
 		email_address | http | json_reader | outbox_lock | outbox_retention) echo 3 ;;

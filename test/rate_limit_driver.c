@@ -1,6 +1,6 @@
 /*
  * rate_limit_driver.c
- *		SQL functions for src/rate_limit.c itself, with a clock that a test
+ *		SQL functions for src/rate_limit.c itself, with clocks that a test
  *		sets and a window of its own.
  *
  * It contains that file once more, on the same shared memory, and is to be
@@ -10,31 +10,66 @@
 #include "postgres.h"
 
 #include "fmgr.h"
+#include "miscadmin.h"
+#include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
-static TimestampTz driver_now(void);
+/* Its times are not the server's, so it must leave the server's file alone. */
+#undef PGSTAT_STAT_PERMANENT_DIRECTORY
+#define PGSTAT_STAT_PERMANENT_DIRECTORY "pg_stat_tmp"
 
+static TimestampTz driver_now(void);
+static int64 driver_monotonic(void);
+
+/* What this session knows of the configuration. */
+static TimestampTz reloaded_at = 0;
+
+#include "../src/monotonic_clock.c"
 #define GetCurrentTimestamp() driver_now()
+#define clerk_monotonic_microseconds() driver_monotonic()
+#define PgReloadTime reloaded_at
 #include "../src/shared_memory.c"
+#include "../src/budget_file.c"
 #include "../src/rate_limit.c"
 #undef GetCurrentTimestamp
+#undef clerk_monotonic_microseconds
 
 PG_MODULE_MAGIC;
 
 int			clerk_single_requests_per_hour;
 int			clerk_bulk_requests_per_hour;
 int			clerk_rate_limit_window = 3600000;
+int			clerk_request_timeout = 30000;
 
-static TimestampTz clock_stands_at = 0;	/* 0: it is the real one */
+/* Where time stands, by both clocks; 0: it is the real one. */
+static TimestampTz time_stands_at = 0;
+
+/* By how much the clock of day is ahead of that. */
+static int64 clock_step = 0;
+
 static ClerkTicket ticket;
 static TimestampTz available_at;
 
 static TimestampTz
 driver_now(void)
 {
-	return clock_stands_at != 0 ? clock_stands_at : GetCurrentTimestamp();
+	return (time_stands_at != 0 ? time_stands_at : GetCurrentTimestamp()) +
+		clock_step;
+}
+
+/* Such that our time begins as the clock of day, to be told from it. */
+static int64
+driver_monotonic(void)
+{
+	static int64 base = -1;
+
+	if (time_stands_at == 0)
+		return clerk_monotonic_microseconds();
+	if (base < 0)
+		base = state->loaded ? state->clock_offset : 0;
+	return time_stands_at - base;
 }
 
 static int
@@ -44,31 +79,55 @@ setting(const char *name)
 }
 
 PG_FUNCTION_INFO_V1(driver_set_clock);
+PG_FUNCTION_INFO_V1(driver_step_clock);
 PG_FUNCTION_INFO_V1(driver_set_window);
+PG_FUNCTION_INFO_V1(driver_set_reload_time);
 PG_FUNCTION_INFO_V1(driver_instance);
 PG_FUNCTION_INFO_V1(driver_use_up_memory);
+PG_FUNCTION_INFO_V1(driver_find_memory);
+PG_FUNCTION_INFO_V1(driver_restart);
+PG_FUNCTION_INFO_V1(driver_reserve);
+PG_FUNCTION_INFO_V1(driver_start);
 PG_FUNCTION_INFO_V1(driver_take);
 PG_FUNCTION_INFO_V1(driver_available_at);
 PG_FUNCTION_INFO_V1(driver_count);
 PG_FUNCTION_INFO_V1(driver_answered);
 PG_FUNCTION_INFO_V1(driver_give_back);
+PG_FUNCTION_INFO_V1(driver_not_sent);
 PG_FUNCTION_INFO_V1(driver_close);
 PG_FUNCTION_INFO_V1(driver_used);
 PG_FUNCTION_INFO_V1(driver_closed_until);
 
-/* (timestamptz) */
+/* (timestamptz): both clocks */
 Datum
 driver_set_clock(PG_FUNCTION_ARGS)
 {
-	clock_stands_at = PG_GETARG_TIMESTAMPTZ(0);
+	time_stands_at = PG_GETARG_TIMESTAMPTZ(0);
 	PG_RETURN_VOID();
 }
 
-/* (integer): milliseconds, for this session */
+/* (integer): seconds by which the clock of day alone is put ahead, or back */
+Datum
+driver_step_clock(PG_FUNCTION_ARGS)
+{
+	clock_step += PG_GETARG_INT32(0) * USECS_PER_SEC;
+	PG_RETURN_VOID();
+}
+
+/* (integer): milliseconds, for this session, which has read it just now */
 Datum
 driver_set_window(PG_FUNCTION_ARGS)
 {
 	clerk_rate_limit_window = PG_GETARG_INT32(0);
+	reloaded_at = driver_now();
+	PG_RETURN_VOID();
+}
+
+/* (timestamptz): when this session has read its configuration */
+Datum
+driver_set_reload_time(PG_FUNCTION_ARGS)
+{
+	reloaded_at = PG_GETARG_TIMESTAMPTZ(0);
 	PG_RETURN_VOID();
 }
 
@@ -91,9 +150,45 @@ driver_use_up_memory(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
+/*
+ * (holds integer) RETURNS integer: by how much looking for memory that is not
+ * there changes how often interrupts are held off
+ */
+Datum
+driver_find_memory(PG_FUNCTION_ARGS)
+{
+	uint32		interrupts = InterruptHoldoffCount;
+	uint32		cancels = QueryCancelHoldoffCount;
+	int			holds = PG_GETARG_INT32(0);
+	int			change;
+
+	InterruptHoldoffCount += holds;
+	QueryCancelHoldoffCount += holds;
+	if (clerk_find_shared_memory("clerk_invite driver", 16 * 1024 * 1024) != NULL)
+		elog(ERROR, "the server has this much memory to spare");
+	change = (int) (InterruptHoldoffCount - interrupts - holds) +
+		(int) (QueryCancelHoldoffCount - cancels - holds);
+	InterruptHoldoffCount = interrupts;
+	QueryCancelHoldoffCount = cancels;
+	PG_RETURN_INT32(change);
+}
+
+/* (): the memory is gone, as after a crash; this session, too, begins anew */
+Datum
+driver_restart(PG_FUNCTION_ARGS)
+{
+	(void) fcinfo;
+	(void) lock_state();
+	memset((char *) state + sizeof(LWLock), 0, sizeof(State) - sizeof(LWLock));
+	memset(own, 0, sizeof(own));
+	own_unwritten = false;
+	unlock_state();
+	PG_RETURN_VOID();
+}
+
 /* (instance bigint, endpoint integer, wanted integer) RETURNS integer */
 Datum
-driver_take(PG_FUNCTION_ARGS)
+driver_reserve(PG_FUNCTION_ARGS)
 {
 	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
 	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
@@ -101,6 +196,29 @@ driver_take(PG_FUNCTION_ARGS)
 										  (ClerkEndpoint) PG_GETARG_INT32(1),
 										  PG_GETARG_INT32(2),
 										  &ticket, &available_at));
+}
+
+/* (count integer): of what was reserved last */
+Datum
+driver_start(PG_FUNCTION_ARGS)
+{
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		clerk_rate_limit_start(&ticket);
+	PG_RETURN_VOID();
+}
+
+/*
+ * (instance bigint, endpoint integer, wanted integer) RETURNS integer: reserves
+ * them, and starts what it got
+ */
+Datum
+driver_take(PG_FUNCTION_ARGS)
+{
+	int			granted = DatumGetInt32(driver_reserve(fcinfo));
+
+	for (int i = 0; i < granted; i++)
+		clerk_rate_limit_start(&ticket);
+	PG_RETURN_INT32(granted);
 }
 
 /* () RETURNS timestamptz: what the last take said; NULL: nothing */
@@ -121,15 +239,16 @@ driver_count(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (answered_at timestamptz): one request of what was taken last */
+/* (count integer, answered_at timestamptz): of what was taken last */
 Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_answered(&ticket, PG_GETARG_TIMESTAMPTZ(0));
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		clerk_rate_limit_answered(&ticket, PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
-/* (count integer): of what was taken last */
+/* (count integer): of what was reserved last, and not started */
 Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
@@ -137,13 +256,22 @@ driver_give_back(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (instance bigint, endpoint integer, until timestamptz) */
+/* (count integer): of what was started last */
+Datum
+driver_not_sent(PG_FUNCTION_ARGS)
+{
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		clerk_rate_limit_not_sent(&ticket);
+	PG_RETURN_VOID();
+}
+
+/* (instance bigint, endpoint integer, seconds integer) */
 Datum
 driver_close(PG_FUNCTION_ARGS)
 {
 	clerk_rate_limit_close((uint64) PG_GETARG_INT64(0),
 						   (ClerkEndpoint) PG_GETARG_INT32(1),
-						   PG_GETARG_TIMESTAMPTZ(2));
+						   PG_GETARG_INT32(2));
 	PG_RETURN_VOID();
 }
 

@@ -16,15 +16,22 @@ use Driver;
 # Names of the functions and what comes after them in CREATE FUNCTION.
 my @functions = (
 	[ 'driver_set_clock', '(timestamptz) RETURNS void' ],
+	[ 'driver_step_clock', '(integer) RETURNS void' ],
 	[ 'driver_set_window', '(integer) RETURNS void' ],
+	[ 'driver_set_reload_time', '(timestamptz) RETURNS void' ],
 	[ 'driver_instance', '(text, text) RETURNS bigint' ],
 	[ 'driver_use_up_memory', '() RETURNS void' ],
+	[ 'driver_find_memory', '(integer) RETURNS integer' ],
+	[ 'driver_restart', '() RETURNS void' ],
+	[ 'driver_reserve', '(bigint, integer, integer) RETURNS integer' ],
+	[ 'driver_start', '(integer) RETURNS void' ],
 	[ 'driver_take', '(bigint, integer, integer) RETURNS integer' ],
 	[ 'driver_available_at', '() RETURNS timestamptz' ],
 	[ 'driver_count', '(bigint, integer) RETURNS void' ],
-	[ 'driver_answered', '(timestamptz) RETURNS void' ],
+	[ 'driver_answered', '(integer, timestamptz) RETURNS void' ],
 	[ 'driver_give_back', '(integer) RETURNS void' ],
-	[ 'driver_close', '(bigint, integer, timestamptz) RETURNS void' ],
+	[ 'driver_not_sent', '(integer) RETURNS void' ],
+	[ 'driver_close', '(bigint, integer, integer) RETURNS void' ],
 	[ 'driver_used', '(bigint, integer) RETURNS integer' ],
 	[ 'driver_closed_until', '(bigint, integer) RETURNS timestamptz' ]);
 

@@ -41,7 +41,7 @@ check_settling();
 check_closed_endpoint();
 check_concurrent_takes();
 check_simulation();
-check_clock_set_back();
+check_steps_of_clock();
 check_changed_window();
 check_many_instances();
 
@@ -266,11 +266,15 @@ sub check_take
 	$new = new_instance();
 	is( drive(
 			'SET clerk_invite.single_requests_per_hour = 10',
-			map({ (clock($_), "SELECT driver_take($new, $SINGLE, 1)") } 0.5, 20.5),
+			map({ (clock($_), "SELECT driver_take($new, $SINGLE, 1)",
+					"SELECT driver_answered(1, '$START'::timestamptz"
+					  . " + interval '$_ s')") } 0.5, 20.5),
 			"SELECT driver_take($new, $SINGLE, 99)",
 			'SELECT ' . seconds('driver_available_at()'),
+			"SELECT driver_answered(8, '$START'::timestamptz + interval '20.5 s')",
 			clock(128), "SELECT driver_take($new, $SINGLE, 99)",
 			'SELECT ' . seconds('driver_available_at()'),
+			"SELECT driver_answered(1, '$START'::timestamptz + interval '128 s')",
 			clock(148), "SELECT driver_take($new, $SINGLE, 99)"),
 		'1 1 8 128 1 148 9',
 		'what went out at different times comes back at different times');
@@ -291,38 +295,69 @@ sub check_take
 sub check_settling
 {
 	my $new = new_instance();
+	my $used = "SELECT driver_used($new, $SINGLE)";
+	my $at = sub {
+		my ($count, $seconds) = @_;
+		return "SELECT driver_answered($count,"
+		  . " '$START'::timestamptz + interval '$seconds s')";
+	};
 
 	is( drive(
-			"SELECT driver_take($new, $SINGLE, 250)",
-			'SELECT driver_give_back(100)',
-			"SELECT driver_used($new, $SINGLE)",
-			"SELECT driver_take($new, $SINGLE, 250)",
-			'SELECT driver_give_back(1000)',
-			"SELECT driver_used($new, $SINGLE)"),
-		'250 150 100 0',
+			"SELECT driver_reserve($new, $SINGLE, 250)",
+			'SELECT driver_give_back(100)', $used,
+			"SELECT driver_start(40)", $used,
+			'SELECT driver_not_sent(30)', $used,
+			'SELECT driver_give_back(1000)', $used,
+			'SELECT driver_not_sent(1000)', $used),
+		'250 150 150 120 10 0',
 		'what was certainly not sent can be taken again');
 
+	# What a sender does that then does something else.
+	my $sends = sub {
+		$new = new_instance();
+		$used = "SELECT driver_used($new, $SINGLE)";
+		return join(';', @_, "SELECT driver_reserve($new, $SINGLE, 250)",
+			'SELECT driver_start(10)');
+	};
+	is( drive(
+			$sends->(), "SELECT driver_reserve($new, $SINGLE, 1000)",
+			clock(100), $used),
+		'250 240 250',
+		'... as can what the same sender has reserved, and not started, when it begins anew');
+	is( drive($sends->()) . ' ' . drive($used, clock(127), $used, clock(128), $used),
+		'250 10 10 0',
+		'... or when it has ended, but what was started counts until the window has passed');
+	is( drive($sends->('BEGIN'), 'ROLLBACK', $used, clock(128), $used),
+		'250 10 0',
+		'... or when its transaction has failed');
+	is( drive($sends->('BEGIN'), 'COMMIT', clock(200), $used),
+		'250 250',
+		'... but not after a commit, since a sender has several transactions');
 	$new = new_instance();
+	$used = "SELECT driver_used($new, $SINGLE)";
+	is( drive(
+			"SELECT driver_count($new, $SINGLE)", 'BEGIN',
+			"SELECT driver_count($new, $SINGLE)", clock(10), 'ROLLBACK',
+			clock(127), $used, clock(128), $used, clock(138), $used),
+		'2 1 0',
+		'a call that is not settled counts for a window from the end of its transaction');
+
+	$new = new_instance();
+	$used = "SELECT driver_used($new, $SINGLE)";
 	is( drive(
 			"SELECT driver_take($new, $SINGLE, 250)",
-			clock(10.5), "SELECT driver_answered('$START'::timestamptz + interval '10.5 s')",
-			"SELECT driver_used($new, $SINGLE)",
-			clock(128), "SELECT driver_used($new, $SINGLE)",
-			clock(137.9), "SELECT driver_used($new, $SINGLE)",
-			clock(138), "SELECT driver_used($new, $SINGLE)"),
+			clock(10.5), $at->(249, 0), $at->(1, 10.5), $used,
+			clock(128), $used, clock(137.9), $used, clock(138), $used),
 		'250 250 1 1 0',
 		'a request that is answered counts from then on');
 
 	$new = new_instance();
+	$used = "SELECT driver_used($new, $SINGLE)";
 	is( drive(
-			"SELECT driver_take($new, $SINGLE, 1)",
-			clock(200), "SELECT driver_answered('$START'::timestamptz + interval '200 s')",
-			"SELECT driver_used($new, $SINGLE)",
-			clock(400), 'SELECT driver_give_back(1)',
-			"SELECT driver_used($new, $SINGLE)",
-			"SELECT driver_answered('$START')",
-			"SELECT driver_used($new, $SINGLE)"),
-		'1 1 0 0',
+			"SELECT driver_take($new, $SINGLE, 2)",
+			clock(200), $used, $at->(1, 200), $used, $at->(1, 0), $used,
+			clock(400), $at->(1, 400), 'SELECT driver_not_sent(1)', $used),
+		'2 2 2 1 0',
 		'... also if it took longer than the window, but not if that was long ago');
 	return;
 }
@@ -332,8 +367,7 @@ sub check_closed_endpoint
 	my $new = new_instance();
 	my $close = sub {
 		my ($seconds) = @_;
-		return "SELECT driver_close($new, $BULK,"
-		  . " '$START'::timestamptz + interval '$seconds s')";
+		return "SELECT driver_close($new, $BULK, $seconds)";
 	};
 	my $take = "SELECT driver_take($new, $BULK, 1)";
 
@@ -342,11 +376,18 @@ sub check_closed_endpoint
 			$close->(50), clock(99.9), $take, clock(100), $take),
 		'0 100 1 0 1',
 		'nothing is given out for a closed endpoint, until the later of two times');
-	is( drive($close->(100), clock(-3600), $take,
+	is( drive($close->(100), step_clock(-3600), $take,
 			'SELECT ' . seconds('driver_available_at()'),
-			clock(-3500), $take),
-		'0 -3500 1',
-		'a clock that is set back keeps it closed no longer than it was to be');
+			step_clock(86400), clock(99), $take,
+			'SELECT ' . seconds('driver_available_at()'),
+			clock(100), $take),
+		'0 -3500 0 82900 1',
+		'a clock that is put back, or ahead, keeps it closed for as long as it was to be');
+	is( drive(step_clock(86400), $close->(100), step_clock(-86400), $take,
+			'SELECT ' . seconds('driver_available_at()'),
+			clock(100), $take),
+		'0 100 1',
+		'... also if the clock was wrong when it was closed');
 	return;
 }
 
@@ -406,7 +447,7 @@ sub check_simulation
 					now := counted_at + random() * interval '100 ms';
 					INSERT INTO counted (at) VALUES (counted_at);
 					PERFORM driver_set_clock(now);
-					PERFORM driver_answered(now);
+					PERFORM driver_answered(1, now);
 				END LOOP;
 			END LOOP;
 		END
@@ -427,24 +468,43 @@ sub check_simulation
 	return;
 }
 
-sub check_clock_set_back
+# What the clock of day shows has nothing to do with how much time has passed.
+sub check_steps_of_clock
 {
-	my $new = new_instance();
-	my $take = "SELECT driver_take($new, $SINGLE, 250)";
+	my ($new, $used);
 
-	is( drive($take, clock(-0.5), $take, clock(128), "SELECT driver_used($new, $SINGLE)"),
-		'250 0 0', 'a clock that goes back a little changes nothing');
-	is( drive(clock(1e8), $take, clock(200), $take,
-			'SELECT ' . seconds('driver_available_at()'),
-			clock(326), $take, clock(328), $take),
-		'250 0 328 0 250',
-		'a clock that is set back locks an endpoint for a window, not for ever');
-	is( drive(
-			"SELECT driver_set_clock('1970-01-01')", $take,
-			'SELECT driver_available_at() IS NULL',
-			clock(0), "SELECT driver_used($new, $SINGLE)"),
-		'0 f 0',
-		'nor does a clock that was never set');
+	foreach my $case (
+		[ 86400, 'a clock that is put ahead gives no budget back early' ],
+		[ -86400, 'a clock that is put back keeps none for longer' ],
+		# 1970
+		[ -1893456000, 'nor does a clock that was never set' ])
+	{
+		my ($step, $title) = @$case;
+		$new = new_instance();
+		$used = "SELECT driver_used($new, $SINGLE)";
+		is( drive(
+				"SELECT driver_take($new, $SINGLE, 250)",
+				"SELECT driver_answered(250, '$START')",
+				step_clock($step), $used,
+				"SELECT driver_take($new, $SINGLE, 250)",
+				'SELECT ' . seconds('driver_available_at()'),
+				clock(127), $used, clock(128), $used),
+			"250 250 0 @{[$step + 128]} 250 0",
+			$title);
+	}
+
+	foreach my $step (86400, -86400)
+	{
+		$new = new_instance();
+		$used = "SELECT driver_used($new, $SINGLE)";
+		is( drive(
+				"SELECT driver_take($new, $SINGLE, 1)",
+				clock(10), step_clock($step),
+				"SELECT driver_answered(1, '$START'::timestamptz + interval '5 s')",
+				clock(137), $used, clock(138), $used),
+			'1 1 0',
+			'an answer whose time was by another clock counts as of now');
+	}
 	return;
 }
 
@@ -452,17 +512,52 @@ sub check_changed_window
 {
 	my $new = new_instance();
 	my $used = "SELECT driver_used($new, $SINGLE)";
+	my $answered = "SELECT driver_answered(9, '$START')";
 
 	is( drive(
-			"SELECT driver_take($new, $SINGLE, 9)",
+			"SELECT driver_take($new, $SINGLE, 9)", $answered,
 			clock(100), 'SELECT driver_set_window(1270000)', $used,
 			clock(1300), $used,
 			clock(1380), $used,
 			"SELECT driver_take($new, $SINGLE, 9)",
+			"SELECT driver_answered(9, '$START'::timestamptz + interval '1380 s')",
 			'SELECT driver_set_window(127000)', $used,
 			clock(1400), $used, clock(1600), $used),
 		'9 9 9 0 9 9 9 0',
 		'a window that is changed keeps the counts, for that window at most');
+
+	# A session that has not read the new configuration yet, in turn with one
+	# that has: both see what was counted at 0 leave the new window.
+	$new = new_instance();
+	$used = "SELECT driver_used($new, $SINGLE)";
+	my $window = sub {
+		my ($seconds, $read_at) = @_;
+		return ("SELECT driver_set_window(${seconds}000)",
+			"SELECT driver_set_reload_time('$START'::timestamptz"
+			  . " + interval '$read_at s')");
+	};
+	my @new_one = $window->(254, 1);
+	my @old_one = $window->(127, -1);
+	is( drive(
+			@old_one, "SELECT driver_take($new, $SINGLE, 9)", $answered,
+			clock(2), @new_one, $used,
+			map({ (clock($_ * 50), @old_one, $used, @new_one, $used) } 1 .. 5),
+			clock(258), @old_one, $used, @new_one, $used,
+			$window->(127, 200), "SELECT driver_take($new, $SINGLE, 9)",
+			"SELECT driver_answered(9, '$START'::timestamptz + interval '258 s')",
+			clock(380), @new_one, $used, clock(386), $used),
+		'9 9 9 9 9 9 9 9 9 9 9 9 0 0 9 9 0',
+		'a process that has yet to read the new window leaves the counts alone');
+
+	# One that read it when the clock was a day ahead knows nothing better.
+	$new = new_instance();
+	$used = "SELECT driver_used($new, $SINGLE)";
+	is( drive(
+			$window->(254, 86400),
+			"SELECT driver_take($new, $SINGLE, 9)", $answered,
+			$window->(127, 0), clock(10), $used, clock(138), $used),
+		'9 9 0',
+		'... unless that one has read it by a clock that was ahead');
 	return;
 }
 
@@ -509,11 +604,14 @@ sub check_window
 
 sub check_restart
 {
+	my $before;
+
 	$node->restart;
+	$before = used();
 	sql(invite('before-restart@example.com'));
-	is(used(), 1, 'requests are counted after a restart, too');
+	is(used(), $before + 1, 'requests are counted after a restart, too');
 	$node->restart;
-	is(used(), 0, 'a restart of the server forgets what it has counted');
+	is(used(), $before + 1, '... and a restart forgets nothing');
 	return;
 }
 
@@ -521,6 +619,10 @@ sub check_no_memory
 {
 	$node->restart;
 	sql(RateLimitDriver::session($node) . 'SELECT driver_use_up_memory()');
+	is( sql(RateLimitDriver::session($node)
+			  . 'SELECT sum(abs(driver_find_memory(n))) FROM generate_series(0, 3) AS n'),
+		0,
+		'looking for memory in vain leaves interrupts held off as often as they were');
 	is( attempt($node, 'postgres', invite('no-memory@example.com'))->{sqlstate},
 		'53200', 'where the server has no memory to spare, that is an error ...');
 	is(scalar(() = $clerk->requests_for('no-memory@example.com')),
@@ -538,6 +640,7 @@ sub check_preloaded
 	my $spare = sql($free);
 	sql(invite('not-preloaded@example.com'));
 	my $size = shared_memory();
+	my $before = used();
 
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = '$library'");
@@ -546,12 +649,12 @@ sub check_preloaded
 	cmp_ok(sql($free), '>=', $spare + $size - 8192,
 		'a library that is preloaded asks for its memory');
 	sql(invite('preloaded@example.com'));
-	is(used(), 1, '... and counts');
+	is(used(), $before + 1, '... and counts');
 	is(shared_memory(), $size, '... in as much memory');
 	$node->safe_psql('another',
 		'ALTER DATABASE another RESET clerk_invite.secret_key_file');
 	$node->safe_psql('another', invite('preloaded-too@example.com'));
-	is(used(), 2, '... for all databases');
+	is(used(), $before + 2, '... for all databases');
 	return;
 }
 
@@ -636,6 +739,14 @@ sub clock
 
 	return "SELECT driver_set_clock('$START'::timestamptz"
 	  . " + interval '$seconds s')";
+}
+
+# SQL that sets the clock of day alone ahead or back, by so many seconds.
+sub step_clock
+{
+	my ($seconds) = @_;
+
+	return "SELECT driver_step_clock($seconds)";
 }
 
 # SQL for a time in seconds after $START.

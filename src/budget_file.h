@@ -1,0 +1,16 @@
+/*
+ * budget_file.h
+ *		Records in a file of the data directory that outlive the server.
+ */
+#ifndef CLERK_BUDGET_FILE_H
+#define CLERK_BUDGET_FILE_H
+
+/* Most that a record may take. */
+#define CLERK_BUDGET_RECORD_MAX (2048 - 8)
+
+extern bool clerk_budget_file_read(int number, void *record, size_t size);
+extern bool clerk_budget_file_write(int number, const void *record,
+									size_t size);
+extern const char *clerk_budget_file_name(void);
+
+#endif							/* CLERK_BUDGET_FILE_H */
