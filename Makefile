@@ -27,6 +27,7 @@ OBJS = \
 	src/json_wire.o \
 	src/launcher.o \
 	src/list_invitations.o \
+	src/monotonic_clock.o \
 	src/outbox.o \
 	src/outbox_guard.o \
 	src/outbox_statement.o \

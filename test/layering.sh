@@ -13,7 +13,7 @@ floor_of()
 {
 	case $1 in
 		compat) echo 0 ;;
-		planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
+		monotonic_clock | planner | secret_key | shared_memory | socket_set | url_rules) echo 1 ;;
 		guc | json_wire | outbox_statement | worker_slots) echo 2 ;;
 		email_address | http | json_reader | outbox | rate_limit | rollback_warning) echo 3 ;;
 		clerk_error | invitation_json | outbox_guard | outbox_status) echo 4 ;;
@@ -22,10 +22,10 @@ floor_of()
 		invitations_argument | shipment | status_refresh) echo 7 ;;
 		delivery) echo 8 ;;
 		bulk_invitations | functions | invitation_progress | list_invitations) echo 9 ;;
-		rate_limit_status | refresh_invitations | send_invitations | trigger) echo 9 ;;
+		rate_limit_status | refresh_invitations | trigger) echo 9 ;;
 		worker | worker_status) echo 9 ;;
 		launcher | worker_wakeup) echo 10 ;;
-		clerk_invite) echo 11 ;;
+		clerk_invite | send_invitations) echo 11 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
 }
