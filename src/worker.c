@@ -437,22 +437,25 @@ recover(Outlook *outlook)
  * Starts another worker in the place of this one, and ends; returns, to try it
  * again, if the server has no room for both.
  *
- * One that the settings keep from sending is replaced at once, and the next one
- * waits before it connects.  One that is outdated has waited long enough.
+ * One that the settings keep from sending hands its slot over, and the next one
+ * waits before it connects.  One that is outdated gives it up: the slots of a
+ * newer library may be others, and who shares this one's must be able to start
+ * a worker that finds the other.
  */
 static void
 make_way(const Outlook *outlook)
 {
-	ClerkWorkerRest before = {0};
+	ClerkWorkerRest before;
 
 	if (outlook->frozen)
 	{
 		/* For whoever asks until the next one has entered. */
 		clerk_worker_begin_rest(wall_time_of(outlook->rest.latest),
 								outlook->trouble);
-		before = outlook->rest;
+		clerk_worker_hand_over(&outlook->rest);
 	}
-	clerk_worker_hand_over(&before);
+	else
+		clerk_worker_give_up();
 	if (clerk_worker_start(MyDatabaseId, NULL))
 	{
 		if (outlook->outdated)

@@ -47,11 +47,14 @@
  * The postmaster starts a worker within milliseconds, and starts one that has
  * ended again after a second.  One that has not entered after this long has
  * failed to, and may be asked for again; if it comes after all, the second one
- * finds it and leaves.  The time doubles with each attempt, so many times at
- * most: whatever was asked for stays with the postmaster, if its library cannot
- * be loaded, and tries again each second.
+ * finds it and leaves.  After some attempts the time doubles with each, so many
+ * times at most: whatever was asked for stays with the postmaster, if its
+ * library cannot be loaded, and tries again each second.  (The first attempts
+ * may be those of a library of another version, whose workers enter slots of
+ * another layout.)
  */
 #define START_TIMEOUT_MS 5000
+#define START_ATTEMPTS 4
 #define START_TIMEOUT_DOUBLINGS 10
 
 /*
@@ -455,7 +458,8 @@ has_failed_to_start(const Slot *slot)
 	if (slot->status.state != CLERK_WORKER_STARTING &&
 		slot->status.state != CLERK_WORKER_RESTARTING)
 		return false;
-	for (int i = 1; i < slot->starts && i <= START_TIMEOUT_DOUBLINGS; i++)
+	for (int i = START_ATTEMPTS;
+		 i < slot->starts && i < START_ATTEMPTS + START_TIMEOUT_DOUBLINGS; i++)
 		timeout *= 2;
 	return clerk_monotonic_microseconds() - slot->since > timeout * 1000;
 }
