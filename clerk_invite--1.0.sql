@@ -660,8 +660,8 @@ COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
 'tells what the background workers of the server do, one row for each
 database that has one
 out: database, process ID, state (wanted: the server had no room, starting,
-  sending, waiting), time when it was started or asked for, time when it
-  looks again at the latest, what keeps it from sending (NULL: nothing)
+  restarting, sending, waiting), time when it was started or asked for, time
+  when it looks again at the latest, what keeps it from sending (NULL: nothing)
 raises: 55000 (the library does not fit the SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_invitation_progress_limits(

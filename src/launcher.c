@@ -21,6 +21,7 @@
 #include "guc.h"
 #include "launcher.h"
 #include "miscadmin.h"
+#include "monotonic_clock.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -28,7 +29,6 @@
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
-#include "utils/timestamp.h"
 #include "worker.h"
 #include "worker_slots.h"
 
@@ -192,19 +192,18 @@ start_worker(Oid database)
 static void
 watch(BackgroundWorkerHandle *handle)
 {
-	TimestampTz enough;
+	int64		enough;
+	int64		now;
 	pid_t		pid;
 
 	if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
 		return;
-	enough = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), WATCH_MS);
-	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED)
+	now = clerk_monotonic_microseconds();
+	enough = now + WATCH_MS * 1000;
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED && now < enough)
 	{
-		TimestampTz now = GetCurrentTimestamp();
-
-		if (now >= enough)
-			break;
-		wait_for_latch(TimestampDifferenceMilliseconds(now, enough));
+		wait_for_latch((enough - now + 999) / 1000);
+		now = clerk_monotonic_microseconds();
 	}
 }
 

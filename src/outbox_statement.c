@@ -51,6 +51,7 @@ static struct
 /* True while statements of this file change rows. */
 static bool at_work = false;
 
+static void note_schema(void);
 static void choose_plans(const ClerkOutboxStatement *statement);
 static uint64 execute(ClerkOutboxStatement *statement, const Datum *values,
 					  const char *nulls, ClerkOutboxCollect collect,
@@ -64,20 +65,14 @@ void
 clerk_outbox_find(Oid schema)
 {
 	Oid			relation = get_relname_relid(OUTBOX, schema);
-	const char *schema_name;
 
 	if (!OidIsValid(relation))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", OUTBOX)));
-	schema_name = get_namespace_name(schema);
-	if (schema_name == NULL)
-		elog(ERROR, "cache lookup failed for schema %u", schema);
-	if (relation != outbox.relation ||
-		strcmp(schema_name, NameStr(outbox.schema)) != 0)
+	if (relation != outbox.relation)
 		outbox.number++;
 	outbox.relation = relation;
-	namestrcpy(&outbox.schema, schema_name);
 }
 
 /* The table that was found. */
@@ -100,6 +95,7 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 	uint64		processed;
 
 	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox.relation), &rights);
+	note_schema();
 	choose_plans(statement);
 	if (statement->by_hand)
 		clerk_defer_no_constraint_of(outbox.relation);
@@ -148,6 +144,21 @@ clerk_outbox_try(ClerkOutboxStatement *statement, const Datum *values,
 	if (!done && concerns_more_than_a_row((*error)->sqlerrcode))
 		ReThrowError(*error);
 	return done;
+}
+
+/* The schema may get another name at any time; plans have it in their text. */
+static void
+note_schema(void)
+{
+	const char *name = get_namespace_name(get_rel_namespace(outbox.relation));
+
+	if (name == NULL)
+		elog(ERROR, "cache lookup failed for the schema of relation %u",
+			 outbox.relation);
+	if (strcmp(name, NameStr(outbox.schema)) == 0)
+		return;
+	outbox.number++;
+	namestrcpy(&outbox.schema, name);
 }
 
 /* Until the rights are restored. */

@@ -11,6 +11,7 @@
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "procedure.h"
+#include "utils/guc.h"
 #include "utils/memutils.h"
 
 /*
@@ -44,7 +45,7 @@ clerk_procedure_begin(FunctionCallInfo fcinfo, const char *procedure)
  * What another session has changed meanwhile is passed over, as locked rows
  * are: with a stricter default for the session it would be an error.  The
  * transaction has just begun and has no snapshot yet, so that its level may be
- * set as StartTransaction() does it.
+ * set as SET TRANSACTION does it.
  */
 void
 clerk_procedure_commit(void)
@@ -52,7 +53,9 @@ clerk_procedure_commit(void)
 	MemoryContext caller = CurrentMemoryContext;
 
 	clerk_spi_commit_and_begin();
-	XactIsoLevel = XACT_READ_COMMITTED;
+	(void) set_config_option("transaction_isolation", "read committed",
+							 PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_LOCAL, true, 0, false);
 	MemoryContextSwitchTo(caller);
 }
 

@@ -10,6 +10,7 @@
 #include "procedure.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
+#include "worker_wakeup.h"
 
 static void begin_nothing(void);
 static void report_progress(const ClerkDeliveryReport *report, int64 left);
@@ -44,7 +45,10 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 						"max_invitations")));
 
 	caller = clerk_procedure_begin(fcinfo, "clerk_send_invitations()");
+	clerk_wakeup_begin_call();
 	clerk_deliver(schema, max_invitations, &host, &delivered);
+	clerk_wakeup_end_call(delivered.next_due != 0 &&
+						  !TIMESTAMP_IS_NOEND(delivered.next_due));
 	report(&delivered);
 	clerk_procedure_end(caller);
 	PG_RETURN_VOID();

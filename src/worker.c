@@ -7,8 +7,10 @@
  * and no lock, in one system call.  When nothing is open any more it waits a
  * moment for the next commit and leaves.
  *
- * If it ends in any other way, nothing is lost: rows that were under way are
- * verified by the next sender.
+ * If it ends in any other way, nothing is lost: the postmaster starts another
+ * process in its place, after a crash and recovery of the server, too, and that
+ * one verifies the rows that were under way.  It is the exit status that tells
+ * one from the other: 0 is a worker's own decision.
  */
 #include "postgres.h"
 
@@ -18,11 +20,16 @@
 #include "guc.h"
 #include "installed_extension.h"
 #include "miscadmin.h"
+#include "monotonic_clock.h"
+#include "outbox.h"
+#include "outbox_statement.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "shared_memory.h"
+#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
@@ -51,15 +58,40 @@
  */
 #define LONGEST_REST_MS 60000
 
+/*
+ * After how many seconds the postmaster starts a process in the place of one
+ * that has ended without its own decision.  What one that fails at once waits
+ * besides is in worker_slots.c.
+ */
+#define RESTART_SECONDS 1
+
 /* What a look has found, and when to look again. */
 typedef struct Outlook
 {
 	bool		over;			/* there is nothing to wait for */
 	bool		outdated;		/* a worker with a newer library is to go on */
-	TimestampTz earliest;		/* not before then, even if woken */
-	TimestampTz latest;			/* then in any case */
+	bool		frozen;			/* the settings that a process has got when it
+								 * connected keep it from sending */
+	ClerkWorkerRest rest;
 	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* empty: none */
 } Outlook;
+
+/* Settings of a database or role that are meant for other sessions. */
+static const char *const overridden[][2] = {
+	{"search_path", ""},
+	{"default_transaction_isolation", "read committed"},
+	/* An error is to end a look, not the process. */
+	{"exit_on_error", "off"},
+	/* Since 17; unlike other time limits it concerns background workers. */
+	{"transaction_timeout", "0"}
+};
+
+static const ClerkError read_only = {
+	.class = CLERK_ERROR_CONFIGURATION,
+	.sqlstate = ERRCODE_READ_ONLY_SQL_TRANSACTION,
+	.summary = "the database is read-only by \"default_transaction_read_only\"",
+	.hint = "Reset the parameter for the database or for the role of the worker, or in postgresql.conf. Invitations stay queued until then."
+};
 
 /* What this worker remembers from look to look. */
 static struct
@@ -68,21 +100,31 @@ static struct
 	uint32		wait_event;
 	bool		has_looked;
 	bool		has_sent;
+	bool		refused;		/* the database takes no connections */
 	int			failures;		/* looks in a row that ended with an error */
 	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* logged; empty: none */
 }			worker;
 
-static void prepare(Oid database);
+static emit_log_hook_type previous_emit_log_hook;
+
+static void enter(Oid database, Outlook *outlook);
+static void connect_to(Oid database);
+static void notice_refusal(ErrorData *error);
+static void let_slot_go(int code, Datum arg);
+static void choose_exit_status(int code, Datum arg);
 static void look(Outlook *outlook);
 static void look_at_outbox(Outlook *outlook);
+static bool is_open(Oid schema);
 static void judge(const ClerkDeliveryReport *report, Outlook *outlook);
 static void note_trouble(const ClerkError *error);
 static void recover(Outlook *outlook);
-static void make_way(void);
+static void make_way(const Outlook *outlook);
 static void rest(const Outlook *outlook);
 static void begin_transaction(void);
 static void commit_transaction(void);
-static TimestampTz from_now(int64 milliseconds);
+static int64 from_now(int64 milliseconds);
+static int64 milliseconds_until(TimestampTz time);
+static TimestampTz wall_time_of(int64 time);
 
 /*
  * Asks for a worker in this database; false if the server has no room for one.
@@ -104,7 +146,7 @@ clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
 	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
 		BGWORKER_BACKEND_DATABASE_CONNECTION;
 	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.bgw_restart_time = BGW_NEVER_RESTART;
+	worker.bgw_restart_time = RESTART_SECONDS;
 	strlcpy(worker.bgw_library_name, CLERK_WORKER_LIBRARY,
 			sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "clerk_worker_main", BGW_MAXLEN);
@@ -117,9 +159,15 @@ clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
 void
 clerk_worker_main(Datum main_arg)
 {
-	Outlook		outlook;
+	Oid			database = DatumGetObjectId(main_arg);
+	Outlook		outlook = {0};
 
-	prepare(DatumGetObjectId(main_arg));
+	enter(database, &outlook);
+	if (outlook.rest.latest > clerk_monotonic_microseconds())
+		rest(&outlook);
+	if (!clerk_worker_enabled)
+		proc_exit(0);
+	connect_to(database);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
@@ -127,31 +175,92 @@ clerk_worker_main(Datum main_arg)
 			break;
 		clerk_worker_begin_look();
 		look(&outlook);
-		if (outlook.outdated)
-			make_way();
+		clerk_worker_end_look();
+		if (outlook.outdated || outlook.frozen)
+			make_way(&outlook);
 		rest(&outlook);
 	} while (!outlook.over || !clerk_worker_leave());
 	proc_exit(0);
 }
 
-/* Makes this process the database's worker, or ends it. */
+/*
+ * Makes this process the database's worker, or ends it; fills in how long to
+ * wait before it connects.  Nobody needs to wait for a worker that is not
+ * connected, as DROP DATABASE would.
+ */
 static void
-prepare(Oid database)
+enter(Oid database, Outlook *outlook)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	if (!clerk_worker_slots_attach() || !clerk_worker_enter(database))
+	worker.wait_event = clerk_new_wait_event("ClerkInviteWorker");
+	on_proc_exit(choose_exit_status, (Datum) 0);
+	before_shmem_exit(let_slot_go, (Datum) 0);
+	if (!clerk_worker_slots_attach() ||
+		!clerk_worker_enter(database, &outlook->rest, worker.trouble))
 		proc_exit(0);
+	strlcpy(outlook->trouble,
+			worker.trouble[0] != '\0' ? worker.trouble :
+			"the worker has ended early, see the server's log",
+			CLERK_WORKER_TROUBLE_SIZE);
+}
 
+static void
+connect_to(Oid database)
+{
+	previous_emit_log_hook = emit_log_hook;
+	emit_log_hook = notice_refusal;
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
-	/* Whatever the database's settings are for everybody else. */
-	SetConfigOption("search_path", "", PGC_SUSET, PGC_S_OVERRIDE);
-	SetConfigOption("default_transaction_isolation", "read committed",
-					PGC_SUSET, PGC_S_OVERRIDE);
+	emit_log_hook = previous_emit_log_hook;
+
+	for (int i = 0; i < (int) lengthof(overridden); i++)
+		if (GetConfigOption(overridden[i][0], true, false) != NULL)
+			SetConfigOption(overridden[i][0], overridden[i][1],
+							PGC_SUSET, PGC_S_OVERRIDE);
 	worker.look = AllocSetContextCreate(TopMemoryContext, "clerk_invite look",
 										ALLOCSET_DEFAULT_SIZES);
-	worker.wait_event = clerk_new_wait_event("ClerkInviteWorker");
+}
+
+/*
+ * Looks at the FATAL error that ends the process while it connects, and that
+ * nothing can catch: a database that was dropped, or takes no connections any
+ * more, needs no worker.  The former needs no message either: somebody has
+ * dropped it WITH (FORCE), which has ended the worker before.
+ */
+static void
+notice_refusal(ErrorData *error)
+{
+	if (error->elevel == FATAL &&
+		(error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE ||
+		 error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE))
+		worker.refused = true;
+	if (worker.refused && error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE)
+		error->output_to_server = false;
+	if (previous_emit_log_hook != NULL)
+		previous_emit_log_hook(error);
+}
+
+/* At the end of the process: is there to be another one? */
+static void
+let_slot_go(int code, Datum arg pg_attribute_unused())
+{
+	if (code == 0 || worker.refused)
+		clerk_worker_give_up();
+	else
+		clerk_worker_expect_restart();
+}
+
+/*
+ * A FATAL error ends with 1, and that has the postmaster start the worker
+ * again.  To exit from within is how an error in one of these callbacks goes on
+ * with the others, too.
+ */
+static void
+choose_exit_status(int code, Datum arg pg_attribute_unused())
+{
+	if (code != 0 && worker.refused)
+		proc_exit(0);
 }
 
 /* Sends what is due; an error costs no more than time. */
@@ -190,10 +299,17 @@ look_at_outbox(Outlook *outlook)
 	begin_transaction();
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
+	outlook->over = !OidIsValid(schema) || (!writable && !is_open(schema));
 	commit_transaction();
-	if (!OidIsValid(schema) || !writable)
+	if (outlook->over)
+		return;
+	if (!writable)
 	{
-		outlook->over = true;
+		note_trouble(&read_only);
+		strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
+		outlook->frozen = true;
+		outlook->rest.earliest = from_now(PAUSE_MS);
+		outlook->rest.latest = from_now(LONGEST_REST_MS);
 		return;
 	}
 	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
@@ -201,11 +317,21 @@ look_at_outbox(Outlook *outlook)
 	judge(&report, outlook);
 }
 
+/* Whether any row waits to be sent; in a transaction that may be read-only. */
+static bool
+is_open(Oid schema)
+{
+	clerk_outbox_find(schema);
+	return clerk_outbox_next_due(DT_NOBEGIN) != 0;
+}
+
 /* When to look again, after a look without an error. */
 static void
 judge(const ClerkDeliveryReport *report, Outlook *outlook)
 {
-	TimestampTz pause = from_now(PAUSE_MS);
+	int64		pause = from_now(PAUSE_MS);
+	int64		due = from_now(Min(milliseconds_until(report->next_due),
+								   LONGEST_REST_MS));
 	bool		has_looked = worker.has_looked;
 
 	worker.has_looked = true;
@@ -213,7 +339,7 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 		worker.has_sent = true;
 	if (report->busy)
 	{
-		outlook->earliest = outlook->latest = pause;
+		outlook->rest.earliest = outlook->rest.latest = pause;
 		return;
 	}
 
@@ -226,7 +352,7 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 		!clerk_is_preloaded())
 	{
 		outlook->outdated = true;
-		outlook->earliest = outlook->latest = pause;
+		outlook->rest.earliest = outlook->rest.latest = pause;
 		return;
 	}
 
@@ -234,23 +360,23 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 	strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
 	if (report->stopped_by != NULL)
 	{
-		outlook->earliest = pause;
-		outlook->latest = Max(from_now(clerk_retry_delay), report->next_due);
+		outlook->rest.earliest = pause;
+		outlook->rest.latest = Max(from_now(clerk_retry_delay), due);
 		/* The next look may start another process. */
 		if (report->fit != CLERK_FIT_GOOD)
-			outlook->latest = Max(outlook->latest, pause);
+			outlook->rest.latest = Max(outlook->rest.latest, pause);
 	}
 	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
 	{
 		outlook->over = true;
-		outlook->latest = worker.has_sent ? from_now(LINGER_MS) : 0;
+		outlook->rest.latest = from_now(worker.has_sent ? LINGER_MS : 0);
 	}
 	else
 	{
 		/* What is committed meanwhile is as limited as the rest. */
 		if (report->limited_until != 0)
-			outlook->earliest = pause;
-		outlook->latest = Min(report->next_due, from_now(LONGEST_REST_MS));
+			outlook->rest.earliest = pause;
+		outlook->rest.latest = due;
 	}
 }
 
@@ -277,7 +403,12 @@ note_trouble(const ClerkError *error)
 	strlcpy(worker.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE);
 }
 
-/* After an error: as if the transaction had been aborted by a client. */
+/*
+ * After an error: as if the transaction had been aborted by a client.  While
+ * requests are under way there is none; then AbortCurrentTransaction() does
+ * nothing, and what the error has left is released here, as other background
+ * processes do it.
+ */
 static void
 recover(Outlook *outlook)
 {
@@ -286,6 +417,9 @@ recover(Outlook *outlook)
 
 	HOLD_INTERRUPTS();
 	EmitErrorReport();
+	LWLockReleaseAll();
+	ConditionVariableCancelSleep();
+	pgstat_report_wait_end();
 	AbortCurrentTransaction();
 	MemoryContextSwitchTo(worker.look);
 	FlushErrorState();
@@ -294,7 +428,7 @@ recover(Outlook *outlook)
 	for (int i = 0; i < worker.failures && delay < LONGEST_REST_MS; i++)
 		delay *= 2;
 	worker.failures++;
-	outlook->earliest = outlook->latest = from_now(delay);
+	outlook->rest.earliest = outlook->rest.latest = from_now(delay);
 	snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
 			 "error %s, see the server's log", unpack_sql_state(sqlstate));
 }
@@ -302,15 +436,33 @@ recover(Outlook *outlook)
 /*
  * Starts another worker in the place of this one, and ends; returns, to try it
  * again, if the server has no room for both.
+ *
+ * One that the settings keep from sending hands its slot over, and the next one
+ * waits before it connects.  One that is outdated gives it up: the slots of a
+ * newer library may be others, and who shares this one's must be able to start
+ * a worker that finds the other.
  */
 static void
-make_way(void)
+make_way(const Outlook *outlook)
 {
-	clerk_worker_give_up();
+	ClerkWorkerRest before;
+
+	if (outlook->frozen)
+	{
+		/* For whoever asks until the next one has entered. */
+		clerk_worker_begin_rest(wall_time_of(outlook->rest.latest),
+								outlook->trouble);
+		clerk_worker_hand_over(&outlook->rest);
+	}
+	else
+		clerk_worker_give_up();
 	if (clerk_worker_start(MyDatabaseId, NULL))
-		ereport(LOG,
-				(errmsg("a worker with another version of the library goes on sending invitations")));
-	else if (clerk_worker_enter(MyDatabaseId))
+	{
+		if (outlook->outdated)
+			ereport(LOG,
+					(errmsg("a worker with another version of the library goes on sending invitations")));
+	}
+	else if (clerk_worker_enter(MyDatabaseId, &before, worker.trouble))
 		return;
 	proc_exit(0);
 }
@@ -319,12 +471,12 @@ make_way(void)
 static void
 rest(const Outlook *outlook)
 {
-	TimestampTz latest = outlook->latest;
+	int64		latest = outlook->rest.latest;
 
-	clerk_worker_begin_rest(latest, outlook->trouble);
+	clerk_worker_begin_rest(wall_time_of(latest), outlook->trouble);
 	for (;;)
 	{
-		TimestampTz now = GetCurrentTimestamp();
+		int64		now = clerk_monotonic_microseconds();
 
 		CHECK_FOR_INTERRUPTS();
 		ProcessCatchupInterrupt();
@@ -336,13 +488,12 @@ rest(const Outlook *outlook)
 		}
 		/* The latch does not tell: a request may have reset it. */
 		if (clerk_worker_is_woken())
-			latest = Min(latest, outlook->earliest);
+			latest = Min(latest, outlook->rest.earliest);
 		if (now >= latest)
 			break;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 TimestampDifferenceMilliseconds(now, latest),
-						 worker.wait_event);
+						 (latest - now + 999) / 1000, worker.wait_event);
 		ResetLatch(MyLatch);
 	}
 }
@@ -369,8 +520,23 @@ commit_transaction(void)
 	MemoryContextSwitchTo(caller);
 }
 
-static TimestampTz
+/* By the monotonic clock, in its microseconds. */
+static int64
 from_now(int64 milliseconds)
 {
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), milliseconds);
+	return clerk_monotonic_microseconds() + milliseconds * 1000;
+}
+
+/* 0 if it is past. */
+static int64
+milliseconds_until(TimestampTz time)
+{
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
+}
+
+/* Of a time by the monotonic clock, as far as the clock stays as it is. */
+static TimestampTz
+wall_time_of(int64 time)
+{
+	return GetCurrentTimestamp() + time - clerk_monotonic_microseconds();
 }

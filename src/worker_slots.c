@@ -12,8 +12,14 @@
  * 2. A worker gives its slot up only if it is not marked.  Whoever comes later
  *	  finds no worker and starts one.
  *
- * A worker that has been asked for and has not entered yet needs no mark: it
- * looks after it has entered.
+ * A worker that has been asked for and has not entered yet needs no mark for
+ * that: it looks after it has entered.
+ *
+ * A worker that ends without its own decision, mark or not, is followed by
+ * another process, which the postmaster starts in its place.  Until that has
+ * entered, the slot stays the database's: a commit in between starts none, so
+ * that a worker that fails again and again is not started more often the more
+ * is committed.
  *
  * The memory is taken from what the server has to spare when it is first
  * needed, so that the library works without being preloaded.
@@ -22,6 +28,7 @@
 
 #include "compat.h"
 #include "miscadmin.h"
+#include "monotonic_clock.h"
 #include "shared_memory.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -34,20 +41,45 @@
 #define SLOTS 32
 
 /* With the number of the layout; the size need not tell one from another. */
-#define SHARED_MEMORY_NAME "clerk_invite workers 1"
+#define SHARED_MEMORY_NAME "clerk_invite workers 2"
 
 /*
- * The postmaster starts a worker within milliseconds.  One that has not
- * entered after this long has failed to, and may be asked for again; if it
- * comes after all, the second one finds it and leaves.
+ * The postmaster starts a worker within milliseconds, and starts one that has
+ * ended again after a second.  One that has not entered after this long has
+ * failed to, and may be asked for again; if it comes after all, the second one
+ * finds it and leaves.  After some attempts the time doubles with each, so many
+ * times at most: whatever was asked for stays with the postmaster, if its
+ * library cannot be loaded, and tries again each second.  (The first attempts
+ * may be those of a library of another version, whose workers enter slots of
+ * another layout.)
  */
 #define START_TIMEOUT_MS 5000
+#define START_ATTEMPTS 4
+#define START_TIMEOUT_DOUBLINGS 10
+
+/*
+ * How long a process waits before it connects if several before it have ended
+ * without a whole look: nothing before the second, then a second, doubling up
+ * to a minute.
+ */
+#define LONGEST_DELAY_MS 60000
+
+/*
+ * How long a process waits that finds no slot, and so was not asked for by
+ * anybody who shares this memory: the server has crashed, and the worker may
+ * be the reason.
+ */
+#define DELAY_AFTER_CRASH_MS 5000
 
 typedef struct Slot
 {
 	ClerkWorkerStatus status;	/* state NONE: the slot is free */
 	Latch	   *latch;			/* of its process; NULL until it has entered */
 	bool		woken;			/* rows were committed since its last look */
+	int64		since;			/* by the monotonic clock: how long a process
+								 * has been expected */
+	int			starts;			/* since one of its processes has looked */
+	ClerkWorkerRest before;		/* for the process that enters next; 0: none */
 } Slot;
 
 typedef struct Slots
@@ -64,8 +96,9 @@ static Slot *own_slot = NULL;
 static Slot *find_slot(Oid database);
 static Slot *take_slot(Oid database);
 static void free_slot(Slot *slot);
+static void expect_process(Slot *slot, ClerkWorkerState state);
 static bool has_failed_to_start(const Slot *slot);
-static void free_own_slot(int code, Datum arg);
+static void delay_start(const Slot *slot, ClerkWorkerRest *before);
 static void forget_launcher(int code, Datum arg);
 
 /* Asks for the memory; to be called when the library is loaded. */
@@ -112,11 +145,10 @@ clerk_worker_wake(Oid database, bool start)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = find_slot(database);
-	if (slot != NULL && slot->latch != NULL)
-	{
+	if (slot != NULL)
 		slot->woken = true;
+	if (slot != NULL && slot->latch != NULL)
 		latch = slot->latch;
-	}
 	else if (start &&
 			 (slot == NULL || slot->status.state == CLERK_WORKER_WANTED ||
 			  has_failed_to_start(slot)))
@@ -127,8 +159,7 @@ clerk_worker_wake(Oid database, bool start)
 			result = CLERK_WAKE_NO_SLOT;
 		else
 		{
-			slot->status.state = CLERK_WORKER_STARTING;
-			slot->status.started_at = GetCurrentTimestamp();
+			expect_process(slot, CLERK_WORKER_STARTING);
 			result = CLERK_WAKE_START;
 		}
 	}
@@ -158,6 +189,7 @@ clerk_worker_not_started(Oid database)
 	slot = find_slot(database);
 	if (slot != NULL && slot->latch == NULL)
 	{
+		slot->starts--;
 		if (launcher != NULL)
 			slot->status.state = CLERK_WORKER_WANTED;
 		else
@@ -210,27 +242,30 @@ clerk_worker_list(ClerkWorkerStatus **list)
 
 /*
  * Makes this process the database's worker until it leaves or ends; false if
- * there is another one, or no slot.
+ * there is another one, or no slot.  Fills in how long it has to wait before it
+ * connects, and what trouble its predecessor had, CLERK_WORKER_TROUBLE_SIZE
+ * bytes that are empty if it had none.  It must see to it that the slot is
+ * given up, or kept for its successor, when it ends.
  *
  * Another one is woken: whoever has started this process may not have found it,
  * if his library is of another version and has slots of another layout.
  */
 bool
-clerk_worker_enter(Oid database)
+clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *trouble)
 {
-	static bool registered = false;
 	Latch	   *other = NULL;
 	Slot	   *slot;
 
-	if (!registered)
-		before_shmem_exit(free_own_slot, (Datum) 0);
-	registered = true;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	slot = find_slot(database);
 	if (slot == NULL)
 		slot = take_slot(database);
 	if (slot != NULL && slot->latch == NULL)
 	{
+		delay_start(slot, before);
+		strlcpy(trouble, slot->status.trouble, CLERK_WORKER_TROUBLE_SIZE);
+		slot->before.earliest = slot->before.latest = 0;
+		slot->starts = Max(slot->starts, 1);
 		slot->status.pid = MyProcPid;
 		slot->status.state = CLERK_WORKER_SENDING;
 		slot->status.started_at = GetCurrentTimestamp();
@@ -263,6 +298,15 @@ clerk_worker_begin_look(void)
 	own_slot->woken = false;
 	own_slot->status.state = CLERK_WORKER_SENDING;
 	own_slot->status.wakes_at = 0;
+	LWLockRelease(&shared->lock);
+}
+
+/* A look is over, however it went: this worker can go on. */
+void
+clerk_worker_end_look(void)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	own_slot->starts = 0;
 	LWLockRelease(&shared->lock);
 }
 
@@ -313,10 +357,7 @@ clerk_worker_leave(void)
 	return !woken;
 }
 
-/*
- * Gives the slot up in any case: for this process to end, or to start a worker
- * that looks in its place.  If it cannot start one, it may enter again.
- */
+/* Gives the slot up in any case, if this process has one. */
 void
 clerk_worker_give_up(void)
 {
@@ -324,6 +365,36 @@ clerk_worker_give_up(void)
 		return;
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	free_slot(own_slot);
+	own_slot = NULL;
+	LWLockRelease(&shared->lock);
+}
+
+/*
+ * Keeps the slot for the process that this one is about to start in its place,
+ * which has to wait so long before it connects.  If none can be started, this
+ * one may enter again.
+ */
+void
+clerk_worker_hand_over(const ClerkWorkerRest *before)
+{
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	own_slot->before = *before;
+	expect_process(own_slot, CLERK_WORKER_STARTING);
+	own_slot = NULL;
+	LWLockRelease(&shared->lock);
+}
+
+/*
+ * Keeps the slot, if this process has one, for the process that the postmaster
+ * starts in its place.
+ */
+void
+clerk_worker_expect_restart(void)
+{
+	if (own_slot == NULL)
+		return;
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	expect_process(own_slot, CLERK_WORKER_RESTARTING);
 	own_slot = NULL;
 	LWLockRelease(&shared->lock);
 }
@@ -366,19 +437,50 @@ free_slot(Slot *slot)
 	memset(slot, 0, sizeof(Slot));
 }
 
+/* From now on a process is on its way to this slot. */
+static void
+expect_process(Slot *slot, ClerkWorkerState state)
+{
+	slot->status.state = state;
+	slot->status.pid = 0;
+	slot->status.started_at = GetCurrentTimestamp();
+	slot->status.wakes_at = 0;
+	slot->latch = NULL;
+	slot->since = clerk_monotonic_microseconds();
+	slot->starts++;
+}
+
 static bool
 has_failed_to_start(const Slot *slot)
 {
-	return slot->status.state == CLERK_WORKER_STARTING &&
-		TimestampDifferenceExceeds(slot->status.started_at,
-								   GetCurrentTimestamp(), START_TIMEOUT_MS);
+	int64		timeout = START_TIMEOUT_MS;
+
+	if (slot->status.state != CLERK_WORKER_STARTING &&
+		slot->status.state != CLERK_WORKER_RESTARTING)
+		return false;
+	for (int i = START_ATTEMPTS;
+		 i < slot->starts && i < START_ATTEMPTS + START_TIMEOUT_DOUBLINGS; i++)
+		timeout *= 2;
+	return clerk_monotonic_microseconds() - slot->since > timeout * 1000;
 }
 
-/* However a worker ends, the next commit can start another one. */
+/* How long the process waits that enters this slot, before it connects. */
 static void
-free_own_slot(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+delay_start(const Slot *slot, ClerkWorkerRest *before)
 {
-	clerk_worker_give_up();
+	int64		delay = 0;
+	int64		until;
+
+	if (slot->starts == 0)
+		delay = DELAY_AFTER_CRASH_MS;
+	else if (slot->starts > 2)
+		delay = 1000;
+	for (int i = 3; i < slot->starts && delay < LONGEST_DELAY_MS; i++)
+		delay *= 2;
+	until = clerk_monotonic_microseconds() +
+		Min(delay, LONGEST_DELAY_MS) * 1000;
+	before->earliest = Max(slot->before.earliest, until);
+	before->latest = Max(slot->before.latest, until);
 }
 
 static void

@@ -28,6 +28,7 @@ enum
 static const char *const state_names[] = {
 	[CLERK_WORKER_WANTED] = "wanted",
 	[CLERK_WORKER_STARTING] = "starting",
+	[CLERK_WORKER_RESTARTING] = "restarting",
 	[CLERK_WORKER_SENDING] = "sending",
 	[CLERK_WORKER_WAITING] = "waiting",
 };

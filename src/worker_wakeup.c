@@ -8,6 +8,9 @@
  * the rows must be visible by then, and in a place where nothing may raise an
  * error.  A note that a rolled-back subtransaction leaves behind costs a look
  * at the outbox, no more.
+ *
+ * What a sender itself does to its rows is not noted, be it a worker or a CALL.
+ * A CALL leaves what it has not settled to a worker when it ends.
  */
 #include "postgres.h"
 
@@ -17,8 +20,11 @@
 #include "fmgr.h"
 #include "guc.h"
 #include "miscadmin.h"
+#include "outbox_statement.h"
+#include "utils/builtins.h"
 #include "worker.h"
 #include "worker_slots.h"
+#include "worker_wakeup.h"
 
 /* What the transaction has done to the outbox, in the order of importance. */
 typedef enum Change
@@ -31,6 +37,12 @@ typedef enum Change
 /* Of the current transaction. */
 static Change noted = CHANGE_NONE;
 
+/* Whether this session is in the middle of a CALL that sends. */
+static bool sending = false;
+
+static void note(Change change);
+static bool changed_by_sender(void);
+static bool can_wake(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void wake_worker(bool start);
 
@@ -45,9 +57,7 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_wake_worker);
 Datum
 clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
 {
-	static bool registered = false;
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	Change		change;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) ||
 		!TRIGGER_FIRED_AFTER(trigger->tg_event) ||
@@ -57,25 +67,70 @@ clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
 				 errmsg("function \"%s\" was not called as the outbox's trigger",
 						"clerk_invitation_outbox_wake_worker")));
 
-	/*
-	 * A transaction without an ID has changed no row.  A standalone backend
-	 * has no workers, and pg_upgrade wants none.
-	 */
-	change = TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
-		TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
-		CHANGE_ADDED : CHANGE_REMOVED;
-	if (change > noted &&
-		TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		IsUnderPostmaster && !IsBinaryUpgrade &&
-		!clerk_is_worker() &&
-		clerk_worker_slots_attach())
-	{
-		if (!registered)
-			RegisterXactCallback(on_transaction_end, NULL);
-		registered = true;
-		noted = change;
-	}
+	/* A transaction without an ID has changed no row. */
+	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
+		!changed_by_sender() && can_wake())
+		note(TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+			 TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+			 CHANGE_ADDED : CHANGE_REMOVED);
 	PG_RETURN_POINTER(NULL);
+}
+
+/*
+ * To be called before this session sends, as a CALL: should it be ended in the
+ * middle, a worker goes on with the rows that it has left.
+ */
+void
+clerk_wakeup_begin_call(void)
+{
+	if (!can_wake())
+		return;
+	note(CHANGE_NONE);
+	sending = true;
+}
+
+/*
+ * To be called when it has sent, with whether rows are open that it leaves to
+ * others: those are a worker's, also if they are due later.
+ */
+void
+clerk_wakeup_end_call(bool rows_are_left)
+{
+	if (sending && rows_are_left && clerk_worker_enabled)
+		wake_worker(true);
+	sending = false;
+}
+
+/* For the end of the transaction. */
+static void
+note(Change change)
+{
+	static bool registered = false;
+
+	if (!registered)
+		RegisterXactCallback(on_transaction_end, NULL);
+	registered = true;
+	noted = Max(noted, change);
+}
+
+/*
+ * Whether a statement of a sender's fired the trigger.  What a user's trigger
+ * does to the outbox in the middle of one is his own, as for outbox_guard.c.
+ */
+static bool
+changed_by_sender(void)
+{
+	/* Its argument list is empty; what is passed is not looked at. */
+	return clerk_is_worker() ||
+		(clerk_outbox_at_work() &&
+		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
+}
+
+/* A standalone backend has no workers, and pg_upgrade wants none. */
+static bool
+can_wake(void)
+{
+	return IsUnderPostmaster && !IsBinaryUpgrade && clerk_worker_slots_attach();
 }
 
 static void
@@ -91,6 +146,9 @@ on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 				wake_worker(change == CHANGE_ADDED);
 			break;
 		case XACT_EVENT_ABORT:
+			noted = CHANGE_NONE;
+			clerk_wakeup_end_call(true);
+			break;
 		case XACT_EVENT_PREPARE:
 			noted = CHANGE_NONE;
 			break;
@@ -103,7 +161,7 @@ on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 	}
 }
 
-/* The transaction has committed: nothing in here may raise an error. */
+/* The transaction has ended: nothing in here may raise an error. */
 static void
 wake_worker(bool start)
 {

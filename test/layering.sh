@@ -25,10 +25,10 @@ floor_of()
 		invitations_argument | shipment | status_refresh) echo 7 ;;
 		delivery) echo 8 ;;
 		bulk_invitations | functions | invitation_progress | list_invitations) echo 9 ;;
-		rate_limit_status | refresh_invitations | send_invitations | trigger) echo 9 ;;
+		rate_limit_status | refresh_invitations | trigger) echo 9 ;;
 		worker | worker_status) echo 9 ;;
 		launcher | worker_wakeup) echo 10 ;;
-		clerk_invite) echo 11 ;;
+		clerk_invite | send_invitations) echo 11 ;;
 		*) echo "no floor is known for $1" >&2; return 1 ;;
 	esac
 }

@@ -26,6 +26,7 @@ max_prepared_transactions = 2
 check_life();
 check_ways_in();
 check_what_starts_none();
+check_calls();
 check_future_row();
 check_delay();
 check_idle();
@@ -169,6 +170,78 @@ sub check_what_starts_none
 	return;
 }
 
+# What a CALL itself does to rows starts and wakes no worker.  What it leaves
+# open is a worker's when it has ended.
+sub check_calls
+{
+	my $rows = 'clerk_invitation_outbox';
+	my $quiet = 'SET client_min_messages = error;';
+	my $off = 'SET clerk_invite.worker = off;';
+	my @emails = map { "call$_\@example.com" } 1 .. 3;
+	my $before = starts();
+
+	$node->safe_psql('postgres', "$off " . enqueue_sql(@emails));
+	$node->safe_psql('postgres', "$quiet CALL clerk_send_invitations()");
+	is(states($node, 'postgres', @emails), 'sent 1, sent 1, sent 1', 'a CALL sends all');
+	$clerk->control('accept', { id => $node->safe_psql('postgres',
+		"SELECT invitation_id FROM $rows WHERE email_address = '$emails[0]'") });
+	$node->safe_psql('postgres', "$quiet CALL clerk_refresh_invitations()");
+	is($node->safe_psql('postgres', "SELECT status FROM $rows WHERE email_address = '$emails[0]'"),
+		'accepted', '... and another one learns what became of it');
+	is(join(' ', workers($node)), '', '... without a worker');
+	is(starts(), $before, '... even for a moment');
+
+	# The trigger of somebody who wants to invite more in the middle of it.
+	$node->safe_psql('postgres', qq(
+		CREATE FUNCTION follow_up() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN
+			INSERT INTO public.$rows (organization_id, email_address, role)
+				VALUES ('org_test', 'follow-up-' || NEW.email_address, 'org:member');
+			RETURN NULL;
+		END \$\$;
+		CREATE TRIGGER follow_up AFTER UPDATE ON $rows FOR EACH ROW
+			WHEN (NEW.status IN ('accepted', 'revoked')) EXECUTE FUNCTION follow_up();));
+	$clerk->control('accept', { id => $node->safe_psql('postgres',
+		"SELECT invitation_id FROM $rows WHERE email_address = '$emails[1]'") });
+	$node->safe_psql('postgres', "$quiet CALL clerk_refresh_invitations()");
+	wait_for_states($node, 'postgres', 'sent 1', "follow-up-$emails[1]");
+	is(starts() - $before, 1, 'what a trigger inserts in the middle of a CALL starts a worker');
+	$node->safe_psql('postgres', 'DROP FUNCTION follow_up() CASCADE');
+	wait_until_gone($node);
+
+	# Rows that a CALL leaves: not taken, and to be tried again later.
+	@emails = map { "left$_\@example.com" } 1, 2;
+	$node->safe_psql('postgres',
+		"$quiet $off " . enqueue_sql(@emails) . '; RESET clerk_invite.worker; CALL clerk_send_invitations(1)');
+	wait_for_states($node, 'postgres', 'sent 1', @emails);
+	pass('what a CALL is not to send a worker sends');
+	wait_until_gone($node);
+	$node->safe_psql('postgres',
+		"$quiet $off " . enqueue_sql('x-500-once--postponed@example.com')
+		  . '; RESET clerk_invite.worker; CALL clerk_send_invitations()');
+	wait_for_states($node, 'postgres', 'sent 2', 'x-500-once--postponed@example.com');
+	pass('... and what it has postponed');
+	wait_until_gone($node);
+
+	# A worker that waits for something else.
+	enqueue($node, 'postgres', '1 day', $FUTURE);
+	my $worker = wait_for_worker($node, 'postgres');
+	$node->safe_psql('postgres',
+		"$quiet $off " . enqueue_sql('x-500-once--woken@example.com')
+		  . '; RESET clerk_invite.worker; CALL clerk_send_invitations()');
+	wait_for_states($node, 'postgres', 'sent 2', 'x-500-once--woken@example.com');
+	is(worker_of($node, 'postgres'), $worker, '... for which it wakes the one that is there');
+	$before = starts();
+	$node->safe_psql('postgres',
+		"$quiet $off DELETE FROM $rows WHERE email_address = '$FUTURE'; "
+		  . enqueue_sql('x-500-once--off@example.com') . '; CALL clerk_send_invitations()');
+	$node->safe_psql('postgres',
+		"UPDATE $rows SET role = role WHERE email_address = '$emails[0]'");
+	wait_until_gone($node);
+	is(starts(), $before, '... unless workers are off for the session');
+	return;
+}
+
 sub check_future_row
 {
 	my ($due) = $node->safe_psql('postgres',
@@ -178,7 +251,7 @@ sub check_future_row
 
 	is( $node->safe_psql(
 			'postgres', q(
-			SELECT w.wakes_at = o.send_after
+			SELECT abs(extract(epoch FROM w.wakes_at - o.send_after)) < 0.1
 			FROM clerk_worker_status() AS w, clerk_invitation_outbox AS o
 			WHERE o.email_address = 'later@example.com')),
 		't',

@@ -111,11 +111,15 @@ sub check_drop_own_database
 
 	# One that is in the middle of a request.
 	my $worker = worker_of($node, 'db1');
+	my $log = -s $node->logfile;
 	$drop = attempt($node, 'postgres', "$BOUNDED DROP DATABASE db1 WITH (FORCE);");
 	is($drop->{sqlstate}, '', 'DROP DATABASE WITH (FORCE) ends a worker');
 	wait_until('its process is gone', sub { !kill(0, $worker) });
-	is_deeply([ workers($node) ], [qw(db3 db4 postgres)],
-		'... and clerk_worker_status() knows nothing of it any more');
+	wait_until('its slot is free',
+		sub { join(' ', workers($node)) eq 'db3 db4 postgres' });
+	pass('... and clerk_worker_status() knows nothing of it any more');
+	unlike(slurp_file($node->logfile, $log), qr/FATAL:  (?!terminating)/,
+		'... and the process that came in its place has left without a word');
 
 	# Its place is free for another database, under the same name, too.
 	make_database($node, 'db1');
@@ -220,19 +224,39 @@ sub check_owner
 	return;
 }
 
+# Nothing is sent from a database that is frozen, and the worker says so, as
+# long as it lasts; but is not in anybody's way.
 sub check_read_only_database
 {
+	my $stopped = qr/LOG:  stopped sending invitations: the database is read-only/;
+	my $said;
+
 	make_database($node, 'readonly');
 	$node->safe_psql('postgres',
 		'ALTER DATABASE readonly SET default_transaction_read_only = on');
 	my $log = -s $node->logfile;
-	$node->safe_psql('readonly',
-		'SET default_transaction_read_only = off; ' . enqueue_sql('readonly@example.com'));
-	wait_until_gone($node, 'readonly');
-	unlike(slurp_file($node->logfile, $log), qr/ERROR|FATAL/,
-		'in a database whose transactions are to be read-only a worker leaves without a word');
-	is(states($node, 'readonly', 'readonly@example.com'),
-		'queued 0', '... and sends nothing');
+	enqueue_in_frozen('readonly@example.com');
+	wait_until('the worker says so',
+		sub { trouble_of('readonly') eq 'the database is read-only by "default_transaction_read_only"' });
+	pass('in a database whose transactions are to be read-only a worker has trouble');
+	my $worker = wait_for_worker($node, 'readonly');
+	is($node->safe_psql('postgres',
+			"SELECT count(*) FROM pg_stat_activity WHERE datname = 'readonly'"),
+		'0', '... waits without a connection');
+	enqueue_in_frozen('frozen@example.com');
+	wait_until('it has looked again',
+		sub { worker_of($node, 'readonly') !~ /^(?:0|$worker)$/ });
+	$node->reload;
+	wait_for_worker($node, 'readonly');
+	$said = slurp_file($node->logfile, $log);
+	is(scalar(() = $said =~ /$stopped/g), 1, '... and tells the log once');
+	unlike($said, qr/ERROR|FATAL|exited with exit code/, '... and nothing else');
+	is(states($node, 'readonly', 'readonly@example.com', 'frozen@example.com'),
+		'queued 0, queued 0', '... and sends nothing');
+	$node->safe_psql('postgres', 'ALTER DATABASE readonly RENAME TO frozen');
+	$node->safe_psql('postgres', 'ALTER DATABASE frozen RENAME TO readonly');
+	pass('... nor is in the way of those who want the database for themselves');
+
 	$node->safe_psql('postgres',
 		'ALTER DATABASE readonly SET default_transaction_isolation = serializable;'
 		  . 'ALTER DATABASE readonly RESET default_transaction_read_only');
@@ -247,11 +271,52 @@ sub check_read_only_database
 		CREATE TRIGGER see AFTER UPDATE ON clerk_invitation_outbox
 			FOR EACH STATEMENT EXECUTE FUNCTION see();));
 	enqueue($node, 'readonly', 'serializable@example.com');
-	wait_for_states($node, 'readonly', 'sent 1', 'readonly@example.com', 'serializable@example.com');
+	wait_for_states($node, 'readonly', 'sent 1', 'readonly@example.com',
+		'frozen@example.com', 'serializable@example.com');
 	is($node->safe_psql('readonly', 'SELECT DISTINCT isolation FROM seen'),
 		'read committed', "a worker's transactions are read committed, whatever the database's default");
+	like(slurp_file($node->logfile, $log), qr/LOG:  sending invitations again/,
+		'when the database is not frozen any more, the log tells so');
 	wait_until_gone($node, 'readonly');
+
+	# One without anything to send has no worker, and so no trouble.
+	$node->safe_psql('postgres',
+		'ALTER DATABASE readonly SET default_transaction_read_only = on');
+	$log = -s $node->logfile;
+	$node->safe_psql('readonly',
+		'SET default_transaction_read_only = off;'
+		  . "UPDATE clerk_invitation_outbox SET role = role WHERE email_address = 'frozen\@example.com'");
+	wait_until_gone($node, 'readonly');
+	unlike(slurp_file($node->logfile, $log), $stopped,
+		'a frozen database in which nothing is open is left without a word');
+
+	enqueue_in_frozen('dropped@example.com');
+	wait_until('the worker waits', sub { trouble_of('readonly') ne '' });
+	wait_for_worker($node, 'readonly');
+	is(attempt($node, 'postgres', "$BOUNDED DROP DATABASE readonly;")->{sqlstate},
+		'', 'a frozen database can be dropped');
+	$node->reload;
+	wait_until('no worker of it is left',
+		sub { $node->safe_psql('postgres', 'SELECT count(*) FROM clerk_worker_status() WHERE database IS NULL') eq '0' });
+	unlike(slurp_file($node->logfile, $log), qr/FATAL/, '... and its worker leaves without a word');
 	return;
+}
+
+sub enqueue_in_frozen
+{
+	my ($email) = @_;
+
+	$node->safe_psql('readonly',
+		'SET default_transaction_read_only = off; ' . enqueue_sql($email));
+	return;
+}
+
+sub trouble_of
+{
+	my ($database) = @_;
+
+	return $node->safe_psql('postgres',
+		"SELECT trouble FROM clerk_worker_status() WHERE database = '$database'");
 }
 
 # So many databases have a worker and no more.

@@ -322,7 +322,7 @@ sub check_values
 		{ '' => 0 }, 'the time to empty is a number where the limits allow all');
 	is_deeply(
 		series('clerk_invite_worker_present'),
-		{ none => 1, wanted => 0, starting => 0, sending => 0, waiting => 0 },
+		{ none => 1, wanted => 0, starting => 0, restarting => 0, sending => 0, waiting => 0 },
 		'there is no worker');
 	is_deeply(series('clerk_invite_worker_trouble_present'), {}, '... so none is in trouble');
 
@@ -334,7 +334,7 @@ sub check_values
 	wait_for_worker($node, 'postgres');
 	is_deeply(
 		series('clerk_invite_worker_present'),
-		{ none => 0, wanted => 0, starting => 0, sending => 0, waiting => 1 },
+		{ none => 0, wanted => 0, starting => 0, restarting => 0, sending => 0, waiting => 1 },
 		'a worker is there');
 	is_deeply([ values %{ series('clerk_invite_worker_trouble_present') } ],
 		[1], '... and in trouble, which has a name');

@@ -1,0 +1,45 @@
+/*
+ * worker_error_driver.c
+ *		Raises an error in a worker, outside of a transaction, while it holds a
+ *		lock: once in the life of a process, when it tells the log that it has
+ *		stopped sending.  To be preloaded by the server.
+ *
+ * The lock is that of the workers' slots, which the worker needs next.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "fmgr.h"
+
+#include "../src/monotonic_clock.c"
+#include "../src/shared_memory.c"
+#include "../src/worker_slots.c"
+
+PG_MODULE_MAGIC;
+
+PGDLLEXPORT void _PG_init(void);
+
+static emit_log_hook_type previous_hook;
+
+static void
+raise_with_lock(ErrorData *error)
+{
+	static bool raised = false;
+
+	if (previous_hook != NULL)
+		previous_hook(error);
+	if (raised || error->elevel != LOG || IsTransactionState() ||
+		strncmp(error->message, "stopped sending invitations", 27) != 0)
+		return;
+	raised = true;
+	clerk_worker_slots_attach();
+	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
+	ereport(ERROR, (errmsg("an error while a lock is held")));
+}
+
+void
+_PG_init(void)
+{
+	previous_hook = emit_log_hook;
+	emit_log_hook = raise_with_lock;
+}
