@@ -146,6 +146,7 @@ static void report_progress(Pass *pass);
 static void tell_of_set_aside(Pass *pass);
 static void remove_old_rows(Pass *pass);
 static TimestampTz next_due(Pass *pass);
+static TimestampTz sooner(TimestampTz a, TimestampTz b);
 
 /*
  * Sends what is due in the outbox of this schema, at most so many invitations,
@@ -185,7 +186,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 		work_off_what_was_early(&pass);
 		remove_old_rows(&pass);
 		host->begin();
-		report->next_due = next_due(&pass);
+		report->next_due = sooner(next_due(&pass), clerk_outbox_held_until());
 		tell_of_set_aside(&pass);
 	}
 	PG_FINALLY();
@@ -771,6 +772,12 @@ next_due(Pass *pass)
 	/* Due already: limited, locked by somebody, or the pass was stopped. */
 	again = pass->report->limited_until != 0 ? pass->report->limited_until :
 		TimestampTzPlusMilliseconds(now, LOCKED_ROW_DELAY);
-	due = clerk_outbox_next_due(now);
-	return due == 0 ? again : Min(due, again);
+	return sooner(clerk_outbox_next_due(now), again);
+}
+
+/* Of two times, of which 0 is none. */
+static TimestampTz
+sooner(TimestampTz a, TimestampTz b)
+{
+	return a == 0 || (b != 0 && b < a) ? b : a;
 }

@@ -27,6 +27,7 @@
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 /* After this, the delay is as long as it gets whatever the settings are. */
 #define MOST_DOUBLINGS "30"
@@ -157,6 +158,24 @@ clerk_outbox_held_back(void)
 				ids[count++] = Int64GetDatum(row->id);
 	}
 	return clerk_outbox_array(ids, NULL, count, INT8OID);
+}
+
+/* When the first of them is to be tried again, by our clock; 0: there are none. */
+TimestampTz
+clerk_outbox_held_until(void)
+{
+	HASH_SEQ_STATUS sequence;
+	HeldBack   *row;
+	int64		now = clerk_monotonic_microseconds();
+	int64		until = PG_INT64_MAX;
+
+	if (held_back == NULL)
+		return 0;
+	hash_seq_init(&sequence, held_back);
+	while ((row = hash_seq_search(&sequence)) != NULL)
+		if (row->until > now)
+			until = Min(until, row->until);
+	return until == PG_INT64_MAX ? 0 : GetCurrentTimestamp() + until - now;
 }
 
 /* How many rows are set aside, and why one of them is; in a transaction. */

@@ -6,6 +6,7 @@
 #ifndef CLERK_OUTBOX_SET_ASIDE_H
 #define CLERK_OUTBOX_SET_ASIDE_H
 
+#include "datatype/timestamp.h"
 #include "outbox_statement.h"
 
 /* The rows that are set aside. */
@@ -34,6 +35,7 @@ extern uint64 clerk_outbox_run_rows(ClerkOutboxStatement *statement,
 extern void clerk_outbox_set_aside(int64 id, const char *state,
 								   const ErrorData *error, const char *secret);
 extern Datum clerk_outbox_held_back(void);
+extern TimestampTz clerk_outbox_held_until(void);
 extern ClerkOutboxSetAside clerk_outbox_all_set_aside(void);
 
 #endif							/* CLERK_OUTBOX_SET_ASIDE_H */

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
 #include "outbox_statement.h"
 #include "owner_rights.h"
 #include "statement_table.h"
@@ -18,6 +19,7 @@
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 
 #define OUTBOX "clerk_invitation_outbox"
 
@@ -80,6 +82,21 @@ Oid
 clerk_outbox_relation(void)
 {
 	return outbox.relation;
+}
+
+/*
+ * Makes the current transaction, its commit included, the table's owner's, once
+ * a table was found.  After the commit the caller must have the session's own
+ * rights back; an abort restores them.
+ */
+void
+clerk_outbox_own_transaction(void)
+{
+	if (OidIsValid(outbox.relation) &&
+		SearchSysCacheExists1(RELOID, ObjectIdGetDatum(outbox.relation)))
+		SetUserIdAndSecContext(clerk_lock_table_and_owner(outbox.relation),
+							   SECURITY_LOCAL_USERID_CHANGE |
+							   SECURITY_RESTRICTED_OPERATION);
 }
 
 /*

@@ -31,6 +31,7 @@ typedef void (*ClerkOutboxCollect) (void *result);
 
 extern void clerk_outbox_find(Oid schema);
 extern Oid	clerk_outbox_relation(void);
+extern void clerk_outbox_own_transaction(void);
 extern uint64 clerk_outbox_run(ClerkOutboxStatement *statement,
 							   const Datum *values, const char *nulls,
 							   ClerkOutboxCollect collect, void *result);

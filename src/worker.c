@@ -20,9 +20,9 @@
 #include "guc.h"
 #include "installed_extension.h"
 #include "miscadmin.h"
+#include "outbox_statement.h"
 #include "monotonic_clock.h"
 #include "outbox.h"
-#include "outbox_statement.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
 #include "shared_memory.h"
@@ -165,8 +165,7 @@ clerk_worker_main(Datum main_arg)
 	enter(database, &outlook);
 	if (outlook.rest.latest > clerk_monotonic_microseconds())
 		rest(&outlook);
-	if (!clerk_worker_enabled)
-		proc_exit(0);
+	/* The database may have a setting of its own, which is not known before. */
 	connect_to(database);
 	do
 	{
@@ -358,6 +357,11 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 
 	note_trouble(report->stopped_by);
 	strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
+	/* The log has each row by itself. */
+	if (report->stopped_by == NULL && report->set_aside > 0)
+		snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
+				 "%lld set aside: %s", (long long) report->set_aside,
+				 report->set_aside_reason);
 	if (report->stopped_by != NULL)
 	{
 		outlook->rest.earliest = pause;
@@ -498,7 +502,11 @@ rest(const Outlook *outlook)
 	}
 }
 
-/* In the memory context of whoever calls, and for now(). */
+/*
+ * In the memory context of whoever calls, and for now().  The session is the
+ * superuser's, but the transaction is the owner's of the outbox to its end: what
+ * is attached to the outbox finds nobody else to run as.
+ */
 static void
 begin_transaction(void)
 {
@@ -507,6 +515,7 @@ begin_transaction(void)
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
+	clerk_outbox_own_transaction();
 	MemoryContextSwitchTo(caller);
 }
 
@@ -517,6 +526,8 @@ commit_transaction(void)
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	/* As it was before the outbox's owner got the transaction. */
+	SetUserIdAndSecContext(GetSessionUserId(), 0);
 	MemoryContextSwitchTo(caller);
 }
 
