@@ -149,7 +149,8 @@ sub check_exact_filter
 
 	enqueue(@emails);
 	settle(use_clerk($exact) . 'SET clerk_invite.bulk_requests_per_hour = 0;');
-	is(states(), 'sent 2',
+	# Case alone keeps no filter from finding an address.
+	is(states(), $has_idn ? 'sent 2' : 'sent 1, sent 2',
 		"$database: a Clerk that looks for nothing but its own form is asked for that"
 	);
 	is(created_once($exact, @emails), scalar @emails, '... and each is created once');
@@ -373,7 +374,7 @@ sub check_forms
 	{
 		my ($expected, $first, $second) = @$case;
 
-		next if $second =~ /\@xn--/ && !$has_idn;
+		next if $second =~ /\@xn--/i && !$has_idn;
 		is(is_same($first, $second), $expected,
 			"$expected: " . substr("$first, $second", 0, 80));
 	}
