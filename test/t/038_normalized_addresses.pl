@@ -37,8 +37,13 @@ my %databases = (
 	utf8 => q(ENCODING 'UTF8' LC_COLLATE 'C' LC_CTYPE 'C'),
 	latin1 => q(ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C'),
 	sql_ascii => q(ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'));
-my $database;
+my $database = 'postgres';
 my $cases = 0;
+
+# libcurl may be too old for internationalized domains, or built without them.
+my $has_idn =
+  is_same('a@bücher.example', 'a@xn--bcher-kva.example') eq 'same';
+diag('libcurl knows no internationalized domains') unless $has_idn;
 
 foreach my $name (sort keys %databases)
 {
@@ -85,7 +90,7 @@ sub use_database
 sub addresses
 {
 	my (@prefixes) = @_;
-	my $domain = 'bücher' . ++$cases . '.example';
+	my $domain = ($has_idn ? 'bücher' : 'buecher') . ++$cases . '.example';
 
 	@prefixes = ('') unless @prefixes;
 	return map { "$_\@$domain" }
@@ -144,7 +149,8 @@ sub check_exact_filter
 
 	enqueue(@emails);
 	settle(use_clerk($exact) . 'SET clerk_invite.bulk_requests_per_hour = 0;');
-	is(states(), 'sent 2',
+	# Case alone keeps no filter from finding an address.
+	is(states(), $has_idn ? 'sent 2' : 'sent 1, sent 2',
 		"$database: a Clerk that looks for nothing but its own form is asked for that"
 	);
 	is(created_once($exact, @emails), scalar @emails, '... and each is created once');
@@ -311,7 +317,8 @@ sub check_named_in_other_forms
 {
 	my $address = 'b ob@bücher.example';
 
-	foreach my $named ('bob@xn--bcher-kva.example', 'B ob@Bücher.example', 'bob@bücher.example')
+	foreach my $named (($has_idn ? 'bob@xn--bcher-kva.example' : ()),
+		'B ob@Bücher.example', 'bob@bücher.example')
 	{
 		foreach my $error (
 			qq("meta": {"email_addresses": ["$named"]}),
@@ -345,13 +352,6 @@ sub check_named_in_other_forms
 # Which forms are the same.
 sub check_forms
 {
-	my $is_same = sub {
-		my @emails = @_;
-
-		return attempt($node, $database,
-			"SET clerk_invite.secret_key_file = '';" . invite_all(@emails))->{sqlstate} eq
-		  '22023' ? 'same' : 'other';
-	};
 	foreach my $case (
 		[ 'same', 'a b@example.com', 'ab@example.com' ],
 		[ 'same', "a\xc2\xa0b\@example.com", 'ab@example.com' ],
@@ -374,10 +374,20 @@ sub check_forms
 	{
 		my ($expected, $first, $second) = @$case;
 
-		is($is_same->($first, $second), $expected,
+		next if $second =~ /\@xn--/i && !$has_idn;
+		is(is_same($first, $second), $expected,
 			"$expected: " . substr("$first, $second", 0, 80));
 	}
 	return;
+}
+
+sub is_same
+{
+	my (@emails) = @_;
+
+	return attempt($node, $database,
+		"SET clerk_invite.secret_key_file = '';" . invite_all(@emails))->{sqlstate} eq
+	  '22023' ? 'same' : 'other';
 }
 
 sub use_clerk
@@ -508,7 +518,7 @@ sub ascii_domain
 sub looks
 {
 	my ($fake) = @_;
-	my ($domain) = "bücher$cases.example";
+	my $domain = ($has_idn ? 'bücher' : 'buecher') . "$cases.example";
 
 	return scalar grep {
 		index($_->{query}{email_address}[0] // '', decode('UTF-8', $domain)) >= 0
