@@ -24,6 +24,7 @@
 #include "outbox.h"
 #include "outbox_numbers.h"
 #include "outbox_statement.h"
+#include "parser/parse_coerce.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -224,7 +225,8 @@ find_column(TupleDesc descriptor, const char *name, Oid type)
 {
 	int			column = SPI_fnumber(descriptor, name);
 
-	if (column <= 0 || TupleDescAttr(descriptor, column - 1)->atttypid != type)
+	if (column <= 0 ||
+		!IsBinaryCoercible(TupleDescAttr(descriptor, column - 1)->atttypid, type))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the outbox has no column \"%s\" of type %s", name,

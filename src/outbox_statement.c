@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "outbox_statement.h"
 #include "owner_rights.h"
+#include "parser/parse_coerce.h"
 #include "statement_table.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -56,8 +57,8 @@ static bool at_work = false;
 static void note_schema(void);
 static void choose_plans(const ClerkOutboxStatement *statement);
 static uint64 execute(ClerkOutboxStatement *statement, const Datum *values,
-					  const char *nulls, ClerkOutboxCollect collect,
-					  void *result);
+					  const char *nulls, const ClerkRights *rights,
+					  ClerkOutboxCollect collect, void *result);
 static void check_result(const ClerkOutboxStatement *statement);
 static bool concerns_more_than_a_row(int sqlstate);
 static SPIPlanPtr plan_for(ClerkOutboxStatement *statement);
@@ -118,7 +119,7 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 		clerk_defer_no_constraint_of(outbox.relation);
 	else
 		clerk_defer_no_constraint();
-	processed = execute(statement, values, nulls, collect, result);
+	processed = execute(statement, values, nulls, &rights, collect, result);
 	clerk_restore_rights(&rights);
 	return processed;
 }
@@ -195,7 +196,8 @@ choose_plans(const ClerkOutboxStatement *statement)
 
 static uint64
 execute(ClerkOutboxStatement *statement, const Datum *values,
-		const char *nulls, ClerkOutboxCollect collect, void *result)
+		const char *nulls, const ClerkRights *rights,
+		ClerkOutboxCollect collect, void *result)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
@@ -208,6 +210,9 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 							 nulls, false, 0) < 0)
 			elog(ERROR, "could not run a statement on \"%s\"", OUTBOX);
 		processed = SPI_processed;
+
+		/* What is collected must not be of a statement that fails after all. */
+		clerk_refuse_temporary_objects(rights);
 		if (collect != NULL)
 		{
 			MemoryContext spi = MemoryContextSwitchTo(caller);
@@ -228,7 +233,7 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 
 /*
  * Who owns the table may give a column another type, with which a value would
- * be taken for what it is not.
+ * be taken for what it is not.  A domain or varchar has the same values.
  */
 static void
 check_result(const ClerkOutboxStatement *statement)
@@ -236,7 +241,8 @@ check_result(const ClerkOutboxStatement *statement)
 	TupleDesc	descriptor = SPI_tuptable->tupdesc;
 
 	for (int i = 0; i < descriptor->natts; i++)
-		if (SPI_gettypeid(descriptor, i + 1) != statement->results[i])
+		if (!IsBinaryCoercible(SPI_gettypeid(descriptor, i + 1),
+							   statement->results[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 					 errmsg("column \"%s\" of table \"%s\" has another type than the extension has given it",

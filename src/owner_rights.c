@@ -20,8 +20,8 @@
  * 3. Settings are restored to what they were, whoever has changed them, and
  *	  whether for the transaction or the session.
  * 4. The second flag refuses temporary tables only.  A type or a function in
- *	  the session's temporary schema is refused when the rights are given back:
- *	  a domain there hides one of the same name that the caller means.
+ *	  the session's temporary schema is refused after the statement: a domain
+ *	  there hides one of the same name that the caller means.
  *
  * A constraint trigger that is deferred would be refused by the second rule and
  * have the statement fail.  It is made immediate instead, so that its code runs
@@ -96,15 +96,22 @@ clerk_take_owner_rights(Oid owner, ClerkRights *rights)
 	clerk_set_locally("search_path", "pg_catalog, pg_temp");
 }
 
-/* Raises 42501 if there are temporary objects that were not there before. */
+/*
+ * Raises 42501 if there are temporary objects that were not there before.  To
+ * be called when the statement has run, and before its result is used.
+ */
 void
-clerk_restore_rights(const ClerkRights *rights)
+clerk_refuse_temporary_objects(const ClerkRights *rights)
 {
 	if (count_temporary_objects() > rights->temporary_objects)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("cannot create a temporary object within security-restricted operation")));
+}
 
+void
+clerk_restore_rights(const ClerkRights *rights)
+{
 	/* "false" undoes every change, not only those made with SET LOCAL. */
 	AtEOXact_GUC(false, rights->guc_nest_level);
 	SetUserIdAndSecContext(rights->user, rights->security_context);

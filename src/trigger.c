@@ -555,6 +555,7 @@ insert_as_owner(Oid schema)
 		elog(ERROR, "SPI_execute_plan failed: %s",
 			 SPI_result_code_string(result));
 
+	clerk_refuse_temporary_objects(&rights);
 	clerk_restore_rights(&rights);
 }
 

@@ -189,7 +189,8 @@ sub check_what_survives
 			'CREATE TEMPORARY TABLE members (email text CHECK (attack.payload()))',
 			'CREATE TEMPORARY VIEW clerk_invitation_progress AS SELECT attack.payload()',
 			'CREATE FUNCTION pg_temp.NAME() RETURNS boolean LANGUAGE sql AS \'SELECT attack.payload()\''
-		));
+		),
+		refused => 1);
 	$test->check(
 		'prepared statements and channels',
 		'bob',
