@@ -322,7 +322,7 @@ WHERE invitation_id IS NOT NULL;
 
 -- Whose status may have changed at Clerk.
 CREATE INDEX clerk_invitation_outbox_pending
-ON @extschema@.clerk_invitation_outbox (organization_id)
+ON @extschema@.clerk_invitation_outbox (organization_id, id)
 WHERE state = 'sent' AND invitation_id IS NOT NULL AND
       coalesce(status, 'pending') = 'pending';
 

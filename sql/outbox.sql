@@ -190,6 +190,7 @@ SELECT attname AS name,
            ELSE CASE atttypid
                WHEN 'text'::regtype THEN 'x'
                WHEN 'integer'::regtype THEN '2147'
+               WHEN 'bigint'::regtype THEN '2147'
                WHEN 'boolean'::regtype THEN 'true'
                WHEN 'timestamptz'::regtype THEN '2020-01-01 00:00+00'
            END

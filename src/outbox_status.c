@@ -10,6 +10,7 @@
 
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "outbox.h"
 #include "outbox_set_aside.h"
 #include "outbox_status.h"
@@ -24,12 +25,18 @@
 #define IS_PENDING_IN(row) "coalesce(" row "status, 'pending') = 'pending'"
 #define IS_PENDING IS_PENDING_IN("")
 
+/* Rows read at a time, so that the server holds no more than these beside ours. */
+#define READ_AT_A_TIME "10000"
+
 static ClerkOutboxStatement find_pending = {
 	.text = "SELECT organization_id, invitation_id, email_address, "
-	"status IS NOT NULL FROM ONLY %1$s "
+	"status IS NOT NULL, id FROM ONLY %1$s "
 	"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
-	"ORDER BY organization_id",
-	.results = {TEXTOID, TEXTOID, TEXTOID, BOOLOID}
+	"AND (organization_id, id) > ($1, $2) "
+	"ORDER BY organization_id, id LIMIT " READ_AT_A_TIME,
+	.parameters = 2,
+	.types = {TEXTOID, INT8OID},
+	.results = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT8OID}
 };
 
 static ClerkOutboxStatement set_statuses = {
@@ -48,6 +55,16 @@ static ClerkOutboxStatement set_statuses = {
 	.results = {TEXTOID}
 };
 
+/* What was read so far, and where to go on. */
+typedef struct PendingRows
+{
+	ClerkOutboxPending *rows;
+	int64		count;
+	int64		room;
+	const char *organization_id;	/* of the last row; empty before the first */
+	int64		id;
+} PendingRows;
+
 /* What is to be recorded: arrays of the same length. */
 typedef struct NewStatuses
 {
@@ -64,13 +81,31 @@ static void collect_texts(void *result);
 
 /*
  * The invitations that were pending when last seen, by organization; returns
- * how many there are.
+ * how many there are.  They are all kept in memory, since which lists of
+ * Clerk's tell most of them with the fewest requests depends on all of them: at
+ * some 200 bytes each, what Clerk lets an instance create in the 30 days that an
+ * invitation lasts, half a million, takes 100 MB.
  */
 int64
 clerk_outbox_pending(ClerkOutboxPending **pending)
 {
-	return (int64) clerk_outbox_run(&find_pending, NULL, NULL, collect_pending,
-									pending);
+	PendingRows found = {.organization_id = "",.room = 1000};
+	int64		before;
+
+	found.rows = palloc(found.room * sizeof(ClerkOutboxPending));
+	do
+	{
+		Datum		values[] = {
+			CStringGetTextDatum(found.organization_id),
+			Int64GetDatum(found.id)
+		};
+
+		CHECK_FOR_INTERRUPTS();
+		before = found.count;
+		clerk_outbox_run(&find_pending, values, NULL, collect_pending, &found);
+	} while (found.count > before);
+	*pending = found.rows;
+	return found.count;
 }
 
 /*
@@ -127,29 +162,33 @@ status_failed(int position, const ErrorData *error, const void *rows)
 static void
 collect_pending(void *result)
 {
-	ClerkOutboxPending *pending;
-	const char *organization_id = NULL;
+	PendingRows *found = result;
 
-	pending = MemoryContextAllocHuge(CurrentMemoryContext,
-									 Max(SPI_processed, 1) * sizeof(*pending));
+	if (found->count + (int64) SPI_processed > found->room)
+	{
+		found->room = 2 * found->room + (int64) SPI_processed;
+		found->rows = repalloc_huge(found->rows,
+									found->room * sizeof(ClerkOutboxPending));
+	}
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
+		ClerkOutboxPending *row = &found->rows[found->count++];
 		HeapTuple	tuple = SPI_tuptable->vals[i];
 		TupleDesc	descriptor = SPI_tuptable->tupdesc;
 		char	   *organization = SPI_getvalue(tuple, descriptor, 1);
 		bool		isnull;
 
-		if (organization_id == NULL || strcmp(organization, organization_id) != 0)
-			organization_id = organization;
+		if (strcmp(organization, found->organization_id) != 0)
+			found->organization_id = organization;
 		else
 			pfree(organization);
-		pending[i].organization_id = organization_id;
-		pending[i].invitation_id = SPI_getvalue(tuple, descriptor, 2);
-		pending[i].email_address = SPI_getvalue(tuple, descriptor, 3);
-		pending[i].status_known = DatumGetBool(SPI_getbinval(tuple, descriptor,
-															 4, &isnull));
+		row->organization_id = found->organization_id;
+		row->invitation_id = SPI_getvalue(tuple, descriptor, 2);
+		row->email_address = SPI_getvalue(tuple, descriptor, 3);
+		row->status_known = DatumGetBool(SPI_getbinval(tuple, descriptor, 4,
+													   &isnull));
+		found->id = DatumGetInt64(SPI_getbinval(tuple, descriptor, 5, &isnull));
 	}
-	*(ClerkOutboxPending **) result = pending;
 }
 
 /* A list of strings. */
