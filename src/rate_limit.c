@@ -745,8 +745,9 @@ static int64
 time_of_answer(const ClerkTicket *ticket, TimestampTz answered_at, Moment now)
 {
 	int64		clock_offset = now.clock - now.time;
+	int64		set_by = clock_offset - ticket->clock_offset;
 
-	if (Abs(clock_offset - ticket->clock_offset) > DRIFT)
+	if (set_by > DRIFT || set_by < -DRIFT)
 		return now.time;
 	return Min(answered_at - clock_offset, now.time);
 }
