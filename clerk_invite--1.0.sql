@@ -428,7 +428,7 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_at IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_clock IS
 'the same by a clock that nobody can set; means something to the sender only';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_at IS
-'time when a sender last took it on';
+'time when a sender last took it on, or when its outcome became unknown';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
 'time when it reached a final state';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS

@@ -256,14 +256,15 @@ ClerkHttpRequest *
 clerk_start_list_invitations(const ClerkListing *listing, ClerkError **error)
 {
 	char	   *query = list_query(listing, error);
+	char	   *path;
 
 	if (query == NULL)
 		return NULL;
 	if (listing->organization_id == NULL)
 		return start_request(psprintf("/organization_invitations%s", query),
 							 NULL, error);
-	return start_request(invitations_path(listing->organization_id, query, error),
-						 NULL, error);
+	path = invitations_path(listing->organization_id, query, error);
+	return path == NULL ? NULL : start_request(path, NULL, error);
 }
 
 /* The answer to it: true and the invitations, or false and the reason. */

@@ -363,10 +363,11 @@ send_some(Pass *pass)
 	count = claim(pass, requests, count, tickets, shipments);
 	if (count > 0)
 	{
-		if (clerk_outbox_claim_is_safe())
-			clerk_ship(shipments, count);
-		else
+		/* A user's trigger may have released the lock while rows were claimed. */
+		if (!clerk_outbox_claim_is_safe())
 			stop_unreplicated(pass);
+		else if (has_lock(pass))
+			clerk_ship(shipments, count);
 		settle(pass, shipments, count);
 	}
 	return true;

@@ -78,7 +78,7 @@ static ClerkOutboxStatement find_left_behind = {
 
 static ClerkOutboxStatement take_over_rows = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'verifying', next_attempt_at = now(), "
-	"consecutive_failures = 0 "
+	"claimed_at = clock_timestamp(), consecutive_failures = 0 "
 	"FROM (SELECT seen.id FROM unnest($1) AS left_behind (id) "
 	"JOIN ONLY %1$s AS seen ON seen.id = left_behind.id AND seen.state = $2 "
 	"FOR UPDATE OF seen SKIP LOCKED) AS left_behind "
@@ -93,9 +93,17 @@ static ClerkOutboxStatement take_over_rows = {
  * attempt waits longer than the settings have any wait.  When a row was claimed
  * in the future, it was not before it was enqueued.
  */
+/*
+ * What is put off for longer than this is taken for a date that the user has
+ * named, which a wrong clock does not change.
+ */
+#define DATE_FROM "interval '1 day'"
+
 #define BRING_BACK(states, early) \
 	"UPDATE ONLY %1$s AS o SET " \
-	"send_after = o.send_after - greatest(o.enqueued_at - now(), interval '0'), " \
+	"send_after = CASE WHEN o.send_after - o.enqueued_at <= " DATE_FROM " " \
+	"THEN o.send_after - greatest(o.enqueued_at - now(), interval '0') " \
+	"ELSE o.send_after END, " \
 	"enqueued_at = least(o.enqueued_at, now()), " \
 	"claimed_at = least(o.claimed_at, now()), " \
 	"first_claimed_at = CASE WHEN o.first_claimed_at > now() " \
@@ -172,11 +180,19 @@ static ClerkOutboxStatement find_invitation = {
 
 #define SETTLE_PARAMETERS 16
 
+/*
+ * Whether a row may have been sent by a claim before its last one: it has an
+ * attempt left behind it, or its attempts were counted anew by a retry.
+ */
+#define WAS_SENT_BEFORE "c.attempts > 0 OR o.first_claimed_at < o.claimed_at"
+
 static ClerkOutboxStatement settle_rows = {
 	.text = "UPDATE ONLY %1$s AS o SET state = c.state, attempts = c.attempts, "
 	"next_attempt_at = c.next_attempt_at, "
-	"first_claimed_at = CASE WHEN c.attempts > 0 THEN o.first_claimed_at END, "
-	"first_claimed_clock = CASE WHEN c.attempts > 0 THEN o.first_claimed_clock END, "
+	"first_claimed_at = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_at END, "
+	"first_claimed_clock = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_clock END, "
+	"claimed_at = CASE WHEN c.state = 'verifying' AND c.seen_state = 'sending' "
+	"THEN clock_timestamp() ELSE o.claimed_at END, "
 	"settled_at = CASE WHEN c.state IN ('sent', 'skipped', 'failed') "
 	"THEN clock_timestamp() END, "
 	"invitation_id = c.invitation_id, status = c.status, url = c.url, "
@@ -647,14 +663,18 @@ collect_unverified(void *result)
 static void
 collect_rows(List **rows, const char *state)
 {
+	List	   *read = NIL;
+
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		ClerkOutboxRow *row = read_row(SPI_tuptable->vals[i],
 									   SPI_tuptable->tupdesc);
 
 		row->state = state;
-		*rows = lappend(*rows, row);
+		read = lappend(read, row);
 	}
+	/* None of a statement that fails while it is being read. */
+	*rows = list_concat(*rows, read);
 }
 
 /* The statement tells which rows it has changed, in any order. */

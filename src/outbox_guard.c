@@ -438,10 +438,18 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
 	{
-		if (known->internal[i] == 0 || internal_columns[i].retry == RETRY_KEEPS ||
-			(internal_columns[i].retry == RETRY_BEGINS_ANEW_IF_KNOWN && unknown))
+		if (known->internal[i] == 0 || internal_columns[i].retry == RETRY_KEEPS)
 			continue;
 		columns[count] = known->internal[i];
+		if (internal_columns[i].retry == RETRY_BEGINS_ANEW_IF_KNOWN && unknown)
+		{
+			/* As it was, whatever the statement says. */
+			values[count] = heap_getattr(trigger->tg_trigtuple,
+										 columns[count], descriptor,
+										 &nulls[count]);
+			count++;
+			continue;
+		}
 		values[count] = known->defaults[i];
 		nulls[count++] = known->default_nulls[i];
 	}

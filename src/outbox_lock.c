@@ -40,6 +40,7 @@ clerk_outbox_lock(void)
 		LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
+/* Lets another session be the sender, if this one is. */
 void
 clerk_outbox_unlock(void)
 {
@@ -49,16 +50,17 @@ clerk_outbox_unlock(void)
 		LockRelease(&tag, ExclusiveLock, true);
 }
 
-/* Whether any session is the database's sender now. */
+/*
+ * Keeps other sessions from sending until the transaction ends; false if one is
+ * sending already, this one included.
+ */
 bool
-clerk_outbox_is_being_sent(void)
+clerk_outbox_keep_senders_out(void)
 {
 	LOCKTAG		tag = sender_lock();
 
-	if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
-		return true;
-	LockRelease(&tag, ExclusiveLock, false);
-	return clerk_lock_is_held(&tag, ExclusiveLock);
+	return !clerk_lock_is_held(&tag, ExclusiveLock) &&
+		LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static LOCKTAG

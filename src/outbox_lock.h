@@ -7,6 +7,6 @@
 
 extern bool clerk_outbox_lock(void);
 extern void clerk_outbox_unlock(void);
-extern bool clerk_outbox_is_being_sent(void);
+extern bool clerk_outbox_keep_senders_out(void);
 
 #endif							/* CLERK_OUTBOX_LOCK_H */

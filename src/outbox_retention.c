@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type_d.h"
+#include "compat.h"
 #include "outbox_retention.h"
 #include "outbox_statement.h"
 #include "utils/timestamp.h"
@@ -64,6 +65,7 @@ typedef struct Place
 	int64		id;
 } Place;
 
+static void jump(ClerkOutboxRemoval *removal);
 static void collect_place(void *result);
 static void note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error);
 
@@ -77,6 +79,7 @@ clerk_outbox_begin_removal(ClerkOutboxRemoval *removal,
 	removal->id = passed_over.id;
 	removal->at_a_time = MOST_AT_A_TIME;
 	removal->refused = 0;
+	removal->jumped = false;
 	removal->over = false;
 }
 
@@ -100,8 +103,11 @@ clerk_outbox_remove_some(ClerkOutboxRemoval *removal)
 	if (clerk_outbox_run(&find_last_row, values, NULL, collect_place, &last) == 0)
 	{
 		removal->over = true;
-		passed_over.settled_at = DT_NOBEGIN;
-		passed_over.id = 0;
+		if (!removal->jumped)
+		{
+			passed_over.settled_at = DT_NOBEGIN;
+			passed_over.id = 0;
+		}
 		return;
 	}
 	values[3] = TimestampTzGetDatum(last.settled_at);
@@ -118,22 +124,44 @@ clerk_outbox_remove_some(ClerkOutboxRemoval *removal)
 	removal->settled_at = last.settled_at;
 	removal->id = last.id;
 	if (removal->refused >= MOST_REFUSED)
-	{
-		removal->over = true;
-		passed_over.settled_at = last.settled_at;
-		passed_over.id = last.id;
-	}
+		jump(removal);
 }
 
-/* The log has the first one of a removal. */
+/*
+ * Goes on somewhere among the younger rows, since these may be able to go, and a
+ * process that makes one removal only would never come to them.  The next
+ * removal of this process goes on here.
+ */
+static void
+jump(ClerkOutboxRemoval *removal)
+{
+	if (removal->jumped)
+	{
+		removal->over = true;
+		return;
+	}
+	removal->jumped = true;
+	passed_over.settled_at = removal->settled_at;
+	passed_over.id = removal->id;
+	removal->refused = 0;
+	removal->at_a_time = MOST_AT_A_TIME;
+	removal->settled_at += (TimestampTz)
+		(clerk_random_fraction() * (removal->settled_before - removal->settled_at));
+	removal->id = 0;
+}
+
+/*
+ * The log has the first one of a removal, and not what the server says of it,
+ * which may have the whole row, its url included.
+ */
 static void
 note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error)
 {
 	if (removal->refused++ == 0)
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not remove a row of the outbox that was settled long ago: %s",
-						error->message),
+				 errmsg("could not remove a row of the outbox that was settled long ago: SQLSTATE %s",
+						unpack_sql_state(error->sqlerrcode)),
 				 errhint("Such rows are passed over. Look for foreign keys to the table, and triggers on it.")));
 }
 

@@ -15,6 +15,7 @@ typedef struct ClerkOutboxRemoval
 	int64		id;				/* and its ID */
 	int			at_a_time;		/* rows to be removed next */
 	int			refused;		/* rows that cannot be removed */
+	bool		jumped;			/* over some that cannot */
 	bool		over;
 } ClerkOutboxRemoval;
 

@@ -48,9 +48,11 @@ static ClerkOutboxStatement set_aside_row = {
 	"state = CASE o.state WHEN 'sending' THEN 'verifying' ELSE o.state END, "
 	"consecutive_failures = least(o.consecutive_failures, 1000000) + 1, "
 	"database_error = $3, "
+	"claimed_at = CASE o.state WHEN 'sending' THEN clock_timestamp() ELSE o.claimed_at END, "
 	"next_attempt_at = clock_timestamp() + interval '1 millisecond' * "
 	"least($4 * power(2, least(o.consecutive_failures, " MOST_DOUBLINGS ")), $5) "
-	"WHERE o.id = $1 AND o.state = $2",
+	"FROM (SELECT id FROM ONLY %1$s WHERE id = $1 AND state = $2 "
+	"FOR UPDATE SKIP LOCKED) AS free WHERE o.id = free.id",
 	.parameters = 5,
 	.types = {INT8OID, TEXTOID, TEXTOID, FLOAT8OID, FLOAT8OID},
 	.without_triggers = true
@@ -132,7 +134,8 @@ clerk_outbox_set_aside(int64 id, const char *state, const ErrorData *error,
 			 errmsg("invitation %lld of the outbox is set aside: %s",
 					(long long) id, reason),
 			 errhint("Look for triggers, constraints and indexes that were added to the table.")));
-	if (!clerk_outbox_try(&set_aside_row, values, NULL, NULL, &processed, &again))
+	if (!clerk_outbox_try(&set_aside_row, values, NULL, NULL, &processed, &again) ||
+		processed == 0)
 		hold_back(id);
 }
 

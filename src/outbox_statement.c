@@ -43,6 +43,9 @@ static const char *const kept_from_planner[] = {
  */
 #define LOGGED_PARAMETERS "auto_explain.log_parameter_max_length"
 
+/* Milliseconds that a statement waits for a lock; its row is set aside then. */
+#define LOCK_TIMEOUT "1000"
+
 /* The table that was found last. */
 static struct
 {
@@ -53,6 +56,9 @@ static struct
 
 /* True while statements of this file change rows. */
 static bool at_work = false;
+
+/* How many statements are being run, each in the middle of the one before. */
+static int	depth = 0;
 
 static void note_schema(void);
 static void choose_plans(const ClerkOutboxStatement *statement);
@@ -192,6 +198,12 @@ choose_plans(const ClerkOutboxStatement *statement)
 	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
 		clerk_set_locally(kept_from_planner[i], "off");
 	clerk_set_locally("plan_cache_mode", "force_generic_plan");
+
+	/*
+	 * Rows of the outbox that are locked are passed over, but those of another
+	 * table may be that a trigger changes, or a foreign key looks at.
+	 */
+	clerk_set_locally("lock_timeout", LOCK_TIMEOUT);
 }
 
 static uint64
@@ -201,8 +213,11 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
+	const bool	at_work_before = at_work;
 
+	/* A user's trigger may call our functions in the middle of a statement. */
 	at_work = !statement->by_hand;
+	depth++;
 	PG_TRY();
 	{
 		SPI_connect();
@@ -225,7 +240,8 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	}
 	PG_FINALLY();
 	{
-		at_work = false;
+		at_work = at_work_before;
+		depth--;
 	}
 	PG_END_TRY();
 	return processed;
@@ -249,15 +265,16 @@ check_result(const ClerkOutboxStatement *statement)
 							NameStr(TupleDescAttr(descriptor, i)->attname), OUTBOX)));
 }
 
-/* Errors of the server's resources, of operators, and of the system below. */
+/*
+ * Somebody wants the statement to end, or the server lacks what any statement
+ * needs.  What a trigger has from another server or program may have any code.
+ */
 static bool
 concerns_more_than_a_row(int sqlstate)
 {
-	int			category = ERRCODE_TO_CATEGORY(sqlstate);
-
-	return category == ERRCODE_TO_CATEGORY(ERRCODE_INSUFFICIENT_RESOURCES) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_OPERATOR_INTERVENTION) ||
-		category == ERRCODE_TO_CATEGORY(ERRCODE_SYSTEM_ERROR) ||
+	return sqlstate == ERRCODE_QUERY_CANCELED ||
+		sqlstate == ERRCODE_DISK_FULL ||
+		sqlstate == ERRCODE_OUT_OF_MEMORY ||
 		sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION;
 }
 
@@ -267,10 +284,13 @@ plan_for(ClerkOutboxStatement *statement)
 {
 	if (statement->full_text != NULL && statement->table != outbox.number)
 	{
-		if (statement->plan != NULL)
+		/* One that may be running is left to the end of the session. */
+		clerk_expect_table(NULL, InvalidOid);
+		if (statement->plan != NULL && depth == 1)
 			SPI_freeplan(statement->plan);
 		statement->plan = NULL;
-		pfree(statement->full_text);
+		if (depth == 1)
+			pfree(statement->full_text);
 		statement->full_text = NULL;
 	}
 	if (statement->full_text == NULL)

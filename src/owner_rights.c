@@ -41,6 +41,7 @@
 #include "catalog/indexing.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_constraint.h"
 #include "catalog/pg_depend.h"
 #include "catalog/pg_namespace.h"
 #include "commands/trigger.h"
@@ -56,6 +57,7 @@
 #include "utils/syscache.h"
 
 static int64 count_temporary_objects(void);
+static bool has_namesake(const char *name, Oid schema, Oid table);
 static void make_immediate(List *constraints);
 
 /*
@@ -109,6 +111,7 @@ clerk_refuse_temporary_objects(const ClerkRights *rights)
 				 errmsg("cannot create a temporary object within security-restricted operation")));
 }
 
+/* Gives the rights back, and every setting its value from before. */
 void
 clerk_restore_rights(const ClerkRights *rights)
 {
@@ -132,6 +135,11 @@ clerk_set_locally(const char *name, const char *value)
  * Makes a table's own deferred constraints immediate until the transaction
  * ends: for a transaction of somebody else's, whose other constraints are none
  * of our business.
+ *
+ * SET CONSTRAINTS takes all constraints of a name in a schema, and fires what
+ * waits for them at once.  Where another table has one of the same name, whose
+ * trigger may be anyone's, the name is left alone: should the statement defer a
+ * trigger then, the server refuses it.
  */
 void
 clerk_defer_no_constraint_of(Oid table)
@@ -150,7 +158,8 @@ clerk_defer_no_constraint_of(Oid table)
 		if (!trigger->tgdeferrable || !OidIsValid(trigger->tgconstraint))
 			continue;
 		name = get_constraint_name(trigger->tgconstraint);
-		if (name != NULL)
+		if (name != NULL &&
+			!has_namesake(name, RelationGetNamespace(relation), table))
 			constraints = lappend(constraints,
 								  makeRangeVar(get_namespace_name(RelationGetNamespace(relation)),
 											   name, -1));
@@ -158,6 +167,29 @@ clerk_defer_no_constraint_of(Oid table)
 	RelationClose(relation);
 	if (constraints != NIL)
 		make_immediate(constraints);
+}
+
+/* Whether another table in the schema has a constraint of this name. */
+static bool
+has_namesake(const char *name, Oid schema, Oid table)
+{
+	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple	tuple;
+	bool		found = false;
+
+	ScanKeyInit(&keys[0], Anum_pg_constraint_conname, BTEqualStrategyNumber,
+				F_NAMEEQ, CStringGetDatum(name));
+	ScanKeyInit(&keys[1], Anum_pg_constraint_connamespace,
+				BTEqualStrategyNumber, F_OIDEQ, ObjectIdGetDatum(schema));
+	scan = systable_beginscan(catalog, ConstraintNameNspIndexId, true, NULL,
+							  lengthof(keys), keys);
+	while (!found && HeapTupleIsValid(tuple = systable_getnext(scan)))
+		found = ((Form_pg_constraint) GETSTRUCT(tuple))->conrelid != table;
+	systable_endscan(scan);
+	table_close(catalog, AccessShareLock);
+	return found;
 }
 
 /*

@@ -107,6 +107,13 @@ report(const ClerkDeliveryReport *report)
 		ereport(NOTICE,
 				(errmsg("Clerk's rate limits are used up until %s",
 						timestamptz_to_str(report->limited_until))));
+	if (report->set_aside > 0)
+		ereport(WARNING,
+				(errcode(ERRCODE_WARNING),
+				 errmsg("%lld invitations are set aside: %s",
+						(long long) report->set_aside,
+						report->set_aside_reason),
+				 errhint("See the column \"database_error\".")));
 	if (error != NULL)
 		clerk_procedure_report_stop(error, "sending invitations");
 }

@@ -299,6 +299,9 @@ look_at_outbox(Outlook *outlook)
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
 	outlook->over = !OidIsValid(schema) || (!writable && !is_open(schema));
+	/* So that from the next transaction on each is the owner's. */
+	if (!outlook->over)
+		clerk_outbox_find(schema);
 	commit_transaction();
 	if (outlook->over)
 		return;
