@@ -363,7 +363,10 @@ send_some(Pass *pass)
 	count = claim(pass, requests, count, tickets, shipments);
 	if (count > 0)
 	{
-		/* A user's trigger may have released the lock while rows were claimed. */
+		/*
+		 * A user's trigger may have released the lock while rows were
+		 * claimed.
+		 */
 		if (!clerk_outbox_claim_is_safe())
 			stop_unreplicated(pass);
 		else if (has_lock(pass))

@@ -186,9 +186,11 @@ ClerkOutboxSetAside
 clerk_outbox_all_set_aside(void)
 {
 	ClerkOutboxSetAside all = {0, NULL};
+	ArrayType  *held;
 
 	clerk_outbox_run(&count_set_aside, NULL, NULL, collect_set_aside, &all);
-	all.count += ArrayGetNItems(1, ARR_DIMS(DatumGetArrayTypeP(clerk_outbox_held_back())));
+	held = DatumGetArrayTypeP(clerk_outbox_held_back());
+	all.count += ArrayGetNItems(ARR_NDIM(held), ARR_DIMS(held));
 	if (all.count > 0 && all.reason == NULL)
 		all.reason = pstrdup("see the server's log");
 	return all;

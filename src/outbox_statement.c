@@ -200,8 +200,8 @@ choose_plans(const ClerkOutboxStatement *statement)
 	clerk_set_locally("plan_cache_mode", "force_generic_plan");
 
 	/*
-	 * Rows of the outbox that are locked are passed over, but those of another
-	 * table may be that a trigger changes, or a foreign key looks at.
+	 * Rows of the outbox that are locked are passed over, but those of
+	 * another table may be that a trigger changes, or a foreign key looks at.
 	 */
 	clerk_set_locally("lock_timeout", LOCK_TIMEOUT);
 }

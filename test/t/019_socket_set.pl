@@ -346,7 +346,10 @@ sub check_shortage
 	like($said, qr/ERROR:  08001: .*too many file descriptors/s,
 		'without descriptors a call fails');
 	is(scalar $clerk->requests_for('short@example.com'), 0, '... and nothing is sent');
-	is(value_in($psql, 'SELECT driver_room();'), 4, '... and nothing stays reserved');
+	# The first call has opened the file of the budgets, which stays open.
+	my $room = value_in($psql, 'SELECT driver_room();');
+	run_in_psql($psql, invite('short@example.com') . ';');
+	is(value_in($psql, 'SELECT driver_room();'), $room, '... and nothing stays reserved');
 	(undef, $said) = run_in_psql($psql, "SELECT count(*) FROM clerk_list_organization_invitations('org_test');");
 	like($said, qr/ERROR:  08001:.*too many/s, '... nor does a list');
 

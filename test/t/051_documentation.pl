@@ -219,15 +219,18 @@ sub start_afresh
 	return;
 }
 
-# One without the extension, and a session of the page in it.  A restarted
-# server has forgotten the counts of the rate limits, and pg_cron's launcher,
-# which would not come back after it was ended with the old database.
+# One without the extension, and a session of the page in it.  Without its file
+# the server has forgotten the counts of the rate limits, and restarted it has
+# pg_cron's launcher again, which would not come back after it was ended with
+# the old database.
 sub make_database
 {
 	$psql->{harness}->finish if $psql;
 	$node->safe_psql('postgres', 'DROP DATABASE IF EXISTS app WITH (FORCE)');
 	$node->safe_psql('postgres', 'CREATE DATABASE app');
-	$node->restart;
+	$node->stop;
+	unlink glob($node->data_dir . '/pg_stat/clerk_invite.budgets.*');
+	$node->start;
 	$psql = start_psql($node, '', '-P', 'format=aligned', '-P',
 		'tuples_only=off');
 	session('\connect app');
