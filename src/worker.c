@@ -485,6 +485,8 @@ rest(const Outlook *outlook)
 	{
 		int64		now = clerk_monotonic_microseconds();
 
+		/* Who cancels finds nothing under way. */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		ProcessCatchupInterrupt();
 		if (ConfigReloadPending)

@@ -325,9 +325,10 @@ sub check_reservations
 	is_deeply(
 		\@taken,
 		[
-			# The wait set; both ends of a multi handle's, and a connection.
-			'kept 4', 'kept 4', 'kept 4', 'refused 4', 'aborted 1', 'new 4',
-			'lost 5', 'unusable 1', 'aborted 1', 'new 4'
+			# The wait set, and the file of the budgets; both ends of a multi
+			# handle's, and a connection.
+			'kept 5', 'kept 5', 'kept 5', 'refused 5', 'aborted 2', 'new 5',
+			'lost 6', 'unusable 2', 'aborted 2', 'new 5'
 		],
 		'what is reserved with PostgreSQL is what there is');
 	$psql->{harness}->finish;
@@ -403,8 +404,9 @@ clerk_invite.max_concurrent_requests = 100
 	my $open = $files->();
 	my $sockets = sockets_of($pid);
 
-	# One for the wait set, two for a multi handle, and two for each request.
-	my $together = int(($room - 3) / 2);
+	# One for the wait set, one for the file of the budgets, two for a multi
+	# handle, and two for each request.
+	my $together = int(($room - 4) / 2);
 	send_to_psql($psql, many('files', 'x-hang-after') . ';');
 	wait_until('requests are under way',
 		sub { sockets_of($pid) >= $sockets + 2 + $together });
