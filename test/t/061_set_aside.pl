@@ -88,6 +88,9 @@ check_worker_status();
 check_removal();
 check_refresh();
 check_advisory_locks();
+check_nested_function();
+check_lock_elsewhere();
+check_namesake();
 
 $node->stop;
 done_testing();
@@ -395,6 +398,114 @@ sub check_advisory_locks
 	is(scalar(grep { created($_) != 1 } @emails), 0, '... once');
 	$node->safe_psql('postgres',
 		'DROP TRIGGER added ON clerk_invitation_outbox; DROP FUNCTION added();');
+	empty();
+	return;
+}
+
+# A trigger may call the extension's own functions in the middle of a sender's
+# statement, also before the guard is asked.
+sub check_nested_function
+{
+	$node->safe_psql(
+		'postgres', q(
+		CREATE FUNCTION added() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF new.state = 'sent' THEN
+				PERFORM public.clerk_enqueue_organization_invitation('org_next',
+					NULL, new.email_address, 'org:member', send_after => 'infinity');
+			END IF;
+			RETURN new;
+		END $$;
+		CREATE TRIGGER added BEFORE UPDATE ON clerk_invitation_outbox FOR EACH ROW
+			WHEN (new.organization_id = 'org_added') EXECUTE FUNCTION added();));
+	my @ids = map {
+		enqueue(
+			organization_id => 'org_added',
+			email_address => "nested$_\@example.com")
+	} 1 .. 3;
+	send_invitations();
+	is( join(', ', map { state_of($_) } @ids),
+		'sent 1, sent 1, sent 1',
+		'a trigger may enqueue while its row is settled');
+	is( $node->safe_psql('postgres',
+			"SELECT count(*) FROM clerk_invitation_outbox WHERE organization_id = 'org_next'"
+		),
+		'3',
+		'... once for each row');
+	$node->safe_psql('postgres',
+		'DROP TRIGGER added ON clerk_invitation_outbox; DROP FUNCTION added();');
+	empty();
+	return;
+}
+
+# A trigger waits for a row of another table that somebody has locked.
+sub check_lock_elsewhere
+{
+	$node->safe_psql('postgres',
+		'CREATE TABLE tally (count integer); INSERT INTO tally VALUES (0);'
+		  . trigger('AFTER UPDATE', 'UPDATE public.tally SET count = count + 1'));
+	my $holder = start_psql($node, '');
+	run_in_psql($holder, 'BEGIN; UPDATE tally SET count = 0;');
+	my $id = enqueue(
+		organization_id => 'org_added',
+		email_address => 'waits@example.com');
+	my $other = enqueue(email_address => 'passes@example.com');
+	my $call = send_invitations("SET statement_timeout = '60s';");
+	is($call->{sqlstate}, '', 'a lock on another table ends no call');
+	is(state_of($other), 'sent 1', '... nor keeps other rows');
+	is(state_of($id), 'queued 0', '... but for the one that needs it');
+	like(row($id)->{database_error}, qr/lock timeout/, '... which says so');
+	run_in_psql($holder, 'ROLLBACK;');
+	$holder->{harness}->finish;
+	make_due();
+	send_until_settled($node);
+	is(state_of($id), 'sent 1', '... until the lock is gone');
+	$node->safe_psql('postgres',
+		'DROP TRIGGER added ON clerk_invitation_outbox; DROP FUNCTION added(); DROP TABLE tally;');
+	empty();
+	return;
+}
+
+# A constraint trigger of somebody else's may have the name of one on the outbox:
+# it fires neither early nor with other rights.
+sub check_namesake
+{
+	$node->safe_psql(
+		'postgres', q(
+		CREATE ROLE namesake;
+		GRANT CREATE ON SCHEMA public TO namesake;
+		GRANT EXECUTE ON FUNCTION clerk_enqueue_organization_invitation TO namesake;
+		CREATE TABLE organizations (id text PRIMARY KEY);
+		INSERT INTO organizations VALUES ('org_test'), ('org_added');
+		ALTER TABLE clerk_invitation_outbox ADD CONSTRAINT outbox_fk
+			FOREIGN KEY (organization_id) REFERENCES organizations DEFERRABLE;
+		SET ROLE namesake;
+		CREATE TABLE bait (fired_as text);
+		CREATE FUNCTION bite() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			RAISE LOG 'namesake fired as %', current_user;
+			RETURN NULL;
+		END $$;
+		CREATE CONSTRAINT TRIGGER outbox_fk AFTER INSERT ON bait
+			DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION bite();));
+	my $log = -s $node->logfile;
+	$node->safe_psql(
+		'postgres', q(
+		SET ROLE namesake;
+		BEGIN;
+		INSERT INTO bait VALUES ('x');
+		SELECT clerk_enqueue_organization_invitation('org_test', NULL,
+			'bait@example.com', 'org:member');
+		COMMIT;));
+	is( join(' ', slurp_file($node->logfile, $log) =~ /LOG:  namesake fired as (\w+)/g),
+		'namesake',
+		'a trigger whose name a constraint of the outbox shares fires as its own role');
+	$node->safe_psql(
+		'postgres', q(
+		ALTER TABLE clerk_invitation_outbox DROP CONSTRAINT outbox_fk;
+		DROP TABLE organizations;
+		DROP OWNED BY namesake;
+		DROP ROLE namesake;));
 	empty();
 	return;
 }
