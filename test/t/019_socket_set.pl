@@ -284,7 +284,7 @@ sub check_worker
 			sub { return $round == (() = log_since($from) =~ /canceling statement/g) });
 	}
 	reconfigure($node, api_url($failing));
-	wait_until('Clerk has failed often', sub { $failing->records >= 100 });
+	wait_until('Clerk has failed often', sub { $failing->records >= 30 });
 	reconfigure($node, api_url($clerk));
 	# Its look goes on as long as Clerk fails.
 	$node->safe_psql('postgres', "SELECT pg_cancel_backend($pid)");
@@ -495,7 +495,7 @@ sub enqueue
 
 	return 'INSERT INTO clerk_invitation_outbox (organization_id, email_address, role) '
 	  . "SELECT 'org_test', format('$name-%s\@example.com', n), 'org:member' "
-	  . 'FROM generate_series(1, 100) n';
+	  . 'FROM generate_series(1, 40) n';
 }
 
 sub open_rows
