@@ -9,7 +9,9 @@ use Test::More;
 use WorkerTest;
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
-my $node = worker_cluster('main', $clerk);
+# The longest address has letters that not every encoding has.
+my $node = worker_cluster('main', $clerk,
+	extra => [ '--encoding=UTF8', '--locale=C' ]);
 
 check_long_address();
 check_longest_address();

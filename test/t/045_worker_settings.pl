@@ -120,7 +120,10 @@ my $RESULT = qq(
 my $EXPECTED = q(sent|1|pending|t|t|t|t|t|t|t|t|t|{"text": "café \\\\ 'single' \"double\"", "number": 0.1, "nothing": null});
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
-my $node = worker_cluster('main', $clerk, conf => "max_worker_processes = 20\n");
+my $node = worker_cluster(
+	'main', $clerk,
+	extra => [ '--encoding=UTF8', '--locale=C' ],
+	conf => "max_worker_processes = 20\n");
 
 make_database($node, 'template');
 $node->safe_psql('template', q(
