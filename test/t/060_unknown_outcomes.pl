@@ -345,13 +345,3 @@ sub summary
 		  . '(SELECT state, count(*) FROM clerk_invitation_outbox WHERE id IN ('
 		  . join(', ', @ids) . ') GROUP BY state) AS s');
 }
-
-# SQL that the outbox's guard would refuse.
-sub as_sender
-{
-	my ($sql) = @_;
-
-	$node->safe_psql('postgres',
-		"SET session_replication_role = replica; $sql");
-	return;
-}

@@ -79,13 +79,3 @@ sub send_until
 	pass($title);
 	return;
 }
-
-# SQL that the outbox's guard would refuse.
-sub as_sender
-{
-	my ($sql) = @_;
-
-	$node->safe_psql('postgres',
-		"SET session_replication_role = replica; $sql");
-	return;
-}
