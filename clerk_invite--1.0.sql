@@ -647,8 +647,8 @@ CREATE FUNCTION @extschema@.clerk_worker_status(
     OUT pid integer,
     OUT state text,
     OUT started_at timestamptz,
-    OUT wakes_at timestamptz,
-    OUT trouble text
+    OUT next_run_at timestamptz,
+    OUT last_error text
 )
 RETURNS SETOF record
 AS 'MODULE_PATHNAME'

@@ -73,7 +73,7 @@ typedef struct Outlook
 	bool		frozen;			/* the settings that a process has got when it
 								 * connected keep it from sending */
 	ClerkWorkerRest rest;
-	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* empty: none */
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty: none */
 } Outlook;
 
 /* Settings of a database or role that are meant for other sessions. */
@@ -102,7 +102,7 @@ static struct
 	bool		has_sent;
 	bool		refused;		/* the database takes no connections */
 	int			failures;		/* looks in a row that ended with an error */
-	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* logged; empty: none */
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* logged; empty: none */
 }			worker;
 
 static emit_log_hook_type previous_emit_log_hook;
@@ -116,7 +116,7 @@ static void look(Outlook *outlook);
 static void look_at_outbox(Outlook *outlook);
 static bool is_open(Oid schema);
 static void judge(const ClerkDeliveryReport *report, Outlook *outlook);
-static void note_trouble(const ClerkError *error);
+static void note_error(const ClerkError *error);
 static void recover(Outlook *outlook);
 static void make_way(const Outlook *outlook);
 static void rest(const Outlook *outlook);
@@ -197,12 +197,12 @@ enter(Oid database, Outlook *outlook)
 	on_proc_exit(choose_exit_status, (Datum) 0);
 	before_shmem_exit(let_slot_go, (Datum) 0);
 	if (!clerk_worker_slots_attach() ||
-		!clerk_worker_enter(database, &outlook->rest, worker.trouble))
+		!clerk_worker_enter(database, &outlook->rest, worker.last_error))
 		proc_exit(0);
-	strlcpy(outlook->trouble,
-			worker.trouble[0] != '\0' ? worker.trouble :
+	strlcpy(outlook->last_error,
+			worker.last_error[0] != '\0' ? worker.last_error :
 			"the worker has ended early, see the server's log",
-			CLERK_WORKER_TROUBLE_SIZE);
+			CLERK_WORKER_ERROR_SIZE);
 }
 
 static void
@@ -307,8 +307,8 @@ look_at_outbox(Outlook *outlook)
 		return;
 	if (!writable)
 	{
-		note_trouble(&read_only);
-		strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
+		note_error(&read_only);
+		strlcpy(outlook->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
 		outlook->frozen = true;
 		outlook->rest.earliest = from_now(PAUSE_MS);
 		outlook->rest.latest = from_now(LONGEST_REST_MS);
@@ -347,7 +347,7 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 
 	/*
 	 * A new process loads the library that is installed by now.  If the first
-	 * look of one finds that this is too old, too, it has trouble like
+	 * look of one finds that this is too old, too, it reports that like
 	 * others.
 	 */
 	if (report->fit == CLERK_FIT_LIBRARY_TOO_OLD && has_looked &&
@@ -358,11 +358,11 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 		return;
 	}
 
-	note_trouble(report->stopped_by);
-	strlcpy(outlook->trouble, worker.trouble, CLERK_WORKER_TROUBLE_SIZE);
+	note_error(report->stopped_by);
+	strlcpy(outlook->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
 	/* The log has each row by itself. */
 	if (report->stopped_by == NULL && report->set_aside > 0)
-		snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
+		snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
 				 "%lld set aside: %s", (long long) report->set_aside,
 				 report->set_aside_reason);
 	if (report->stopped_by != NULL)
@@ -392,11 +392,11 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
  * begins, changes and ends; NULL if nothing does.
  */
 static void
-note_trouble(const ClerkError *error)
+note_error(const ClerkError *error)
 {
-	const char *trouble = error != NULL ? error->summary : "";
+	const char *last_error = error != NULL ? error->summary : "";
 
-	if (strncmp(worker.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE - 1) == 0)
+	if (strncmp(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE - 1) == 0)
 		return;
 	if (error != NULL)
 		ereport(LOG,
@@ -407,7 +407,7 @@ note_trouble(const ClerkError *error)
 	else
 		ereport(LOG,
 				(errmsg("sending invitations again")));
-	strlcpy(worker.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE);
+	strlcpy(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE);
 }
 
 /*
@@ -436,7 +436,7 @@ recover(Outlook *outlook)
 		delay *= 2;
 	worker.failures++;
 	outlook->rest.earliest = outlook->rest.latest = from_now(delay);
-	snprintf(outlook->trouble, CLERK_WORKER_TROUBLE_SIZE,
+	snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
 			 "error %s, see the server's log", unpack_sql_state(sqlstate));
 }
 
@@ -458,7 +458,7 @@ make_way(const Outlook *outlook)
 	{
 		/* For whoever asks until the next one has entered. */
 		clerk_worker_begin_rest(wall_time_of(outlook->rest.latest),
-								outlook->trouble);
+								outlook->last_error);
 		clerk_worker_hand_over(&outlook->rest);
 	}
 	else
@@ -469,7 +469,7 @@ make_way(const Outlook *outlook)
 			ereport(LOG,
 					(errmsg("a worker with another version of the library goes on sending invitations")));
 	}
-	else if (clerk_worker_enter(MyDatabaseId, &before, worker.trouble))
+	else if (clerk_worker_enter(MyDatabaseId, &before, worker.last_error))
 		return;
 	proc_exit(0);
 }
@@ -480,7 +480,7 @@ rest(const Outlook *outlook)
 {
 	int64		latest = outlook->rest.latest;
 
-	clerk_worker_begin_rest(wall_time_of(latest), outlook->trouble);
+	clerk_worker_begin_rest(wall_time_of(latest), outlook->last_error);
 	for (;;)
 	{
 		int64		now = clerk_monotonic_microseconds();

@@ -243,7 +243,7 @@ clerk_worker_list(ClerkWorkerStatus **list)
 /*
  * Makes this process the database's worker until it leaves or ends; false if
  * there is another one, or no slot.  Fills in how long it has to wait before it
- * connects, and what trouble its predecessor had, CLERK_WORKER_TROUBLE_SIZE
+ * connects, and its predecessor's last error, CLERK_WORKER_ERROR_SIZE
  * bytes that are empty if it had none.  It must see to it that the slot is
  * given up, or kept for its successor, when it ends.
  *
@@ -251,7 +251,7 @@ clerk_worker_list(ClerkWorkerStatus **list)
  * if his library is of another version and has slots of another layout.
  */
 bool
-clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *trouble)
+clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *last_error)
 {
 	Latch	   *other = NULL;
 	Slot	   *slot;
@@ -263,7 +263,7 @@ clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *trouble)
 	if (slot != NULL && slot->latch == NULL)
 	{
 		delay_start(slot, before);
-		strlcpy(trouble, slot->status.trouble, CLERK_WORKER_TROUBLE_SIZE);
+		strlcpy(last_error, slot->status.last_error, CLERK_WORKER_ERROR_SIZE);
 		slot->before.earliest = slot->before.latest = 0;
 		slot->starts = Max(slot->starts, 1);
 		slot->status.pid = MyProcPid;
@@ -297,7 +297,7 @@ clerk_worker_begin_look(void)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->woken = false;
 	own_slot->status.state = CLERK_WORKER_SENDING;
-	own_slot->status.wakes_at = 0;
+	own_slot->status.next_run_at = 0;
 	LWLockRelease(&shared->lock);
 }
 
@@ -311,18 +311,18 @@ clerk_worker_end_look(void)
 }
 
 /*
- * This worker waits until then, or until it is woken; "trouble" says what keeps
+ * This worker waits until then, or until it is woken; "last_error" says what keeps
  * it from sending, and is empty if nothing does.  It is kept in ASCII, since
  * the databases that read it may have other encodings.
  */
 void
-clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble)
+clerk_worker_begin_rest(TimestampTz next_run_at, const char *last_error)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->status.state = CLERK_WORKER_WAITING;
-	own_slot->status.wakes_at = wakes_at;
-	strlcpy(own_slot->status.trouble, trouble, CLERK_WORKER_TROUBLE_SIZE);
-	for (char *c = own_slot->status.trouble; *c != '\0'; c++)
+	own_slot->status.next_run_at = next_run_at;
+	strlcpy(own_slot->status.last_error, last_error, CLERK_WORKER_ERROR_SIZE);
+	for (char *c = own_slot->status.last_error; *c != '\0'; c++)
 		if (IS_HIGHBIT_SET(*c))
 			*c = '?';
 	LWLockRelease(&shared->lock);
@@ -444,7 +444,7 @@ expect_process(Slot *slot, ClerkWorkerState state)
 	slot->status.state = state;
 	slot->status.pid = 0;
 	slot->status.started_at = GetCurrentTimestamp();
-	slot->status.wakes_at = 0;
+	slot->status.next_run_at = 0;
 	slot->latch = NULL;
 	slot->since = clerk_monotonic_microseconds();
 	slot->starts++;

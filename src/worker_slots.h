@@ -13,7 +13,7 @@
 #include "datatype/timestamp.h"
 
 /* Longest text that tells why a worker does not send, with its NUL. */
-#define CLERK_WORKER_TROUBLE_SIZE 96
+#define CLERK_WORKER_ERROR_SIZE 96
 
 typedef enum ClerkWorkerState
 {
@@ -22,7 +22,7 @@ typedef enum ClerkWorkerState
 	CLERK_WORKER_STARTING,		/* asked for, has not entered yet */
 	CLERK_WORKER_RESTARTING,	/* has ended; the next process is to enter */
 	CLERK_WORKER_SENDING,		/* looks, and sends what is due */
-	CLERK_WORKER_WAITING		/* rests until wakes_at, or until woken */
+	CLERK_WORKER_WAITING		/* rests until next_run_at, or until woken */
 } ClerkWorkerState;
 
 typedef enum ClerkWakeResult
@@ -49,8 +49,8 @@ typedef struct ClerkWorkerStatus
 	int			pid;			/* 0: not known yet */
 	ClerkWorkerState state;
 	TimestampTz started_at;
-	TimestampTz wakes_at;		/* 0: not waiting */
-	char		trouble[CLERK_WORKER_TROUBLE_SIZE]; /* ASCII; empty: none */
+	TimestampTz next_run_at;	/* 0: not waiting */
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* ASCII; empty: none */
 } ClerkWorkerStatus;
 
 extern void clerk_worker_slots_request_memory(void);
@@ -63,10 +63,10 @@ extern int	clerk_worker_list(ClerkWorkerStatus **list);
 
 extern bool clerk_is_worker(void);
 extern bool clerk_worker_enter(Oid database, ClerkWorkerRest *before,
-							   char *trouble);
+							   char *last_error);
 extern void clerk_worker_begin_look(void);
 extern void clerk_worker_end_look(void);
-extern void clerk_worker_begin_rest(TimestampTz wakes_at, const char *trouble);
+extern void clerk_worker_begin_rest(TimestampTz next_run_at, const char *last_error);
 extern bool clerk_worker_is_woken(void);
 extern bool clerk_worker_leave(void);
 extern void clerk_worker_give_up(void);

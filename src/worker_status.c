@@ -20,8 +20,8 @@ enum
 	COLUMN_PID,
 	COLUMN_STATE,
 	COLUMN_STARTED_AT,
-	COLUMN_WAKES_AT,
-	COLUMN_TROUBLE,
+	COLUMN_NEXT_RUN_AT,
+	COLUMN_LAST_ERROR,
 	COLUMNS
 };
 
@@ -41,7 +41,7 @@ PG_FUNCTION_INFO_V1(clerk_worker_status);
 /*
  * clerk_worker_status()
  *		RETURNS TABLE (database name, pid integer, state text,
- *			started_at timestamptz, wakes_at timestamptz, trouble text)
+ *			started_at timestamptz, next_run_at timestamptz, last_error text)
  */
 Datum
 clerk_worker_status(PG_FUNCTION_ARGS)
@@ -88,9 +88,9 @@ make_row(TupleDesc descriptor, const ClerkWorkerStatus *status)
 	values[COLUMN_PID] = Int32GetDatum(status->pid);
 	values[COLUMN_STATE] = CStringGetTextDatum(state_names[status->state]);
 	values[COLUMN_STARTED_AT] = TimestampTzGetDatum(status->started_at);
-	nulls[COLUMN_WAKES_AT] = (status->wakes_at == 0);
-	values[COLUMN_WAKES_AT] = TimestampTzGetDatum(status->wakes_at);
-	nulls[COLUMN_TROUBLE] = (status->trouble[0] == '\0');
-	values[COLUMN_TROUBLE] = CStringGetTextDatum(status->trouble);
+	nulls[COLUMN_NEXT_RUN_AT] = (status->next_run_at == 0);
+	values[COLUMN_NEXT_RUN_AT] = TimestampTzGetDatum(status->next_run_at);
+	nulls[COLUMN_LAST_ERROR] = (status->last_error[0] == '\0');
+	values[COLUMN_LAST_ERROR] = CStringGetTextDatum(status->last_error);
 	return heap_form_tuple(descriptor, values, nulls);
 }

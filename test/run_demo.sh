@@ -185,13 +185,13 @@ show_outage()
 INSERT INTO members (email, team)
 VALUES ('hal@example.com', 'red'), ('ida@example.com', 'blue');
 SQL
-	wait_for 'the attempt' "SELECT bool_or(trouble IS NOT NULL)
+	wait_for 'the attempt' "SELECT bool_or(last_error IS NOT NULL)
 		FROM clerk_worker_status()"
 	sql <<'SQL'
 SELECT email_address, state, attempts, error_message
 FROM clerk_invitation_outbox WHERE state <> 'sent' ORDER BY id;
 
-SELECT database, trouble FROM clerk_worker_status();
+SELECT database, last_error FROM clerk_worker_status();
 SQL
 	start_fake_clerk "$port"
 	echo 'Clerk is back.  Nobody does anything.'

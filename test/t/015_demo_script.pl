@@ -290,12 +290,12 @@ sub check_outage
 	my ($said) = @_;
 	my ($down, $up) = split(/^Clerk is back\./m, $said);
 	my @emails = ('hal@example.com', 'ida@example.com');
-	my $trouble = 'could not connect to Clerk';
+	my $last_error = 'could not connect to Clerk';
 
 	is_deeply(
-		[ $down =~ /^ (\S+) \| queued \| +0 \| $trouble$/mg ],
+		[ $down =~ /^ (\S+) \| queued \| +0 \| $last_error$/mg ],
 		\@emails, 'while Clerk is down the outbox says what is wrong');
-	like($down, qr/^ postgres \| $trouble$/m, '... and so does the worker');
+	like($down, qr/^ postgres \| $last_error$/m, '... and so does the worker');
 	like($up, qr/^ $_ \| sent  \| +1 \| +\| [\d:.]+ +\| [\d:.]+ *$/m,
 		"... and $_ is sent when it is back")
 	  foreach @emails;

@@ -32,7 +32,7 @@ check_delay();
 check_idle();
 check_slow_start();
 check_failing_row();
-check_trouble();
+check_last_error();
 check_outage();
 check_error();
 check_other_sender();
@@ -57,7 +57,7 @@ sub check_life
 	my $first = wait_for_worker($node, 'postgres');
 	is( $node->safe_psql(
 			'postgres', qq(
-			SELECT w.state, w.wakes_at > now() - interval '1 s', w.trouble IS NULL,
+			SELECT w.state, w.next_run_at > now() - interval '1 s', w.last_error IS NULL,
 				w.started_at = a.backend_start OR w.started_at BETWEEN
 				a.backend_start AND a.backend_start + interval '10 s',
 				a.backend_type, record_image_eq(ROW(w.database), ROW(a.datname)), a.state,
@@ -251,7 +251,7 @@ sub check_future_row
 
 	is( $node->safe_psql(
 			'postgres', q(
-			SELECT abs(extract(epoch FROM w.wakes_at - o.send_after)) < 0.1
+			SELECT abs(extract(epoch FROM w.next_run_at - o.send_after)) < 0.1
 			FROM clerk_worker_status() AS w, clerk_invitation_outbox AS o
 			WHERE o.email_address = 'later@example.com')),
 		't',
@@ -269,7 +269,7 @@ sub check_future_row
 	enqueue($node, 'postgres', '1 day', $FUTURE);
 	wait_for_worker($node, 'postgres');
 	is( $node->safe_psql('postgres',
-			"SELECT wakes_at <= now() + interval '1 min' FROM clerk_worker_status()"),
+			"SELECT next_run_at <= now() + interval '1 min' FROM clerk_worker_status()"),
 		't',
 		'it looks once a minute, since not all commits can wake it');
 	enqueue($node, 'postgres', '200 ms', 'sooner@example.com');
@@ -455,7 +455,7 @@ sub check_failing_row
 }
 
 # What keeps it from sending is in the log once, and in clerk_worker_status().
-sub check_trouble
+sub check_last_error
 {
 	my $key_file = $node->data_dir . '/clerk.key';
 	my $wrong = $ClerkTest::KEY =~ s/0000/1111/r;
@@ -467,7 +467,7 @@ sub check_trouble
 	wait_until('Clerk is asked three times in vain',
 		sub { $clerk->journal >= $asked + 3 });
 	wait_for_worker($node, 'postgres');
-	is( $node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+	is( $node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()'),
 		'Clerk does not accept the secret key',
 		'clerk_worker_status() tells what keeps a worker from sending');
 	wait_until('it has tried again', sub { $clerk->journal >= $asked + 9 });
@@ -480,7 +480,7 @@ sub check_trouble
 		1, '... and when it is over');
 	ok(index($said, $wrong) < 0, '... without the key');
 	wait_for_worker($node, 'postgres');
-	is($node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+	is($node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()'),
 		'', '... and then nothing keeps the worker any more');
 	wait_until_gone($node);
 	return;
@@ -502,7 +502,7 @@ sub check_outage
 	wait_for_worker($node, 'postgres');
 	is( $node->safe_psql(
 			'postgres', q(
-			SELECT trouble LIKE 'could not connect%', wakes_at - now()
+			SELECT last_error LIKE 'could not connect%', next_run_at - now()
 				BETWEEN interval '59 min' AND interval '60 min'
 			FROM clerk_worker_status())),
 		't|t',
@@ -540,7 +540,7 @@ sub check_error
 	wait_until(
 		'the worker says so',
 		sub {
-			return $node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()') eq
+			return $node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()') eq
 			  '3 set aside: not now (SQLSTATE P0001)';
 		});
 	pass('a worker that meets an error says so, and what it is');

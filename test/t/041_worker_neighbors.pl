@@ -237,7 +237,7 @@ sub check_read_only_database
 	my $log = -s $node->logfile;
 	enqueue_in_frozen('readonly@example.com');
 	wait_until('the worker says so',
-		sub { trouble_of('readonly') eq 'the database is read-only by "default_transaction_read_only"' });
+		sub { last_error_of('readonly') eq 'the database is read-only by "default_transaction_read_only"' });
 	pass('in a database whose transactions are to be read-only a worker has trouble');
 	my $worker = wait_for_worker($node, 'readonly');
 	is($node->safe_psql('postgres',
@@ -291,7 +291,7 @@ sub check_read_only_database
 		'a frozen database in which nothing is open is left without a word');
 
 	enqueue_in_frozen('dropped@example.com');
-	wait_until('the worker waits', sub { trouble_of('readonly') ne '' });
+	wait_until('the worker waits', sub { last_error_of('readonly') ne '' });
 	wait_for_worker($node, 'readonly');
 	is(attempt($node, 'postgres', "$BOUNDED DROP DATABASE readonly;")->{sqlstate},
 		'', 'a frozen database can be dropped');
@@ -311,12 +311,12 @@ sub enqueue_in_frozen
 	return;
 }
 
-sub trouble_of
+sub last_error_of
 {
 	my ($database) = @_;
 
 	return $node->safe_psql('postgres',
-		"SELECT trouble FROM clerk_worker_status() WHERE database = '$database'");
+		"SELECT last_error FROM clerk_worker_status() WHERE database = '$database'");
 }
 
 # So many databases have a worker and no more.

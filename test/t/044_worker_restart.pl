@@ -126,7 +126,7 @@ sub check_crash
 	my $worker = wait_for_worker($node, 'postgres');
 	kill_process($node, $worker);
 	wait_until('another one waits before it works',
-		sub { $node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()') =~ /^the worker has ended early/ });
+		sub { $node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()') =~ /^the worker has ended early/ });
 	pass('after a crash the next worker, which may be the reason, waits a while before it works');
 	check_successor($worker, 'a worker that was killed');
 
@@ -150,7 +150,7 @@ sub check_successor
 		sub {
 			my $pid = $node->safe_psql('postgres', q(
 				SELECT w.pid FROM clerk_worker_status() AS w JOIN pg_stat_activity AS a USING (pid)
-				WHERE w.state = 'waiting' AND a.datname = w.database AND w.trouble IS NULL));
+				WHERE w.state = 'waiting' AND a.datname = w.database AND w.last_error IS NULL));
 			return $pid ne '' && $pid != $worker;
 		});
 	pass("$title is followed by another one");
@@ -210,7 +210,7 @@ sub check_failing
 	cmp_ok($gaps[0], '>=', 0.9, 'a worker that fails is started again after a second');
 	cmp_ok($gaps[3], '>=', 2.9, '... and then later and later, whatever is committed');
 	wait_until('it waits', sub { state_of('postgres') eq 'waiting|f' });
-	is($node->safe_psql('postgres', 'SELECT trouble FROM clerk_worker_status()'),
+	is($node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()'),
 		"the worker has ended early, see the server's log",
 		'... and clerk_worker_status() says so');
 	is($node->safe_psql('postgres',

@@ -122,7 +122,7 @@ my %STEPS = (
 			q(INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 			VALUES ('org_acme', 'during-an-outage@example.com', 'org:member')));
 		$node->poll_query_until('app',
-			q(SELECT state = 'waiting' AND trouble IS NOT NULL FROM clerk_worker_status()))
+			q(SELECT state = 'waiting' AND last_error IS NOT NULL FROM clerk_worker_status()))
 		  or die 'the worker has no trouble';
 	},
 	'Clerk is back' => sub { configure('api_url', $clerk->url) },

@@ -324,7 +324,7 @@ sub check_values
 		series('clerk_invite_worker_present'),
 		{ none => 1, wanted => 0, starting => 0, restarting => 0, sending => 0, waiting => 0 },
 		'there is no worker');
-	is_deeply(series('clerk_invite_worker_trouble_present'), {}, '... so none is in trouble');
+	is_deeply(series('clerk_invite_worker_error_present'), {}, '... so none is in trouble');
 
 	# Without a key it cannot be told, and something keeps a worker from sending.
 	reconfigure($node, "clerk_invite.secret_key_file = ''");
@@ -336,7 +336,7 @@ sub check_values
 		series('clerk_invite_worker_present'),
 		{ none => 0, wanted => 0, starting => 0, restarting => 0, sending => 0, waiting => 1 },
 		'a worker is there');
-	is_deeply([ values %{ series('clerk_invite_worker_trouble_present') } ],
+	is_deeply([ values %{ series('clerk_invite_worker_error_present') } ],
 		[1], '... and in trouble, which has a name');
 	reconfigure($node, "clerk_invite.secret_key_file = 'clerk.key'");
 	return;

@@ -239,7 +239,7 @@ sub check_library_before_sql
 	check_inserts('other', 'waiting');
 	wait_for_worker($node, 'other');
 	is( $node->safe_psql('postgres',
-			"SELECT trouble FROM clerk_worker_status() WHERE database = 'other'"),
+			"SELECT last_error FROM clerk_worker_status() WHERE database = 'other'"),
 		"the library of clerk_invite does not fit the extension's SQL objects",
 		'a worker with a library that is too new has trouble');
 	like(
@@ -406,7 +406,7 @@ sub check_old_library_installed
 	enqueue($node, 'other', 'no-library@example.com');
 	$first = wait_for_worker($node, 'other');
 	is( $node->safe_psql('postgres',
-			"SELECT trouble FROM clerk_worker_status() WHERE database = 'other'"),
+			"SELECT last_error FROM clerk_worker_status() WHERE database = 'other'"),
 		"the library of clerk_invite does not fit the extension's SQL objects",
 		'a worker with a library that is too old has trouble');
 	like(slurp_file($node->logfile, $log), qr/HINT:  Connect again\. If that does not help, install/,

@@ -255,9 +255,9 @@ sub check_abandon
 
 sub check_worker_status
 {
-	my $trouble = sub {
+	my $last_error = sub {
 		return $node->safe_psql('postgres',
-			'SELECT trouble FROM clerk_worker_status()');
+			'SELECT last_error FROM clerk_worker_status()');
 	};
 
 	$node->safe_psql('postgres', trigger('BEFORE UPDATE', q(RAISE 'never')));
@@ -266,8 +266,8 @@ sub check_worker_status
 		organization_id => 'org_added',
 		email_address => 'told@example.com');
 	wait_until('the worker tells of what is set aside',
-		sub { $trouble->() =~ /^1 set aside/ });
-	like($trouble->(), qr/^1 set aside: never/, '... and why');
+		sub { $last_error->() =~ /^1 set aside/ });
+	like($last_error->(), qr/^1 set aside: never/, '... and why');
 	my $other = enqueue(email_address => 'beside@example.com');
 	wait_until('another one is sent', sub { state_of($other) eq 'sent 1' });
 	$node->safe_psql('postgres',
@@ -276,7 +276,7 @@ sub check_worker_status
 	$node->safe_psql('postgres',
 		"UPDATE clerk_invitation_outbox SET send_after = send_after WHERE id = $id");
 	wait_until('the worker sends the row', sub { state_of($id) eq 'sent 1' });
-	wait_until('the worker has nothing to tell', sub { $trouble->() eq '' });
+	wait_until('the worker has nothing to tell', sub { $last_error->() eq '' });
 	pass('the worker sends it when the reason is gone');
 	reconfigure($node, 'clerk_invite.worker = off');
 	empty();
