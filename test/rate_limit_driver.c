@@ -1,6 +1,6 @@
 /*
  * rate_limit_driver.c
- *		SQL functions for src/rate_limit.c itself, with clocks that a test
+ *		SQL functions for src/clerk/rate_limit.c itself, with clocks that a test
  *		sets and a window of its own.
  *
  * It contains that file once more, on the same shared memory, and is to be
@@ -26,13 +26,13 @@ static int64 driver_monotonic(void);
 /* What this session knows of the configuration. */
 static TimestampTz reloaded_at = 0;
 
-#include "../src/monotonic_clock.c"
+#include "../src/common/monotonic_clock.c"
 #define GetCurrentTimestamp() driver_now()
 #define clerk_monotonic_microseconds() driver_monotonic()
 #define PgReloadTime reloaded_at
-#include "../src/shared_memory.c"
-#include "../src/budget_file.c"
-#include "../src/rate_limit.c"
+#include "../src/common/shared_memory.c"
+#include "../src/clerk/budget_file.c"
+#include "../src/clerk/rate_limit.c"
 #undef GetCurrentTimestamp
 #undef clerk_monotonic_microseconds
 
@@ -49,7 +49,7 @@ static TimestampTz time_stands_at = 0;
 /* By how much the clock of day is ahead of that. */
 static int64 clock_step = 0;
 
-static ClerkTicket ticket;
+static ClerkReservation reservation;
 static TimestampTz available_at;
 
 static TimestampTz
@@ -195,7 +195,7 @@ driver_reserve(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
 										  (ClerkEndpoint) PG_GETARG_INT32(1),
 										  PG_GETARG_INT32(2),
-										  &ticket, &available_at));
+										  &reservation, &available_at));
 }
 
 /* (count integer): of what was reserved last */
@@ -203,7 +203,7 @@ Datum
 driver_start(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_start(&ticket);
+		clerk_rate_limit_start(&reservation);
 	PG_RETURN_VOID();
 }
 
@@ -217,7 +217,7 @@ driver_take(PG_FUNCTION_ARGS)
 	int			granted = DatumGetInt32(driver_reserve(fcinfo));
 
 	for (int i = 0; i < granted; i++)
-		clerk_rate_limit_start(&ticket);
+		clerk_rate_limit_start(&reservation);
 	PG_RETURN_INT32(granted);
 }
 
@@ -235,7 +235,7 @@ Datum
 driver_count(PG_FUNCTION_ARGS)
 {
 	clerk_rate_limit_count((uint64) PG_GETARG_INT64(0),
-						   (ClerkEndpoint) PG_GETARG_INT32(1), &ticket);
+						   (ClerkEndpoint) PG_GETARG_INT32(1), &reservation);
 	PG_RETURN_VOID();
 }
 
@@ -244,7 +244,7 @@ Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_answered(&ticket, PG_GETARG_TIMESTAMPTZ(1));
+		clerk_rate_limit_answered(&reservation, PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
@@ -252,7 +252,7 @@ driver_answered(PG_FUNCTION_ARGS)
 Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_give_back(&ticket, PG_GETARG_INT32(0));
+	clerk_rate_limit_give_back(&reservation, PG_GETARG_INT32(0));
 	PG_RETURN_VOID();
 }
 
@@ -261,7 +261,7 @@ Datum
 driver_not_sent(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_not_sent(&ticket);
+		clerk_rate_limit_not_sent(&reservation);
 	PG_RETURN_VOID();
 }
 
@@ -281,7 +281,7 @@ driver_used(PG_FUNCTION_ARGS)
 {
 	ClerkBudget budget;
 
-	clerk_rate_limit_look((uint64) PG_GETARG_INT64(0),
+	clerk_rate_limit_read((uint64) PG_GETARG_INT64(0),
 						  (ClerkEndpoint) PG_GETARG_INT32(1), &budget);
 	PG_RETURN_INT32(budget.used);
 }
@@ -292,7 +292,7 @@ driver_closed_until(PG_FUNCTION_ARGS)
 {
 	ClerkBudget budget;
 
-	clerk_rate_limit_look((uint64) PG_GETARG_INT64(0),
+	clerk_rate_limit_read((uint64) PG_GETARG_INT64(0),
 						  (ClerkEndpoint) PG_GETARG_INT32(1), &budget);
 	if (budget.closed_until == 0)
 		PG_RETURN_NULL();

@@ -74,7 +74,7 @@ sub check_errors
 {
 	my $page = slurp_file("$source/docs/errors.md");
 	my @codes =
-	  slurp_file("$source/src/clerk_error.c") =~ /^\t\{\d+, "([a-z_]+)"/mg;
+	  slurp_file("$source/src/clerk/error_rules.c") =~ /^\t\{\d+, "([a-z_]+)"/mg;
 	my %sqlstates = map { $_ => 1 } map { /\b([0-9][0-9A-Z]{4})\b(?=\s+\()/g }
 	  slurp_file("$source/clerk_invite--1.0.sql") =~ /^raises: (.*?)';$/msg;
 	my @rows = $page =~ /^(?:[0-9][0-9A-Z]{4}|any 4xx|any|[1-5]\d\d|[35]xx|2xx.*?) \| .*$/mg;
