@@ -23,6 +23,8 @@ OBJS = \
 	src/worker/wakeup.o \
 	src/worker/worker.o \
 	src/outbox/delivery.o \
+	src/outbox/delivery_pass.o \
+	src/outbox/delivery_plan.o \
 	src/outbox/enqueue_trigger.o \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \

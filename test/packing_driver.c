@@ -31,8 +31,8 @@ elements_of(Datum array, Oid type, int length, bool by_value, char align)
  * (organizations text[], addresses text[], alone boolean[], overdue boolean[],
  * singles integer, bulks integer, worthwhile integer) RETURNS text
  *
- * A plan for such candidates: a line for each request, of its kind and its
- * candidates' positions, from 1.
+ * How such invitations are packed: a line for each request, of its kind and its
+ * invitations' positions, from 1.
  */
 Datum
 driver_plan(PG_FUNCTION_ARGS)
@@ -47,25 +47,25 @@ driver_plan(PG_FUNCTION_ARGS)
 		.bulks = PG_GETARG_INT32(5),
 		.worthwhile = PG_GETARG_INT32(6)
 	};
-	ClerkCandidate *candidates = palloc(count * sizeof(ClerkCandidate));
-	ClerkPlan	plan;
+	ClerkDueInvitation *due = palloc0(count * sizeof(ClerkDueInvitation));
+	ClerkPackedRequests packed;
 	StringInfoData lines;
 
 	for (int i = 0; i < count; i++)
 	{
-		candidates[i].organization_id = TextDatumGetCString(organizations[i]);
-		candidates[i].address = TextDatumGetCString(addresses[i]);
-		candidates[i].alone = DatumGetBool(alone[i]);
-		candidates[i].overdue = DatumGetBool(overdue[i]);
+		due[i].organization_id = TextDatumGetCString(organizations[i]);
+		due[i].normalized_address = TextDatumGetCString(addresses[i]);
+		due[i].send_alone = DatumGetBool(alone[i]);
+		due[i].overdue = DatumGetBool(overdue[i]);
 	}
-	clerk_pack_requests(candidates, count, &budget, &plan);
+	clerk_pack_requests(due, count, &budget, &packed);
 
 	initStringInfo(&lines);
-	for (int i = 0; i < plan.count; i++)
+	for (int i = 0; i < packed.count; i++)
 	{
-		appendStringInfoString(&lines, plan.requests[i].bulk ? "bulk" : "single");
-		for (int j = 0; j < plan.requests[i].count; j++)
-			appendStringInfo(&lines, " %d", plan.requests[i].members[j] + 1);
+		appendStringInfoString(&lines, packed.requests[i].bulk ? "bulk" : "single");
+		for (int j = 0; j < packed.requests[i].count; j++)
+			appendStringInfo(&lines, " %d", packed.requests[i].members[j] + 1);
 		appendStringInfoChar(&lines, '\n');
 	}
 	PG_RETURN_TEXT_P(cstring_to_text(lines.data));

@@ -49,7 +49,9 @@ static TimestampTz time_stands_at = 0;
 /* By how much the clock of day is ahead of that. */
 static int64 clock_step = 0;
 
-static ClerkReservation reservation;
+/* What was taken or counted last, and how many there are. */
+static ClerkReservation reservations[1000];
+static int	reservation_count = 0;
 static TimestampTz available_at;
 
 static TimestampTz
@@ -192,10 +194,25 @@ driver_reserve(PG_FUNCTION_ARGS)
 {
 	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
 	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
-	PG_RETURN_INT32(clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
-										  (ClerkEndpoint) PG_GETARG_INT32(1),
-										  PG_GETARG_INT32(2),
-										  &reservation, &available_at));
+	if (PG_GETARG_INT32(2) > (int) lengthof(reservations))
+		elog(ERROR, "too many requests for this driver");
+	reservation_count = clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
+											  (ClerkEndpoint) PG_GETARG_INT32(1),
+											  PG_GETARG_INT32(2),
+											  reservations, &available_at);
+	PG_RETURN_INT32(reservation_count);
+}
+
+/* The next one of those in this state; one that is settled if there is none. */
+static ClerkReservation *
+next_reservation(ClerkReservationState state)
+{
+	static ClerkReservation none;
+
+	for (int i = 0; i < reservation_count; i++)
+		if (reservations[i].state == state)
+			return &reservations[i];
+	return &none;
 }
 
 /* (count integer): of what was reserved last */
@@ -203,7 +220,7 @@ Datum
 driver_start(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_start(&reservation);
+		clerk_rate_limit_start(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -217,7 +234,7 @@ driver_take(PG_FUNCTION_ARGS)
 	int			granted = DatumGetInt32(driver_reserve(fcinfo));
 
 	for (int i = 0; i < granted; i++)
-		clerk_rate_limit_start(&reservation);
+		clerk_rate_limit_start(&reservations[i]);
 	PG_RETURN_INT32(granted);
 }
 
@@ -234,8 +251,12 @@ driver_available_at(PG_FUNCTION_ARGS)
 Datum
 driver_count(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_count((uint64) PG_GETARG_INT64(0),
-						   (ClerkEndpoint) PG_GETARG_INT32(1), &reservation);
+	if (reservation_count == (int) lengthof(reservations))
+		elog(ERROR, "too many requests for this driver");
+	clerk_rate_limit_unreserved((uint64) PG_GETARG_INT64(0),
+								(ClerkEndpoint) PG_GETARG_INT32(1),
+								&reservations[reservation_count]);
+	clerk_rate_limit_start(&reservations[reservation_count++]);
 	PG_RETURN_VOID();
 }
 
@@ -244,7 +265,8 @@ Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_answered(&reservation, PG_GETARG_TIMESTAMPTZ(1));
+		clerk_rate_limit_answered(next_reservation(CLERK_RESERVATION_STARTED),
+								  PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
@@ -252,7 +274,8 @@ driver_answered(PG_FUNCTION_ARGS)
 Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_give_back(&reservation, PG_GETARG_INT32(0));
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -261,7 +284,7 @@ Datum
 driver_not_sent(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_not_sent(&reservation);
+		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_STARTED));
 	PG_RETURN_VOID();
 }
 

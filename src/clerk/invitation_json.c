@@ -60,7 +60,7 @@ static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
 static int64 read_count(const ClerkJsonValue *value);
 static const char *read_field(const ClerkJsonValue *value, Oid type,
-							  Datum *datum, ClerkJsonError * json_error);
+							  Datum *datum, ClerkJsonError *json_error);
 static bool read_milliseconds(const char *milliseconds, Datum *datum);
 
 /* Whether a row of this type can hold an invitation's fields as they are. */
@@ -139,7 +139,7 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
 /* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */
 const char *
 clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
-						   ClerkJsonError * json_error)
+						   ClerkJsonError *json_error)
 {
 	static const char *const names[] = {"data", "total_count"};
 	ClerkJsonValue values[lengthof(names)];
@@ -184,7 +184,7 @@ read_count(const ClerkJsonValue *value)
 /* Reads an invitation; returns what is wrong with it, NULL if nothing. */
 const char *
 clerk_read_invitation(const char *text, int length,
-					  ClerkInvitation *invitation, ClerkJsonError * json_error)
+					  ClerkInvitation *invitation, ClerkJsonError *json_error)
 {
 	ClerkJsonValue fields[CLERK_INVITATION_FIELDS];
 
@@ -214,7 +214,7 @@ clerk_read_invitation(const char *text, int length,
 /* Reads a field; returns what is wrong with it, NULL if nothing. */
 static const char *
 read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
-		   ClerkJsonError * json_error)
+		   ClerkJsonError *json_error)
 {
 	bool		good = false;
 

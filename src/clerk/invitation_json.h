@@ -75,9 +75,9 @@ extern char *clerk_invitation_text(const ClerkInvitation *invitation,
 extern char *clerk_new_invitation_json(const ClerkNewInvitation *wanted);
 extern const char *clerk_read_invitation(const char *text, int length,
 										 ClerkInvitation *invitation,
-										 ClerkJsonError * json_error);
+										 ClerkJsonError *json_error);
 extern const char *clerk_read_invitation_list(const char *text,
 											  ClerkInvitationList *list,
-											  ClerkJsonError * json_error);
+											  ClerkJsonError *json_error);
 
 #endif							/* CLERK_INVITATION_JSON_H */

@@ -42,7 +42,7 @@ clerk_json_to_wire(char *text, size_t *length)
  * *json_error if it has no such form.
  */
 const char *
-clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonError * json_error)
+clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonError *json_error)
 {
 	char	   *text;
 

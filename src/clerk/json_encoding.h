@@ -13,11 +13,11 @@ typedef enum ClerkJsonError
 	CLERK_JSON_NOT_OBJECT,
 	CLERK_JSON_NOT_ARRAY,
 	CLERK_JSON_UNTRANSLATABLE	/* the database's encoding cannot hold it */
-}			ClerkJsonError;
+} ClerkJsonError;
 
 extern char *clerk_json_to_wire(char *text, size_t *length);
 extern const char *clerk_json_from_wire(const char *utf8, size_t length,
-										ClerkJsonError * json_error);
+										ClerkJsonError *json_error);
 extern const char *clerk_json_from_wire_lossy(const char *utf8, size_t length);
 extern const char *clerk_json_error_text(ClerkJsonError json_error);
 extern int	clerk_swallow_data_error(MemoryContext caller);

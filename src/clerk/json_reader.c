@@ -36,9 +36,9 @@ typedef struct Target
 } Target;
 
 static bool read_guarded(const char *text, int length, Target *target,
-						 ClerkJsonError * json_error);
+						 ClerkJsonError *json_error);
 static bool read_whole(const char *text, int length, Target *target,
-					   ClerkJsonError * json_error);
+					   ClerkJsonError *json_error);
 static void read_member(Reader *reader, Target *target);
 static ClerkJsonValue *wanted_field(Reader *reader, Target *target);
 static ClerkJsonValue *new_element(Target *target);
@@ -55,7 +55,7 @@ static void advance(Reader *reader);
 bool
 clerk_json_read_object(const char *text, int length, const char *const *names,
 					   int count, ClerkJsonValue *values,
-					   ClerkJsonError * json_error)
+					   ClerkJsonError *json_error)
 {
 	Target		target = {.names = names,.values = values,.count = count};
 
@@ -66,7 +66,7 @@ clerk_json_read_object(const char *text, int length, const char *const *names,
 /* Reads the elements of an array into a palloc'd one, in the same way. */
 bool
 clerk_json_read_array(const char *text, int length, ClerkJsonValue **elements,
-					  int *count, ClerkJsonError * json_error)
+					  int *count, ClerkJsonError *json_error)
 {
 	Target		target = {0};
 	bool		good = read_guarded(text, length, &target, json_error);
@@ -81,7 +81,7 @@ clerk_json_read_array(const char *text, int length, ClerkJsonValue **elements,
  * encoding lacks what an escape stands for.
  */
 text *
-clerk_json_string(const ClerkJsonValue *value, ClerkJsonError * json_error)
+clerk_json_string(const ClerkJsonValue *value, ClerkJsonError *json_error)
 {
 	Jsonb	   *parsed;
 	JsonbValue	string;
@@ -102,7 +102,7 @@ clerk_json_string(const ClerkJsonValue *value, ClerkJsonError * json_error)
  * *json_error if it cannot.
  */
 Jsonb *
-clerk_json_parse(const char *text, int length, ClerkJsonError * json_error)
+clerk_json_parse(const char *text, int length, ClerkJsonError *json_error)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	Jsonb	   *volatile parsed = NULL;
@@ -178,7 +178,7 @@ clerk_json_text_field(JsonbContainer *object, const char *name)
  */
 static bool
 read_guarded(const char *text, int length, Target *target,
-			 ClerkJsonError * json_error)
+			 ClerkJsonError *json_error)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile bool good = false;
@@ -202,7 +202,7 @@ read_guarded(const char *text, int length, Target *target,
 
 /* Reads a text that is one object or array, and nothing else. */
 static bool
-read_whole(const char *text, int length, Target *target, ClerkJsonError * json_error)
+read_whole(const char *text, int length, Target *target, ClerkJsonError *json_error)
 {
 	bool		is_object = (target->names != NULL);
 	JsonTokenType end = is_object ? JSON_TOKEN_OBJECT_END : JSON_TOKEN_ARRAY_END;

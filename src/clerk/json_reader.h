@@ -27,14 +27,14 @@ typedef struct ClerkJsonValue
 extern bool clerk_json_read_object(const char *text, int length,
 								   const char *const *names, int count,
 								   ClerkJsonValue *values,
-								   ClerkJsonError * json_error);
+								   ClerkJsonError *json_error);
 extern bool clerk_json_read_array(const char *text, int length,
 								  ClerkJsonValue **elements, int *count,
-								  ClerkJsonError * json_error);
+								  ClerkJsonError *json_error);
 extern text * clerk_json_string(const ClerkJsonValue *value,
-								ClerkJsonError * json_error);
+								ClerkJsonError *json_error);
 extern Jsonb *clerk_json_parse(const char *text, int length,
-							   ClerkJsonError * json_error);
+							   ClerkJsonError *json_error);
 extern Jsonb *clerk_json_parse_what_is_legible(const char *utf8, size_t length);
 extern bool clerk_json_field(JsonbContainer *object, const char *name,
 							 JsonbValue *value);

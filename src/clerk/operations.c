@@ -39,11 +39,12 @@
 #define MAX_RETRY_AFTER SECS_PER_DAY
 
 static ClerkHttpRequest *start_request(const char *path, char *body,
+									   ClerkReservation *reservation,
 									   ClerkError **error);
 static size_t base_url_length(void);
 static char *endpoint_url(const char *path);
 static void settle_reservation(const ClerkHttpRequest *request,
-							   const ClerkReservation * reservation);
+							   ClerkReservation *reservation);
 static void heed_refusal(const ClerkHttpRequest *request, uint64 instance,
 						 ClerkEndpoint endpoint);
 static char *query_value(const char *text);
@@ -61,12 +62,12 @@ static bool finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
 					   ClerkInvitation *invitation, ClerkError **error);
 static const char *read_one(const ClerkHttpRequest *request,
 							ClerkInvitation *invitation,
-							ClerkJsonError * json_error);
+							ClerkJsonError *json_error);
 static const char *check_ids(const ClerkHttpRequest *request,
 							 const ClerkInvitationList *list);
 static const char *read_listed(const ClerkHttpRequest *request,
 							   ClerkInvitationList *list,
-							   ClerkJsonError * json_error);
+							   ClerkJsonError *json_error);
 static bool is_quotable(const ClerkHttpRequest *request, const char *id);
 static const char *id_for_error(const ClerkHttpRequest *request);
 
@@ -110,26 +111,28 @@ clerk_chosen_instance(uint64 *instance, ClerkError **error)
 /*
  * CreateOrganizationInvitation: POST /organizations/{org}/invitations.
  *
- * Returns the request on its way, or NULL and the reason in *error if it
- * could not even be formed: then its reservation is the caller's to give back.
+ * Returns the request on its way, whose reservation is started, or NULL and the
+ * reason in *error if it could not even be formed.
  */
 ClerkHttpRequest *
 clerk_start_create_invitation(const ClerkNewInvitation *wanted,
+							  ClerkReservation *reservation,
 							  ClerkError **error)
 {
 	char	   *path = invitations_path(wanted->organization_id, "", error);
 
 	return path == NULL ? NULL :
-		start_request(path, clerk_new_invitation_json(wanted), error);
+		start_request(path, clerk_new_invitation_json(wanted), reservation,
+					  error);
 }
 
 /*
  * The answer to it: true and the invitation, or false and the reason in
- * *error.  Settles one request of the reservation.
+ * *error.  Settles the reservation.
  */
 bool
 clerk_finish_create_invitation(const ClerkHttpRequest *request,
-							   const ClerkReservation * reservation,
+							   ClerkReservation *reservation,
 							   ClerkInvitation *created, ClerkError **error)
 {
 	settle_reservation(request, reservation);
@@ -143,10 +146,10 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
  * Returns as clerk_start_create_invitation().
  */
 ClerkHttpRequest *
-clerk_start_create_bulk(const ClerkNewInvitation *wanted, int count,
-						ClerkError **error)
+clerk_start_create_bulk(const ClerkNewInvitation *const *wanted, int count,
+						ClerkReservation *reservation, ClerkError **error)
 {
-	char	   *path = invitations_path(wanted[0].organization_id, "/bulk", error);
+	char	   *path = invitations_path(wanted[0]->organization_id, "/bulk", error);
 	StringInfoData json;
 
 	if (path == NULL)
@@ -155,20 +158,20 @@ clerk_start_create_bulk(const ClerkNewInvitation *wanted, int count,
 	for (int i = 0; i < count; i++)
 	{
 		appendStringInfoChar(&json, i == 0 ? '[' : ',');
-		appendStringInfoString(&json, clerk_new_invitation_json(&wanted[i]));
+		appendStringInfoString(&json, clerk_new_invitation_json(wanted[i]));
 	}
 	appendStringInfoChar(&json, ']');
-	return start_request(path, json.data, error);
+	return start_request(path, json.data, reservation, error);
 }
 
 /*
  * The answer to it: true and the invitations, in any order, or false and the
  * reason: then none was created, unless it is that the outcome is unknown.
- * Settles one request of the reservation.
+ * Settles the reservation.
  */
 bool
 clerk_finish_create_bulk(const ClerkHttpRequest *request,
-						 const ClerkReservation * reservation,
+						 ClerkReservation *reservation,
 						 ClerkInvitationList *created, ClerkError **error)
 {
 	ClerkJsonError json_error;
@@ -198,7 +201,7 @@ clerk_start_get_invitation(const char *organization_id,
 {
 	char	   *path = invitation_path(organization_id, invitation_id, "", error);
 
-	return path == NULL ? NULL : start_request(path, NULL, error);
+	return path == NULL ? NULL : start_request(path, NULL, NULL, error);
 }
 
 /* The answer to it: true and the invitation, or false and the reason. */
@@ -235,7 +238,7 @@ clerk_start_revoke_invitation(const char *organization_id,
 		escape_json(&json, requesting_user);
 	}
 	appendStringInfoChar(&json, '}');
-	return start_request(path, json.data, error);
+	return start_request(path, json.data, NULL, error);
 }
 
 /* The answer to it: true and the invitation, or false and the reason. */
@@ -263,9 +266,9 @@ clerk_start_list_invitations(const ClerkListing *listing, ClerkError **error)
 		return NULL;
 	if (listing->organization_id == NULL)
 		return start_request(psprintf("/organization_invitations%s", query),
-							 NULL, error);
+							 NULL, NULL, error);
 	path = invitations_path(listing->organization_id, query, error);
-	return path == NULL ? NULL : start_request(path, NULL, error);
+	return path == NULL ? NULL : start_request(path, NULL, NULL, error);
 }
 
 /* The answer to it: true and the invitations, or false and the reason. */
@@ -369,10 +372,11 @@ was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
 
 /*
  * Sends a body to a path below the API's address, or asks for what is there if
- * the body is NULL.
+ * the body is NULL.  The reservation is NULL where Clerk counts nothing.
  */
 static ClerkHttpRequest *
-start_request(const char *path, char *body, ClerkError **error)
+start_request(const char *path, char *body, ClerkReservation *reservation,
+			  ClerkError **error)
 {
 	const char *headers[MAX_HEADERS];
 	const char *reason;
@@ -409,6 +413,8 @@ start_request(const char *path, char *body, ClerkError **error)
 	spec.proxy = clerk_proxy;
 	spec.connect_timeout = clerk_connect_timeout;
 	spec.request_timeout = clerk_request_timeout;
+	if (reservation != NULL)
+		clerk_rate_limit_start(reservation);
 	return clerk_http_start(&spec);
 }
 
@@ -434,7 +440,7 @@ endpoint_url(const char *path)
 
 /* What a request that is over means for the budget it was taken from. */
 static void
-settle_reservation(const ClerkHttpRequest *request, const ClerkReservation * reservation)
+settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservation)
 {
 	switch (clerk_http_outcome(request))
 	{
@@ -516,7 +522,7 @@ finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
  */
 static const char *
 read_one(const ClerkHttpRequest *request, ClerkInvitation *invitation,
-		 ClerkJsonError * json_error)
+		 ClerkJsonError *json_error)
 {
 	ClerkInvitationList list = {.count = 1,.invitations = invitation};
 	size_t		length;
@@ -547,7 +553,7 @@ check_ids(const ClerkHttpRequest *request, const ClerkInvitationList *list)
  */
 static const char *
 read_listed(const ClerkHttpRequest *request, ClerkInvitationList *list,
-			ClerkJsonError * json_error)
+			ClerkJsonError *json_error)
 {
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);

@@ -4,14 +4,14 @@
  *
  * Each operation has a function that starts it and one that reads its answer,
  * so that any number can be under way at a time; see http/http.h for what happens
- * in between.
+ * between them.
  *
- * Who starts a request that Clerk limits has reserved it (see clerk/rate_limit.h) at
- * the instance that clerk_chosen_instance() tells; reading its answer settles
- * that.
+ * A request that Clerk limits owns a reservation (clerk/rate_limit.h) at the
+ * instance that clerk_chosen_instance() reports.  Starting the request starts
+ * the reservation, and reading its response settles it.
  */
-#ifndef CLERK_API_H
-#define CLERK_API_H
+#ifndef CLERK_OPERATIONS_H
+#define CLERK_OPERATIONS_H
 
 #include "clerk/error.h"
 #include "clerk/invitation_json.h"
@@ -36,17 +36,19 @@ typedef struct ClerkListing
 extern bool clerk_is_identifier(const char *text);
 extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
+													   ClerkReservation *reservation,
 													   ClerkError **error);
 extern bool clerk_finish_create_invitation(const ClerkHttpRequest *request,
-										   const ClerkReservation * reservation,
+										   ClerkReservation *reservation,
 										   ClerkInvitation *created,
 										   ClerkError **error);
 
-extern ClerkHttpRequest *clerk_start_create_bulk(const ClerkNewInvitation *wanted,
+extern ClerkHttpRequest *clerk_start_create_bulk(const ClerkNewInvitation *const *wanted,
 												 int count,
+												 ClerkReservation *reservation,
 												 ClerkError **error);
 extern bool clerk_finish_create_bulk(const ClerkHttpRequest *request,
-									 const ClerkReservation * reservation,
+									 ClerkReservation *reservation,
 									 ClerkInvitationList *created,
 									 ClerkError **error);
 
@@ -72,4 +74,4 @@ extern bool clerk_finish_list_invitations(const ClerkHttpRequest *request,
 										  ClerkInvitationList *list,
 										  ClerkError **error);
 
-#endif							/* CLERK_API_H */
+#endif							/* CLERK_OPERATIONS_H */

@@ -164,16 +164,14 @@ static Instance *use_instance(uint64 name);
 static bool is_counted(ClerkEndpoint endpoint);
 static int	limit_of(ClerkEndpoint endpoint);
 static void own_requests_to(uint64 instance, Moment now);
-static bool settle_own(const ClerkReservation * reservation, Ring *ring, bool started);
+static bool settle_own(ClerkReservation *reservation, Ring *ring);
 static void give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted,
 						int64 now);
 static void give_up_all(Moment now);
 static bool owns_any(void);
 static void at_transaction_end(XactEvent event, void *arg);
 static void at_exit(int code, Datum arg);
-static void make_reservation(const Instance *instance, ClerkEndpoint endpoint,
-							 bool reserved, Moment now, ClerkReservation * reservation);
-static int64 time_of_answer(const ClerkReservation * reservation, TimestampTz answered_at,
+static int64 time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at,
 							Moment now);
 static Ring *ring_at(Instance *instance, ClerkEndpoint endpoint, int64 now);
 static void advance(Ring *ring, int64 newest);
@@ -216,9 +214,10 @@ clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
 
 /*
  * Reserves up to "wanted" requests to an endpoint, at once for all sessions of
- * the server, and returns how many it has got.  If these are fewer than
- * wanted, *available_at is the time when there will be more, or infinity if
- * the settings do not allow any; otherwise it is 0.
+ * the server, and returns how many it has got: the first of the array's
+ * reservations.  If these are fewer than wanted, *available_at is the time when
+ * there will be more, or infinity if the settings do not allow any; otherwise
+ * it is 0.
  *
  * Whatever this process has taken of the endpoint's before is over.
  *
@@ -227,19 +226,27 @@ clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
  */
 int
 clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
-					  ClerkReservation * reservation, TimestampTz *available_at)
+					  ClerkReservation *reservations, TimestampTz *available_at)
 {
 	Moment		now = lock_state();
 	Instance   *used = use_instance(instance);
 	ClerkBudget budget;
 	int			granted = 0;
 
-	make_reservation(used, endpoint, true, now, reservation);
+	own_requests_to(instance, now);
 	if (is_counted(endpoint))
 		give_up_own(endpoint, true, false, now.time);
 	assess(used, endpoint, now, &budget);
 	if (budget.available_at == 0)
 		granted = Min(wanted, budget.remaining);
+	for (int i = 0; i < granted; i++)
+	{
+		reservations[i].state = CLERK_RESERVATION_HELD;
+		reservations[i].instance = instance;
+		reservations[i].endpoint = endpoint;
+		reservations[i].reserved = true;
+		reservations[i].clock_offset = now.clock - now.time;
+	}
 	if (is_counted(endpoint))
 	{
 		ring_at(used, endpoint, now.time)->held += granted;
@@ -256,68 +263,69 @@ clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 }
 
 /*
- * One request of what was taken goes out; to be called before any of it can
- * have been sent.
+ * For a request that goes out whether or not there is budget for it: somebody
+ * wants it now, and Clerk decides.  It is counted when it is started.
  */
 void
-clerk_rate_limit_start(const ClerkReservation * reservation)
+clerk_rate_limit_unreserved(uint64 instance, ClerkEndpoint endpoint,
+							ClerkReservation *reservation)
+{
+	memset(reservation, 0, sizeof(*reservation));
+	reservation->instance = instance;
+	reservation->endpoint = endpoint;
+}
+
+/* The request goes out; to be called before any of it can have been sent. */
+void
+clerk_rate_limit_start(ClerkReservation *reservation)
 {
 	Moment		now;
 	Instance   *used;
+	Ring	   *ring;
 
 	if (!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
 	used = use_instance(reservation->instance);
 	own_requests_to(reservation->instance, now);
-	(void) settle_own(reservation, ring_at(used, reservation->endpoint, now.time), false);
-	ring_at(used, reservation->endpoint, now.time)->under_way++;
-	own[reservation->endpoint].started++;
+	ring = ring_at(used, reservation->endpoint, now.time);
+	if (reservation->reserved)
+	{
+		(void) settle_own(reservation, ring);
+		own[reservation->endpoint].started++;
+	}
+	else
+	{
+		reservation->clock_offset = now.clock - now.time;
+		own[reservation->endpoint].counted++;
+	}
+	ring->under_way++;
+	reservation->state = CLERK_RESERVATION_STARTED;
 	write_through(used, now);
 	unlock_state();
 }
 
 /*
- * One request goes out whether or not there is budget for it: somebody wants
- * it now, and Clerk decides.
+ * The request was started, and was answered at this time, or given up after it
+ * had been sent.
  */
 void
-clerk_rate_limit_count(uint64 instance, ClerkEndpoint endpoint,
-					   ClerkReservation * reservation)
-{
-	Moment		now = lock_state();
-	Instance   *used = use_instance(instance);
-
-	make_reservation(used, endpoint, false, now, reservation);
-	if (is_counted(endpoint))
-	{
-		ring_at(used, endpoint, now.time)->under_way++;
-		own[endpoint].counted++;
-		write_through(used, now);
-	}
-	unlock_state();
-}
-
-/*
- * One request of the reservation that went out was answered at this time, or given
- * up after it had been sent.
- */
-void
-clerk_rate_limit_answered(const ClerkReservation * reservation, TimestampTz answered_at)
+clerk_rate_limit_answered(ClerkReservation *reservation,
+						  TimestampTz answered_at)
 {
 	Moment		now;
 	Instance   *used;
 	Ring	   *ring;
 	uint32	   *bucket;
 
-	if (!is_counted(reservation->endpoint))
+	if (reservation->state != CLERK_RESERVATION_STARTED)
 		return;
 	now = lock_state();
 	used = use_instance(reservation->instance);
 	ring = ring_at(used, reservation->endpoint, now.time);
 
 	/* If it was given up, it has been counted. */
-	if (settle_own(reservation, ring, true))
+	if (settle_own(reservation, ring))
 	{
 		bucket = bucket_at(ring, time_of_answer(reservation, answered_at, now));
 		if (bucket != NULL)
@@ -331,39 +339,22 @@ clerk_rate_limit_answered(const ClerkReservation * reservation, TimestampTz answ
 }
 
 /*
- * So many requests of the reservation have certainly not been sent.  They were not
- * started; one that was only counted may have been.
+ * The request has certainly not been sent, whether it was started or not: its
+ * share of the budget is given back.
  */
 void
-clerk_rate_limit_give_back(const ClerkReservation * reservation, int count)
+clerk_rate_limit_not_sent(ClerkReservation *reservation)
 {
 	Moment		now;
-	Instance   *used;
-	Ring	   *ring;
+	bool		started = reservation->state == CLERK_RESERVATION_STARTED;
 
-	if (!is_counted(reservation->endpoint))
+	if (reservation->state == CLERK_RESERVATION_SETTLED ||
+		!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
-	used = use_instance(reservation->instance);
-	ring = ring_at(used, reservation->endpoint, now.time);
-	while (count-- > 0 && settle_own(reservation, ring, false))
-		;
-	own_unwritten |= !reservation->reserved;
-	unlock_state();
-}
-
-/* One request of the reservation that was started has certainly not been sent. */
-void
-clerk_rate_limit_not_sent(const ClerkReservation * reservation)
-{
-	Moment		now;
-	Instance   *used;
-
-	if (!is_counted(reservation->endpoint))
-		return;
-	now = lock_state();
-	used = use_instance(reservation->instance);
-	if (settle_own(reservation, ring_at(used, reservation->endpoint, now.time), true))
+	if (settle_own(reservation, ring_at(use_instance(reservation->instance),
+										reservation->endpoint, now.time)) &&
+		started)
 		own_unwritten = true;
 	unlock_state();
 }
@@ -612,25 +603,25 @@ own_requests_to(uint64 instance, Moment now)
 }
 
 /*
- * Takes one of the reservation's requests out of those that are not settled yet.
- * False if it is not among them, because it was given up.
+ * Takes a request out of those that are not settled yet.  False if it is not
+ * among them, because it was given up.
  */
 static bool
-settle_own(const ClerkReservation * reservation, Ring *ring, bool started)
+settle_own(ClerkReservation *reservation, Ring *ring)
 {
 	Unsettled  *unsettled = &own[reservation->endpoint];
 	uint32	   *total = &ring->under_way;
 	uint32	   *count;
 
-	if (!reservation->reserved)
-		count = &unsettled->counted;
-	else if (started)
-		count = &unsettled->started;
-	else
+	if (reservation->state == CLERK_RESERVATION_HELD)
 	{
 		count = &unsettled->held;
 		total = &ring->held;
 	}
+	else
+		count = reservation->reserved ?
+			&unsettled->started : &unsettled->counted;
+	reservation->state = CLERK_RESERVATION_SETTLED;
 	if (reservation->instance != own_instance || *count == 0)
 		return false;
 	*count -= 1;
@@ -726,23 +717,12 @@ at_exit(int code, Datum arg)
 	unlock_state();
 }
 
-static void
-make_reservation(const Instance *instance, ClerkEndpoint endpoint, bool reserved,
-				 Moment now, ClerkReservation * reservation)
-{
-	own_requests_to(instance->name, now);
-	reservation->instance = instance->name;
-	reservation->endpoint = endpoint;
-	reservation->reserved = reserved;
-	reservation->clock_offset = now.clock - now.time;
-}
-
 /*
  * When an answer arrived, by our time.  If the clock of day has been set since
  * the request was reserved, that cannot be told: then it has arrived just now.
  */
 static int64
-time_of_answer(const ClerkReservation * reservation, TimestampTz answered_at, Moment now)
+time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at, Moment now)
 {
 	int64		clock_offset = now.clock - now.time;
 	int64		set_by = clock_offset - reservation->clock_offset;

@@ -44,7 +44,7 @@ typedef struct InstalledExtension
 {
 	Oid			schema;			/* invalid: there is no such extension */
 	char	   *version;		/* of the SQL objects */
-}			InstalledExtension;
+} InstalledExtension;
 
 static InstalledExtension read_catalog(void);
 static int	compare_versions(const char *a, const char *b);

@@ -14,7 +14,7 @@ typedef enum ClerkFit
 	CLERK_FIT_GOOD,
 	CLERK_FIT_SQL_TOO_OLD,		/* until ALTER EXTENSION UPDATE */
 	CLERK_FIT_LIBRARY_TOO_OLD	/* until the process loads a newer one */
-}			ClerkFit;
+} ClerkFit;
 
 /* Why the library does not fit, for a message with CLERK_MISFIT_SQLSTATE. */
 typedef struct ClerkMisfit

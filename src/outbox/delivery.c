@@ -2,8 +2,8 @@
  * delivery.c
  *		Sends what is due in the outbox: claim, send, settle.
  *
- * A pass looks at the rows that are due, plans which of them share a request
- * (outbox/packing.c), and works through the plan in batches.  Each batch has three
+ * A pass plans which of the rows that are due share a request
+ * (outbox/delivery_plan.c), and works through the plan in batches.  Each batch has three
  * phases, and a memory context that holds its rows, requests and answers:
  *
  * 1. Claim, in a transaction: rows become "sending".  It is committed to disk
@@ -26,15 +26,14 @@
  */
 #include "postgres.h"
 
-#include "clerk/email_address.h"
 #include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "miscadmin.h"
 #include "outbox/delivery.h"
+#include "outbox/delivery_plan.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/outcome.h"
-#include "outbox/packing.h"
 #include "outbox/request_batch.h"
 #include "outbox/retention.h"
 #include "outbox/sender_lock.h"
@@ -42,15 +41,6 @@
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-/*
- * Rows that a plan looks at: six hours of what Clerk allows, so that there is
- * enough to fill bulk requests from.  Planning takes some 10 ms then.
- */
-#define LOOK_AHEAD 5000
-
-/* Milliseconds after which rows that came in meanwhile get into a plan. */
-#define PLAN_LIFETIME 1000
 
 /*
  * Requests in a batch for each that is under way at a time: the more, the less
@@ -88,18 +78,10 @@
 /* What one pass has and does. */
 typedef struct Pass
 {
-	const ClerkDeliveryHost *host;
-	ClerkDeliveryReport *report;
+	ClerkDeliveryPass shared;	/* with delivery_plan.c */
+	ClerkDeliveryPlan plan;
 	int64		allowance;		/* invitations that may still be claimed */
-	uint64		instance;		/* of Clerk's */
-	MemoryContext memory;		/* of the pass */
 	MemoryContext batch;		/* emptied after each batch */
-	MemoryContext planning;		/* emptied after each plan */
-	ClerkPlan	plan;
-	const ClerkOutboxDue *due;	/* what it was made from */
-	int			planned_next;	/* the first request that was not taken yet */
-	int			claimed_by_plan;
-	TimestampTz planned_at;
 	HTAB	   *postponed;		/* IDs of rows, for the report */
 	TimestampTz progress_at;
 } Pass;
@@ -115,33 +97,17 @@ static int64 clock_difference = PG_INT64_MAX;	/* at first: not known */
 static void begin_pass(Pass *pass);
 static void work_off(Pass *pass);
 static void work_off_what_was_early(Pass *pass);
-static bool fits(Pass *pass);
 static bool look_up_some(Pass *pass);
 static int	lookups_left(TimestampTz *more_at);
-static bool has_lock(Pass *pass);
 static bool send_some(Pass *pass);
-static bool may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget);
-static void note_limit(Pass *pass, TimestampTz until);
-static bool have_plan(Pass *pass);
-static bool make_plan(Pass *pass);
-static bool find_budget(Pass *pass, ClerkPackingBudget * budget);
-static void plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
-					 const ClerkPackingBudget * budget);
-static int	take_requests(Pass *pass, ClerkPackedRequest * requests,
-						  ClerkReservation * reservations);
-static int	reserve(Pass *pass, ClerkEndpoint endpoint, int wanted,
-					ClerkReservation * reservation);
-static int	claim(Pass *pass, const ClerkPackedRequest * requests, int count,
-				  ClerkReservation * reservations, ClerkBatchEntry * entries);
-static int	assign_rows(const Pass *pass, ClerkBatchEntry * entry,
-						const ClerkPackedRequest * request,
-						ClerkOutboxRow **rows, int row_count);
+static int	claim(Pass *pass, ClerkBatchEntry *entries, int count);
+static void assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
+						const List *claimed);
 static void stop_unreplicated(Pass *pass);
-static int	settle(Pass *pass, ClerkBatchEntry * entries, int count);
+static int	settle(Pass *pass, ClerkBatchEntry *entries, int count);
 static bool concerns_all(const ClerkError *error);
 static int	apply(Pass *pass, ClerkOutboxChange *changes, int count);
 static void count_change(Pass *pass, const ClerkOutboxChange *change);
-static void stop(Pass *pass, const ClerkError *error);
 static void report_progress(Pass *pass);
 static void tell_of_set_aside(Pass *pass);
 static void remove_old_rows(Pass *pass);
@@ -164,13 +130,13 @@ clerk_deliver(Oid schema, int64 max_invitations,
 
 	memset(report, 0, sizeof(*report));
 	memset(&pass, 0, sizeof(pass));
-	pass.host = host;
-	pass.report = report;
+	pass.shared.host = host;
+	pass.shared.report = report;
 	pass.allowance = max_invitations;
 	begin_pass(&pass);
 
 	host->begin();
-	if (!fits(&pass))
+	if (!clerk_pass_fits(&pass.shared))
 		return;
 	clerk_outbox_find(schema);
 	if (!clerk_outbox_lock())
@@ -197,7 +163,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	report->postponed = hash_get_num_entries(pass.postponed);
 	hash_destroy(pass.postponed);
 	MemoryContextDelete(pass.batch);
-	MemoryContextDelete(pass.planning);
+	MemoryContextDelete(pass.plan.memory);
 }
 
 static void
@@ -205,16 +171,16 @@ begin_pass(Pass *pass)
 {
 	HASHCTL		control = {.keysize = sizeof(int64),.entrysize = sizeof(int64)};
 
-	pass->memory = CurrentMemoryContext;
-	pass->batch = AllocSetContextCreate(pass->memory, "clerk_invite batch",
+	pass->shared.memory = CurrentMemoryContext;
+	pass->batch = AllocSetContextCreate(pass->shared.memory, "clerk_invite batch",
 										ALLOCSET_DEFAULT_SIZES);
-	pass->planning = AllocSetContextCreate(pass->memory, "clerk_invite plan",
-										   ALLOCSET_DEFAULT_SIZES);
-	control.hcxt = pass->memory;
+	pass->plan.memory = AllocSetContextCreate(pass->shared.memory, "clerk_invite plan",
+											  ALLOCSET_DEFAULT_SIZES);
+	control.hcxt = pass->shared.memory;
 	pass->postponed = hash_create("clerk_invite postponed rows", 64, &control,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	pass->report->begun_at = GetCurrentTimestamp();
-	pass->progress_at = pass->report->begun_at;
+	pass->shared.report->begun_at = GetCurrentTimestamp();
+	pass->progress_at = pass->shared.report->begun_at;
 }
 
 static void
@@ -227,15 +193,15 @@ work_off(Pass *pass)
 		MemoryContext caller = MemoryContextSwitchTo(pass->batch);
 
 		CHECK_FOR_INTERRUPTS();
-		pass->report->limited_until = 0;
+		pass->shared.report->limited_until = 0;
 		worked = look_up_some(pass);
 		MemoryContextReset(pass->batch);
-		if (pass->report->stopped_by == NULL && send_some(pass))
+		if (pass->shared.report->stopped_by == NULL && send_some(pass))
 			worked = true;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->batch);
 		report_progress(pass);
-	} while (worked && pass->report->stopped_by == NULL && !pass->report->busy);
+	} while (worked && pass->shared.report->stopped_by == NULL && !pass->shared.report->busy);
 }
 
 /*
@@ -254,36 +220,11 @@ work_off_what_was_early(Pass *pass)
 	clock_difference = difference;
 	if (!set_back)
 		return;
-	pass->host->begin();
+	pass->shared.host->begin();
 	brought_back = clerk_outbox_bring_back();
-	pass->host->commit();
-	if (brought_back > 0 && pass->report->stopped_by == NULL)
+	pass->shared.host->commit();
+	if (brought_back > 0 && pass->shared.report->stopped_by == NULL)
 		work_off(pass);
-}
-
-/*
- * Whether the library still fits the SQL objects; if not, the pass is stopped.
- * In a transaction.
- */
-static bool
-fits(Pass *pass)
-{
-	ClerkMisfit misfit;
-
-	pass->report->fit = clerk_find_fit(&misfit);
-	if (pass->report->fit != CLERK_FIT_GOOD)
-	{
-		ClerkError	error = {
-			.class = CLERK_ERROR_CONFIGURATION,
-			.sqlstate = CLERK_MISFIT_SQLSTATE,
-			.summary = misfit.summary,
-			.detail = misfit.detail,
-			.hint = misfit.hint
-		};
-
-		stop(pass, &error);
-	}
-	return pass->report->fit == CLERK_FIT_GOOD;
 }
 
 /*
@@ -302,14 +243,15 @@ look_up_some(Pass *pass)
 	int			count = 0;
 	ListCell   *cell;
 
-	pass->host->begin();
-	rows = has_lock(pass) ? clerk_outbox_unverified(Max(most, 1)) : NIL;
-	pass->host->commit();
+	pass->shared.host->begin();
+	rows = clerk_pass_has_lock(&pass->shared) ?
+		clerk_outbox_unverified(Max(most, 1)) : NIL;
+	pass->shared.host->commit();
 	if (rows == NIL)
 		return false;
-	if (!may_send(pass, CLERK_ENDPOINT_LIST, &budget) || most == 0)
+	if (!clerk_pass_may_send(&pass->shared, CLERK_ENDPOINT_LIST, &budget) || most == 0)
 	{
-		note_limit(pass, Max(budget.available_at, more_at));
+		clerk_pass_note_limit(&pass->shared, Max(budget.available_at, more_at));
 		return false;
 	}
 
@@ -345,33 +287,21 @@ lookups_left(TimestampTz *more_at)
 	return Max(MOST_LOOKUPS - lookups_made, 0);
 }
 
-/*
- * Whether this session is still the one sender; if another one has taken its
- * place, the pass ends.  In a transaction.
- */
-static bool
-has_lock(Pass *pass)
-{
-	if (!clerk_outbox_lock())
-		pass->report->busy = true;
-	return !pass->report->busy;
-}
-
 /* A batch of rows to be sent; false if there is none. */
 static bool
 send_some(Pass *pass)
 {
 	int			most = clerk_max_concurrent_requests * REQUESTS_PER_SLOT;
-	ClerkPackedRequest *requests = palloc(most * sizeof(ClerkPackedRequest));
 	ClerkBatchEntry *entries = palloc0(most * sizeof(ClerkBatchEntry));
-	ClerkReservation reservations[CLERK_ENDPOINT_LIST + 1];
 	int			count;
 
-	if (pass->allowance <= 0 || (!have_plan(pass) && !make_plan(pass)))
+	if (pass->allowance <= 0 || !clerk_plan_prepare(&pass->shared, &pass->plan))
 		return false;
-	count = take_requests(pass, requests, reservations);
-	count = claim(pass, requests, count, reservations, entries);
-	if (count > 0)
+	count = clerk_plan_take(&pass->shared, &pass->plan, pass->allowance,
+							entries, most);
+	if (count == 0)
+		return true;
+	if (claim(pass, entries, count) > 0)
 	{
 		/*
 		 * A user's trigger may have released the lock while rows were
@@ -379,236 +309,57 @@ send_some(Pass *pass)
 		 */
 		if (!clerk_outbox_claim_is_safe())
 			stop_unreplicated(pass);
-		else if (has_lock(pass))
+		else if (clerk_pass_has_lock(&pass->shared))
 			clerk_send_batch(entries, count);
-		settle(pass, entries, count);
 	}
+	settle(pass, entries, count);
 	return true;
 }
 
 /*
- * Whether an endpoint takes requests now, and what is left of its budget.  If
- * not, the time when it will is in budget->available_at; without a usable key
- * the pass is stopped.
- */
-static bool
-may_send(Pass *pass, ClerkEndpoint endpoint, ClerkBudget *budget)
-{
-	ClerkError *error;
-
-	budget->available_at = DT_NOEND;
-	if (!clerk_chosen_instance(&pass->instance, &error))
-	{
-		stop(pass, error);
-		return false;
-	}
-	clerk_rate_limit_read(pass->instance, endpoint, budget);
-	return budget->available_at <= GetCurrentTimestamp();
-}
-
-/* Rows are due that have to wait for Clerk's limits until then. */
-static void
-note_limit(Pass *pass, TimestampTz until)
-{
-	if (pass->report->stopped_by == NULL &&
-		(pass->report->limited_until == 0 ||
-		 pass->report->limited_until > until))
-		pass->report->limited_until = until;
-}
-
-/* Whether there is a plan with something left to do, and not too old. */
-static bool
-have_plan(Pass *pass)
-{
-	return pass->planned_next < pass->plan.count &&
-		!TimestampDifferenceExceeds(pass->planned_at, GetCurrentTimestamp(),
-									PLAN_LIFETIME);
-}
-
-/*
- * Plans what to send of the rows that are due.  False if there is nothing, or
- * nothing may be sent, or if the last plan got hold of none of its rows.
- */
-static bool
-make_plan(Pass *pass)
-{
-	MemoryContext caller;
-	ClerkOutboxDue *due;
-	ClerkPackingBudget budget;
-	bool		in_vain = pass->plan.count > 0 && pass->claimed_by_plan == 0;
-	int			count = 0;
-
-	pass->plan.count = 0;
-	MemoryContextReset(pass->planning);
-	caller = MemoryContextSwitchTo(pass->planning);
-
-	/*
-	 * With no budget, one row is enough to know that some have to wait: also
-	 * if it was another session that left the last plan none.
-	 */
-	pass->host->begin();
-	if (fits(pass) && has_lock(pass) && clerk_outbox_due(1, &due) > 0 &&
-		find_budget(pass, &budget) && !in_vain)
-		count = clerk_outbox_due(LOOK_AHEAD, &due);
-	if (count > 0)
-		plan_due(pass, due, count, &budget);
-	pass->host->commit();
-	MemoryContextSwitchTo(caller);
-	return pass->plan.count > 0;
-}
-
-/* What may be spent now; false if nothing may. */
-static bool
-find_budget(Pass *pass, ClerkPackingBudget * budget)
-{
-	ClerkBudget singles;
-	ClerkBudget bulks;
-	bool		single = may_send(pass, CLERK_ENDPOINT_SINGLE, &singles);
-	bool		bulk = may_send(pass, CLERK_ENDPOINT_BULK, &bulks);
-
-	if (!single && !bulk)
-	{
-		note_limit(pass, Min(singles.available_at, bulks.available_at));
-		return false;
-	}
-	budget->singles = single ? singles.remaining : 0;
-	budget->bulks = bulk ? bulks.remaining : 0;
-
-	/* More than what a bulk request costs in requests for one each. */
-	budget->worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
-	return true;
-}
-
-/* In a transaction: addresses may have to be converted to be compared. */
-static void
-plan_due(Pass *pass, const ClerkOutboxDue *due, int count,
-		 const ClerkPackingBudget * budget)
-{
-	ClerkCandidate *candidates = palloc(count * sizeof(ClerkCandidate));
-
-	pass->planned_at = GetCurrentTimestamp();
-	pass->due = due;
-	for (int i = 0; i < count; i++)
-	{
-		candidates[i].organization_id = due[i].organization_id;
-		candidates[i].address = clerk_normalize_address(due[i].email_address);
-		candidates[i].alone = due[i].send_alone;
-		candidates[i].overdue = TimestampDifferenceExceeds(due[i].due_at,
-														   pass->planned_at,
-														   clerk_rate_limit_window);
-	}
-	clerk_pack_requests(candidates, count, budget, &pass->plan);
-	pass->planned_next = 0;
-	pass->claimed_by_plan = 0;
-}
-
-/*
- * Takes a batch's requests from the plan, as far as they can be reserved, and
- * fills in the reservations for each endpoint.  Returns how many there are.
+ * Claims the rows that the entries are for, and gives each entry those of its
+ * rows that were claimed, which may be none.  Returns how many were.
  */
 static int
-take_requests(Pass *pass, ClerkPackedRequest * requests, ClerkReservation * reservations)
+claim(Pass *pass, ClerkBatchEntry *entries, int count)
 {
-	int			most = clerk_max_concurrent_requests * REQUESTS_PER_SLOT;
-	int			wanted[CLERK_ENDPOINT_LIST + 1] = {0};
-	int			count = 0;
-	int			taken = 0;
-	int64		invitations = 0;
-
-	while (count < most && pass->planned_next < pass->plan.count)
-	{
-		ClerkPackedRequest *next = &pass->plan.requests[pass->planned_next];
-
-		if (invitations >= pass->allowance)
-			break;
-		requests[count] = *next;
-		requests[count].count = (int) Min(next->count,
-										  pass->allowance - invitations);
-		invitations += requests[count].count;
-		wanted[next->bulk ? CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE]++;
-		pass->planned_next++;
-		count++;
-	}
-	for (int i = 0; i < CLERK_ENDPOINT_LIST; i++)
-		wanted[i] = reserve(pass, i, wanted[i], &reservations[i]);
-
-	/* Another session may have been faster: keep what was granted. */
-	for (int i = 0; i < count; i++)
-		if (wanted[requests[i].bulk ? CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE]-- > 0)
-			requests[taken++] = requests[i];
-	return taken;
-}
-
-static int
-reserve(Pass *pass, ClerkEndpoint endpoint, int wanted, ClerkReservation * reservation)
-{
-	TimestampTz available_at;
-
-	return wanted == 0 ? 0 :
-		clerk_rate_limit_take(pass->instance, endpoint, wanted, reservation,
-							  &available_at);
-}
-
-/*
- * Claims the requests' rows and makes a entry of each request that got
- * some; the reservations of the others are given back.  Returns how many
- * entries there are.
- */
-static int
-claim(Pass *pass, const ClerkPackedRequest * requests, int count,
-	  ClerkReservation * reservations, ClerkBatchEntry * entries)
-{
-	const ClerkOutboxDue **due;
+	const ClerkDueInvitation **due;
 	int			due_count = 0;
-	ClerkOutboxRow **rows;
-	int			row_count = 0;
 	List	   *claimed;
-	ListCell   *cell;
-	int			used = 0;
 
-	due = palloc(Max(count, 1) * CLERK_BULK_MAX * sizeof(*due));
+	due = palloc(count * CLERK_BULK_MAX * sizeof(*due));
 	for (int i = 0; i < count; i++)
-		for (int j = 0; j < requests[i].count; j++)
-			due[due_count++] = &pass->due[requests[i].members[j]];
-	if (due_count == 0)
-		return 0;
+		for (int j = 0; j < entries[i].packed.count; j++)
+			due[due_count++] = &pass->plan.due[entries[i].packed.members[j]];
 
-	pass->host->begin();
-	claimed = has_lock(pass) ? clerk_outbox_claim(due, due_count) : NIL;
-	pass->host->commit();
-	pass->claimed_by_plan += list_length(claimed);
+	pass->shared.host->begin();
+	claimed = clerk_pass_has_lock(&pass->shared) ?
+		clerk_outbox_claim(due, due_count) : NIL;
+	pass->shared.host->commit();
+	pass->plan.claimed += list_length(claimed);
 	pass->allowance -= list_length(claimed);
-
-	rows = palloc(due_count * sizeof(ClerkOutboxRow *));
-	foreach(cell, claimed)
-		rows[row_count++] = lfirst(cell);
 	for (int i = 0; i < count; i++)
-	{
-		ClerkBatchEntry *entry = &entries[used];
-
-		entry->endpoint = requests[i].bulk ?
-			CLERK_ENDPOINT_BULK : CLERK_ENDPOINT_SINGLE;
-		entry->reservation = &reservations[entry->endpoint];
-		if (assign_rows(pass, entry, &requests[i], rows, row_count) > 0)
-			used++;
-		else
-			clerk_rate_limit_give_back(entry->reservation, 1);
-	}
-	return used;
+		assign_rows(&entries[i], pass->plan.due, claimed);
+	return list_length(claimed);
 }
 
-/* Gives a entry those of its rows that were claimed. */
-static int
-assign_rows(const Pass *pass, ClerkBatchEntry * entry,
-			const ClerkPackedRequest * request,
-			ClerkOutboxRow **rows, int row_count)
+/* Gives an entry those of its rows that were claimed. */
+static void
+assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
+			const List *claimed)
 {
-	entry->count = 0;
-	for (int i = 0; i < request->count; i++)
-		for (int j = 0; j < row_count; j++)
-			if (rows[j]->id == pass->due[request->members[i]].id)
-				entry->rows[entry->count++] = rows[j];
-	return entry->count;
+	for (int i = 0; i < entry->packed.count; i++)
+	{
+		const ListCell *cell;
+
+		foreach(cell, claimed)
+		{
+			ClerkOutboxRow *row = lfirst(cell);
+
+			if (row->id == due[entry->packed.members[i]].id)
+				entry->rows[entry->count++] = row;
+		}
+	}
 }
 
 /*
@@ -624,12 +375,12 @@ stop_unreplicated(Pass *pass)
 	error.sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	error.summary = "the wait for a synchronous standby was canceled";
 	error.detail = "Invitations are sent only after the standby knows that they are about to be.";
-	stop(pass, &error);
+	clerk_pass_stop(&pass->shared, &error);
 }
 
 /* Records in the outbox what came of a batch; returns how many rows changed. */
 static int
-settle(Pass *pass, ClerkBatchEntry * entries, int count)
+settle(Pass *pass, ClerkBatchEntry *entries, int count)
 {
 	ClerkOutboxChange *changes;
 	List	   *adopted = NIL;
@@ -640,7 +391,7 @@ settle(Pass *pass, ClerkBatchEntry * entries, int count)
 		row_count += entries[i].count;
 	changes = palloc0(row_count * sizeof(ClerkOutboxChange));
 
-	pass->host->begin();
+	pass->shared.host->begin();
 	row_count = 0;
 	for (int i = 0; i < count; i++)
 	{
@@ -648,11 +399,11 @@ settle(Pass *pass, ClerkBatchEntry * entries, int count)
 			changes[row_count + j].row = entries[i].rows[j];
 		clerk_batch_entry_outcomes(&entries[i], &changes[row_count], &adopted);
 		if (concerns_all(entries[i].error))
-			stop(pass, entries[i].error);
+			clerk_pass_stop(&pass->shared, entries[i].error);
 		row_count += entries[i].count;
 	}
 	applied = apply(pass, changes, row_count);
-	pass->host->commit();
+	pass->shared.host->commit();
 	return applied;
 }
 
@@ -694,52 +445,39 @@ apply(Pass *pass, ClerkOutboxChange *changes, int count)
 static void
 count_change(Pass *pass, const ClerkOutboxChange *change)
 {
-	if (strcmp(change->state, CLERK_OUTBOX_SENT) == 0)
-		pass->report->sent++;
-	else if (strcmp(change->state, CLERK_OUTBOX_SKIPPED) == 0)
-		pass->report->skipped++;
-	else if (strcmp(change->state, CLERK_OUTBOX_FAILED) == 0)
-		pass->report->failed++;
+	if (strcmp(change->progress.state, CLERK_OUTBOX_SENT) == 0)
+		pass->shared.report->sent++;
+	else if (strcmp(change->progress.state, CLERK_OUTBOX_SKIPPED) == 0)
+		pass->shared.report->skipped++;
+	else if (strcmp(change->progress.state, CLERK_OUTBOX_FAILED) == 0)
+		pass->shared.report->failed++;
 	hash_search(pass->postponed, &change->row->id,
 				clerk_is_final(change) ? HASH_REMOVE : HASH_ENTER, NULL);
-}
-
-/* Ends the pass after this batch; the report outlives the batch's memory. */
-static void
-stop(Pass *pass, const ClerkError *error)
-{
-	MemoryContext caller;
-
-	if (pass->report->stopped_by != NULL)
-		return;
-	caller = MemoryContextSwitchTo(pass->memory);
-	pass->report->stopped_by = clerk_error_copy(error);
-	MemoryContextSwitchTo(caller);
 }
 
 static void
 report_progress(Pass *pass)
 {
-	if (pass->host->progress == NULL ||
+	if (pass->shared.host->progress == NULL ||
 		!TimestampDifferenceExceeds(pass->progress_at, GetCurrentTimestamp(),
 									PROGRESS_INTERVAL))
 		return;
 	pass->progress_at = GetCurrentTimestamp();
-	pass->report->postponed = hash_get_num_entries(pass->postponed);
-	pass->host->begin();
-	pass->host->progress(pass->report, clerk_outbox_count_due(pass->allowance));
-	pass->host->commit();
+	pass->shared.report->postponed = hash_get_num_entries(pass->postponed);
+	pass->shared.host->begin();
+	pass->shared.host->progress(pass->shared.report, clerk_outbox_count_due(pass->allowance));
+	pass->shared.host->commit();
 }
 
 /* Fills in which rows are set aside; in a transaction. */
 static void
 tell_of_set_aside(Pass *pass)
 {
-	MemoryContext caller = MemoryContextSwitchTo(pass->memory);
+	MemoryContext caller = MemoryContextSwitchTo(pass->shared.memory);
 	ClerkOutboxSetAside all = clerk_outbox_all_set_aside();
 
-	pass->report->set_aside = all.count;
-	pass->report->set_aside_reason = all.reason;
+	pass->shared.report->set_aside = all.count;
+	pass->shared.report->set_aside_reason = all.reason;
 	MemoryContextSwitchTo(caller);
 }
 
@@ -752,7 +490,7 @@ remove_old_rows(Pass *pass)
 {
 	ClerkOutboxRemoval removal;
 
-	if (clerk_retention == 0 || pass->report->busy)
+	if (clerk_retention == 0 || pass->shared.report->busy)
 		return;
 	clerk_outbox_begin_removal(&removal,
 							   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
@@ -762,12 +500,12 @@ remove_old_rows(Pass *pass)
 		MemoryContext caller = MemoryContextSwitchTo(pass->batch);
 
 		CHECK_FOR_INTERRUPTS();
-		pass->host->begin();
+		pass->shared.host->begin();
 		clerk_outbox_remove_some(&removal);
-		pass->host->commit();
+		pass->shared.host->commit();
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->batch);
-		if (pass->report->stopped_by == NULL)
+		if (pass->shared.report->stopped_by == NULL)
 			work_off(pass);
 	}
 }
@@ -784,7 +522,7 @@ next_due(Pass *pass)
 		return due;
 
 	/* Due already: limited, locked by somebody, or the pass was stopped. */
-	again = pass->report->limited_until != 0 ? pass->report->limited_until :
+	again = pass->shared.report->limited_until != 0 ? pass->shared.report->limited_until :
 		TimestampTzPlusMilliseconds(now, LOCKED_ROW_DELAY);
 	return sooner(clerk_outbox_next_due(now), again);
 }

@@ -242,11 +242,11 @@ static ClerkOutboxStatement count_due_rows = {
 };
 
 /* The parameters of settle_rows while they are being filled. */
-typedef struct SettleArrays
+typedef struct ParameterArrays
 {
 	Datum	   *elements[SETTLE_PARAMETERS];
 	bool	   *nulls[SETTLE_PARAMETERS];
-} SettleArrays;
+} ParameterArrays;
 
 typedef struct SettledRows
 {
@@ -273,8 +273,9 @@ static void fill_changes(Datum *values, int first, int count,
 						 const void *rows);
 static void settling_failed(int position, const ErrorData *error,
 							const void *rows);
-static void fill_settle_arrays(SettleArrays *arrays,
+static void fill_settle_arrays(ParameterArrays *arrays,
 							   const ClerkOutboxChange *change, int position);
+static bool can_be_accepted(const ClerkOutboxChange *change);
 static void collect_ids(void *result);
 static void collect_due(void *result);
 static void collect_claimed(void *result);
@@ -339,11 +340,11 @@ clerk_outbox_bring_back(void)
 
 /* Stores the rows that are due, oldest first; returns how many there are. */
 int
-clerk_outbox_due(int limit, ClerkOutboxDue **due)
+clerk_outbox_due(int limit, ClerkDueInvitation **due)
 {
 	Datum		values[] = {Int32GetDatum(limit), clerk_outbox_held_back()};
 
-	*due = palloc(limit * sizeof(ClerkOutboxDue));
+	*due = palloc(limit * sizeof(ClerkDueInvitation));
 	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, *due);
 }
 
@@ -355,7 +356,7 @@ clerk_outbox_due(int limit, ClerkOutboxDue **due)
  * was meant for, and stays queued.
  */
 List *
-clerk_outbox_claim(const ClerkOutboxDue *const *due, int count)
+clerk_outbox_claim(const ClerkDueInvitation *const *due, int count)
 {
 	List	   *rows = NIL;
 
@@ -443,8 +444,9 @@ clerk_outbox_has_invitation(const char *invitation_id)
  * Changes rows, and tells for each change whether it was applied: it is not if
  * the row is no longer as its sender has seen it, or if somebody holds a lock
  * on it.  Nobody may keep a sender waiting, and the next one finds the row as
- * it is.  One that the server refuses to change is set aside.  A row that has no attempt left behind it has not been sent yet: what
- * came before its next claim is not its own.
+ * it is.  One that the server refuses to change is set aside.  A row that has no
+ * attempt left behind it has not been sent yet: what came before its next claim
+ * is not its own.
  */
 void
 clerk_outbox_settle(ClerkOutboxChange *changes, int count)
@@ -457,7 +459,7 @@ clerk_outbox_settle(ClerkOutboxChange *changes, int count)
 						  settling_failed, collect_settled, &settled);
 	for (int i = 0; i < count; i++)
 		if (changes[i].applied)
-			clerk_outbox_announce(changes[i].row->id, changes[i].state);
+			clerk_outbox_announce(changes[i].row->id, changes[i].progress.state);
 }
 
 /* Tells who listens that a row has reached a final state. */
@@ -476,37 +478,57 @@ clerk_outbox_announce(int64 id, const char *state)
 
 /* One element of each of the statement's parameters. */
 static void
-fill_settle_arrays(SettleArrays *arrays, const ClerkOutboxChange *change,
+fill_settle_arrays(ParameterArrays *arrays, const ClerkOutboxChange *change,
 				   int position)
 {
+	const ClerkOutboxProgress *seen = &change->row->progress;
+	const ClerkOutboxProgress *next = &change->progress;
+	bool		exists = change->invitation != NULL;
+	bool		acceptable = can_be_accepted(change);
 	int			parameter = 0;
 
 #define ADD(is_null, datum) \
 	(arrays->nulls[parameter][position] = (is_null), \
 	 arrays->elements[parameter++][position] = (is_null) ? (Datum) 0 : (datum))
 #define ADD_TEXT(string) ADD((string) == NULL, CStringGetTextDatum(string))
+#define ADD_FIELD(condition, field) \
+	ADD(!(condition) || change->invitation->nulls[field], \
+		change->invitation->values[field])
 
 	ADD(false, Int64GetDatum(change->row->id));
-	ADD(false, Int32GetDatum(change->row->attempts));
-	ADD_TEXT(change->row->state);
-	ADD_TEXT(change->state);
-	ADD(false, Int32GetDatum(change->attempts));
+	ADD(false, Int32GetDatum(seen->attempts));
+	ADD_TEXT(seen->state);
+	ADD_TEXT(next->state);
+	ADD(false, Int32GetDatum(next->attempts));
 	ADD(change->next_attempt_at == 0,
 		TimestampTzGetDatum(change->next_attempt_at));
-	ADD_TEXT(change->invitation_id);
-	ADD_TEXT(change->status);
-	ADD_TEXT(change->url);
-	ADD(change->expires_at == 0, TimestampTzGetDatum(change->expires_at));
-	ADD(change->http_status == 0, Int32GetDatum(change->http_status));
-	ADD_TEXT(change->error_code);
-	ADD_TEXT(change->error_message);
-	ADD_TEXT(change->trace_id);
-	ADD(false, BoolGetDatum(change->send_alone));
-	ADD(false, Int32GetDatum(change->consecutive_failures));
+	ADD_FIELD(exists, CLERK_INVITATION_ID);
+	ADD_FIELD(exists, CLERK_INVITATION_STATUS);
+	ADD_FIELD(acceptable, CLERK_INVITATION_URL);
+	ADD_FIELD(exists, CLERK_INVITATION_EXPIRES_AT);
+	ADD(next->http_status == 0, Int32GetDatum(next->http_status));
+	ADD_TEXT(next->error_code);
+	ADD_TEXT(next->error_message);
+	ADD_TEXT(next->trace_id);
+	ADD(false, BoolGetDatum(next->send_alone));
+	ADD(false, Int32GetDatum(next->consecutive_failures));
 	Assert(parameter == SETTLE_PARAMETERS);
 
 #undef ADD
 #undef ADD_TEXT
+#undef ADD_FIELD
+}
+
+/* The url of an invitation that is no longer pending is of no use. */
+static bool
+can_be_accepted(const ClerkOutboxChange *change)
+{
+	const char *status;
+
+	if (change->invitation == NULL)
+		return false;
+	status = clerk_invitation_text(change->invitation, CLERK_INVITATION_STATUS);
+	return status == NULL || strcmp(status, CLERK_INVITATION_PENDING) == 0;
 }
 
 /*
@@ -557,7 +579,7 @@ left_behind_failed(int position, const ErrorData *error, const void *rows)
 static void
 fill_due(Datum *values, int first, int count, const void *rows)
 {
-	const ClerkOutboxDue *const *due = rows;
+	const ClerkDueInvitation *const *due = rows;
 	Datum	   *ids = palloc(count * sizeof(Datum));
 	Datum	   *organization_ids = palloc(count * sizeof(Datum));
 	Datum	   *addresses = palloc(count * sizeof(Datum));
@@ -578,7 +600,7 @@ fill_due(Datum *values, int first, int count, const void *rows)
 static void
 claim_failed(int position, const ErrorData *error, const void *rows)
 {
-	const ClerkOutboxDue *const *due = rows;
+	const ClerkDueInvitation *const *due = rows;
 
 	clerk_outbox_set_aside(due[position]->id, CLERK_OUTBOX_QUEUED, error, NULL);
 }
@@ -587,7 +609,7 @@ static void
 fill_changes(Datum *values, int first, int count, const void *rows)
 {
 	const ClerkOutboxChange *changes = rows;
-	SettleArrays arrays;
+	ParameterArrays arrays;
 
 	for (int i = 0; i < SETTLE_PARAMETERS; i++)
 	{
@@ -606,7 +628,10 @@ settling_failed(int position, const ErrorData *error, const void *rows)
 {
 	ClerkOutboxChange *change = &((ClerkOutboxChange *) rows)[position];
 
-	clerk_outbox_set_aside(change->row->id, change->row->state, error, change->url);
+	clerk_outbox_set_aside(change->row->id, change->row->progress.state, error,
+						   can_be_accepted(change) ?
+						   clerk_invitation_text(change->invitation,
+												 CLERK_INVITATION_URL) : NULL);
 	change->set_aside = true;
 }
 
@@ -630,7 +655,7 @@ collect_ids(void *result)
 static void
 collect_due(void *result)
 {
-	ClerkOutboxDue *due = result;
+	ClerkDueInvitation *due = result;
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -670,7 +695,7 @@ collect_rows(List **rows, const char *state)
 		ClerkOutboxRow *row = read_row(SPI_tuptable->vals[i],
 									   SPI_tuptable->tupdesc);
 
-		row->state = state;
+		row->progress.state = state;
 		read = lappend(read, row);
 	}
 	/* None of a statement that fails while it is being read. */
@@ -722,21 +747,21 @@ read_row(HeapTuple tuple, TupleDesc descriptor)
 #define NEXT_JSONB() (NEXT(), isnull ? NULL : DatumGetJsonbPCopy(value))
 
 	row->id = DatumGetInt64(NEXT());
-	row->attempts = DatumGetInt32(NEXT());
-	row->organization_id = NEXT_TEXT();
-	row->inviter_user_id = NEXT_TEXT();
-	row->email_address = NEXT_TEXT();
-	row->role = NEXT_TEXT();
-	row->redirect_url = NEXT_TEXT();
-	row->public_metadata = NEXT_JSONB();
-	row->private_metadata = NEXT_JSONB();
+	row->progress.attempts = DatumGetInt32(NEXT());
+	row->invitation.organization_id = NEXT_TEXT();
+	row->invitation.inviter_user_id = NEXT_TEXT();
+	row->invitation.email_address = NEXT_TEXT();
+	row->invitation.role = NEXT_TEXT();
+	row->invitation.redirect_url = NEXT_TEXT();
+	row->invitation.public_metadata = NEXT_JSONB();
+	row->invitation.private_metadata = NEXT_JSONB();
 	NEXT();
-	row->expires_in_days = isnull ? 0 : DatumGetInt32(value);
+	row->invitation.expires_in_days = isnull ? 0 : DatumGetInt32(value);
 	NEXT();
 	if (!isnull)
 	{
-		row->notify = palloc(sizeof(bool));
-		*row->notify = DatumGetBool(value);
+		row->invitation.notify = palloc(sizeof(bool));
+		*row->invitation.notify = DatumGetBool(value);
 	}
 	NEXT();
 	row->first_claimed_at = isnull ? 0 : DatumGetTimestampTz(value);
@@ -745,11 +770,11 @@ read_row(HeapTuple tuple, TupleDesc descriptor)
 	NEXT();
 	row->claimed_at = isnull ? 0 : DatumGetTimestampTz(value);
 	NEXT();
-	row->http_status = isnull ? 0 : DatumGetInt32(value);
-	row->error_code = NEXT_TEXT();
-	row->error_message = NEXT_TEXT();
-	row->trace_id = NEXT_TEXT();
-	row->send_alone = DatumGetBool(NEXT());
-	row->consecutive_failures = DatumGetInt32(NEXT());
+	row->progress.http_status = isnull ? 0 : DatumGetInt32(value);
+	row->progress.error_code = NEXT_TEXT();
+	row->progress.error_message = NEXT_TEXT();
+	row->progress.trace_id = NEXT_TEXT();
+	row->progress.send_alone = DatumGetBool(NEXT());
+	row->progress.consecutive_failures = DatumGetInt32(NEXT());
 	return row;
 }

@@ -65,16 +65,10 @@ static ClerkLikeness likeness(const ClerkInvitation *invitation,
 void
 clerk_outcome_created(ClerkOutboxChange *change, const ClerkInvitation *created)
 {
-	change->state = CLERK_OUTBOX_SENT;
-	change->attempts = change->row->attempts;
-	change->send_alone = change->row->send_alone;
-	change->invitation_id = clerk_invitation_text(created, CLERK_INVITATION_ID);
-	change->status = clerk_invitation_text(created, CLERK_INVITATION_STATUS);
-	/* One that is not pending any more can never be accepted by it. */
-	if (change->status == NULL || strcmp(change->status, CLERK_INVITATION_PENDING) == 0)
-		change->url = clerk_invitation_text(created, CLERK_INVITATION_URL);
-	if (!created->nulls[CLERK_INVITATION_EXPIRES_AT])
-		change->expires_at = DatumGetTimestampTz(created->values[CLERK_INVITATION_EXPIRES_AT]);
+	change->progress.state = CLERK_OUTBOX_SENT;
+	change->progress.attempts = change->row->progress.attempts;
+	change->progress.send_alone = change->row->progress.send_alone;
+	change->invitation = created;
 }
 
 /*
@@ -88,28 +82,28 @@ clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
 
 	keep_last_failure(change);
 	note_failure(change, error);
-	if (strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0)
+	if (strcmp(row->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
 		outcome_of_failed_lookup(change, error);
 		return;
 	}
-	change->next_attempt_at = after_retry_delay(row->attempts);
+	change->next_attempt_at = after_retry_delay(row->progress.attempts);
 
-	change->state = CLERK_OUTBOX_QUEUED;
+	change->progress.state = CLERK_OUTBOX_QUEUED;
 	switch (error->class)
 	{
 		case CLERK_ERROR_FINAL:
-			change->state = CLERK_OUTBOX_FAILED;
+			change->progress.state = CLERK_OUTBOX_FAILED;
 			break;
 		case CLERK_ERROR_EXISTS:
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
 			/* Look at once: most answers are there. */
-			change->state = CLERK_OUTBOX_VERIFYING;
+			change->progress.state = CLERK_OUTBOX_VERIFYING;
 			change->next_attempt_at = GetCurrentTimestamp();
 			break;
 		case CLERK_ERROR_TRY_LATER:
-			if (row->attempts >= clerk_max_attempts)
-				change->state = CLERK_OUTBOX_FAILED;
+			if (row->progress.attempts >= clerk_max_attempts)
+				change->progress.state = CLERK_OUTBOX_FAILED;
 			break;
 		case CLERK_ERROR_RATE_LIMITED:
 		case CLERK_ERROR_CONFIGURATION:
@@ -134,23 +128,23 @@ outcome_of_failed_lookup(ClerkOutboxChange *change, const ClerkError *error)
 
 	if (is_about_no_organization(error))
 	{
-		change->state = CLERK_OUTBOX_FAILED;
-		change->error_code = CLERK_OUTBOX_ABANDONED;
-		change->error_message =
+		change->progress.state = CLERK_OUTBOX_FAILED;
+		change->progress.error_code = CLERK_OUTBOX_ABANDONED;
+		change->progress.error_message =
 			psprintf("the outcome was unknown, and the organization does not exist any more: %s",
-					 change->error_message);
+					 change->progress.error_message);
 		return;
 	}
 	/* What it was refused for before decides what a look means. */
-	change->error_code = row->error_code;
-	change->consecutive_failures = row->consecutive_failures;
+	change->progress.error_code = row->progress.error_code;
+	change->progress.consecutive_failures = row->progress.consecutive_failures;
 
 	/* Otherwise nothing is wrong with the row. */
 	if (error->class != CLERK_ERROR_RATE_LIMITED &&
 		error->class != CLERK_ERROR_CONFIGURATION &&
 		error->class != CLERK_ERROR_NOT_SENT)
-		change->consecutive_failures++;
-	change->next_attempt_at = after_retry_delay(Max(change->consecutive_failures, 1));
+		change->progress.consecutive_failures++;
+	change->next_attempt_at = after_retry_delay(Max(change->progress.consecutive_failures, 1));
 }
 
 static bool
@@ -177,7 +171,7 @@ void
 clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 						   bool others_named)
 {
-	bool		named = clerk_error_names(error, change->row->email_address);
+	bool		named = clerk_error_names(error, change->row->invitation.email_address);
 	bool		pending = error->class == CLERK_ERROR_EXISTS &&
 	(error->code == NULL || strcmp(error->code, ALREADY_A_MEMBER) != 0);
 
@@ -186,20 +180,20 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 	{
 		case CLERK_ERROR_FINAL:
 		case CLERK_ERROR_EXISTS:
-			change->send_alone = named || !others_named;
+			change->progress.send_alone = named || !others_named;
 			if (named && pending)
 				break;			/* a look tells whose the pending one is */
-			change->state = CLERK_OUTBOX_QUEUED;
+			change->progress.state = CLERK_OUTBOX_QUEUED;
 			change->next_attempt_at = 0;
 
 			/* It may be another row's: no later look must go by it. */
-			change->error_code = NULL;
+			change->progress.error_code = NULL;
 			break;
 		case CLERK_ERROR_TRY_LATER:
-			change->state = CLERK_OUTBOX_QUEUED;
+			change->progress.state = CLERK_OUTBOX_QUEUED;
 			/* FALLTHROUGH */
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
-			change->send_alone = change->row->attempts >=
+			change->progress.send_alone = change->row->progress.attempts >=
 				Min(SHARED_ATTEMPTS, clerk_max_attempts - 1);
 			break;
 		case CLERK_ERROR_RATE_LIMITED:
@@ -222,7 +216,7 @@ clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 	int		   *matches = palloc(count * sizeof(int));
 
 	for (int i = 0; i < count; i++)
-		wanted[i] = changes[i].row->email_address;
+		wanted[i] = changes[i].row->invitation.email_address;
 	for (int i = 0; i < created->count; i++)
 		found[i] = clerk_invitation_text(&created->invitations[i],
 										 CLERK_INVITATION_EMAIL_ADDRESS);
@@ -240,8 +234,8 @@ static void
 outcome_of_missing(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
-	change->state = CLERK_OUTBOX_VERIFYING;
-	change->error_message = "Clerk's answer to a bulk request lacks this address";
+	change->progress.state = CLERK_OUTBOX_VERIFYING;
+	change->progress.error_message = "Clerk's answer to a bulk request lacks this address";
 	change->next_attempt_at = GetCurrentTimestamp();
 }
 
@@ -255,13 +249,13 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 	const ClerkOutboxRow *row = change->row;
 
 	keep_last_failure(change);
-	if (strcmp(row->state, CLERK_OUTBOX_VERIFYING) == 0)
+	if (strcmp(row->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
-		change->consecutive_failures = row->consecutive_failures;
+		change->progress.consecutive_failures = row->progress.consecutive_failures;
 		change->next_attempt_at = GetCurrentTimestamp();
 		return;
 	}
-	change->state = CLERK_OUTBOX_QUEUED;
+	change->progress.state = CLERK_OUTBOX_QUEUED;
 	send_again(change);
 }
 
@@ -281,14 +275,14 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 	if (own != NULL)
 	{
 		clerk_outcome_created(change, own);
-		*adopted = lappend(*adopted, unconstify(char *, change->invitation_id));
+		*adopted = lappend(*adopted, clerk_invitation_text(own, CLERK_INVITATION_ID));
 		return;
 	}
 	keep_last_failure(change);
 	if (any_pending(row, found) ||
-		(row->error_code != NULL &&
-		 strcmp(row->error_code, ALREADY_A_MEMBER) == 0))
-		change->state = CLERK_OUTBOX_SKIPPED;
+		(row->progress.error_code != NULL &&
+		 strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0))
+		change->progress.state = CLERK_OUTBOX_SKIPPED;
 	else
 		nothing_found(change);
 }
@@ -303,25 +297,25 @@ clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 {
 	keep_last_failure(change);
 	note_failure(change, error);
-	change->state = CLERK_OUTBOX_FAILED;
+	change->progress.state = CLERK_OUTBOX_FAILED;
 }
 
 /* Whether the row's last request was refused for a pending invitation. */
 bool
 clerk_pending_was_said(const ClerkOutboxRow *row)
 {
-	return row->error_code != NULL &&
-		(strcmp(row->error_code, PENDING_ALREADY) == 0 ||
-		 strcmp(row->error_code, DUPLICATE_RECORD) == 0);
+	return row->progress.error_code != NULL &&
+		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
+		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
 }
 
 /* Whether the change ends the row's life. */
 bool
 clerk_is_final(const ClerkOutboxChange *change)
 {
-	return strcmp(change->state, CLERK_OUTBOX_SENT) == 0 ||
-		strcmp(change->state, CLERK_OUTBOX_SKIPPED) == 0 ||
-		strcmp(change->state, CLERK_OUTBOX_FAILED) == 0;
+	return strcmp(change->progress.state, CLERK_OUTBOX_SENT) == 0 ||
+		strcmp(change->progress.state, CLERK_OUTBOX_SKIPPED) == 0 ||
+		strcmp(change->progress.state, CLERK_OUTBOX_FAILED) == 0;
 }
 
 /*
@@ -337,20 +331,20 @@ nothing_found(ClerkOutboxChange *change)
 
 	if (GetCurrentTimestamp() < believable)
 	{
-		change->state = CLERK_OUTBOX_VERIFYING;
+		change->progress.state = CLERK_OUTBOX_VERIFYING;
 		change->next_attempt_at = believable;
 		return;
 	}
 
 	/* Its sender died before it could say anything. */
-	if (change->error_message == NULL)
-		change->error_message = "the request was given up without an answer, and Clerk has no invitation";
+	if (change->progress.error_message == NULL)
+		change->progress.error_message = "the request was given up without an answer, and Clerk has no invitation";
 	if (attempts_are_used_up(row))
-		change->state = CLERK_OUTBOX_FAILED;
+		change->progress.state = CLERK_OUTBOX_FAILED;
 	else
 	{
-		change->state = CLERK_OUTBOX_QUEUED;
-		change->next_attempt_at = after_retry_delay(row->attempts);
+		change->progress.state = CLERK_OUTBOX_QUEUED;
+		change->next_attempt_at = after_retry_delay(row->progress.attempts);
 	}
 }
 
@@ -362,39 +356,32 @@ nothing_found(ClerkOutboxChange *change)
 static bool
 attempts_are_used_up(const ClerkOutboxRow *row)
 {
-	return row->attempts >= Max(clerk_max_attempts, row->send_alone ? 2 : 1);
+	return row->progress.attempts >= Max(clerk_max_attempts, row->progress.send_alone ? 2 : 1);
 }
 
 /* Leaves the row in its state, with what it says of its last failure. */
 static void
 keep_last_failure(ClerkOutboxChange *change)
 {
-	const ClerkOutboxRow *row = change->row;
-
-	change->state = row->state;
-	change->attempts = row->attempts;
-	change->http_status = row->http_status;
-	change->error_code = row->error_code;
-	change->error_message = row->error_message;
-	change->trace_id = row->trace_id;
-	change->send_alone = row->send_alone;
+	change->progress = change->row->progress;
+	change->progress.consecutive_failures = 0;
 }
 
 static void
 note_failure(ClerkOutboxChange *change, const ClerkError *error)
 {
-	change->http_status = error->http_status;
-	change->error_code = error->code;
-	change->error_message = error->said != NULL ?
+	change->progress.http_status = error->http_status;
+	change->progress.error_code = error->code;
+	change->progress.error_message = error->said != NULL ?
 		psprintf("%s. %s", error->summary, error->said) : error->summary;
-	change->trace_id = error->trace_id;
+	change->progress.trace_id = error->trace_id;
 }
 
 /* At its old place in the queue, as if it had not been claimed. */
 static void
 send_again(ClerkOutboxChange *change)
 {
-	change->attempts = change->row->attempts - 1;
+	change->progress.attempts = change->row->progress.attempts - 1;
 	change->next_attempt_at = 0;
 }
 
@@ -506,7 +493,7 @@ likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 {
 	return clerk_address_likeness(clerk_invitation_text(invitation,
 														CLERK_INVITATION_EMAIL_ADDRESS),
-								  row->email_address);
+								  row->invitation.email_address);
 }
 
 /*

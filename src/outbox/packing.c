@@ -16,7 +16,7 @@
  * Age decides among equals.  What is overdue comes first whatever its size, so
  * that a steady stream of full tens cannot keep a remainder waiting for ever.
  *
- * An address occurs in a plan only once: what Clerk does with the same address
+ * An address occurs only once: what Clerk does with the same address
  * twice in a request, or in two at a time, is not known.
  */
 #include "postgres.h"
@@ -26,8 +26,8 @@
 /* Candidates of one organization that can share a request, oldest first. */
 typedef struct Piece
 {
-	const int  *members;		/* positions among the candidates */
-	int			count;			/* those that are not planned yet */
+	const int  *members;		/* positions among the due */
+	int			count;			/* those that are not packed yet */
 	int			age;			/* position of the first: lower is older */
 	bool		alone;
 	bool		overdue;
@@ -35,119 +35,119 @@ typedef struct Piece
 } Piece;
 
 /* What the steps below share. */
-typedef struct Planning
+typedef struct Packing
 {
-	const ClerkCandidate *candidates;
-	ClerkPlan  *plan;
+	const ClerkDueInvitation *due;
+	ClerkPackedRequests *packed;
 	int			singles;		/* budgets left */
 	int			bulks;
 	Piece	   *pieces;
 	int			piece_count;
-	int		   *request_ages;	/* of the plan's requests, for sorting */
-} Planning;
+	int		   *request_ages;	/* of the requests, for sorting */
+} Packing;
 
-static int	choose_distinct(const ClerkCandidate *candidates, int count,
+static int	choose_distinct(const ClerkDueInvitation *due, int count,
 							int *chosen);
-static void cut_into_pieces(Planning *planning, int *chosen, int count,
+static void cut_into_pieces(Packing *packing, int *chosen, int count,
 							int worthwhile);
-static int	length_of_piece(const ClerkCandidate *candidates,
+static int	length_of_piece(const ClerkDueInvitation *due,
 							const int *chosen, int count);
-static void plan_bulks(Planning *planning, bool worthwhile);
-static void plan_singles(Planning *planning, bool worthwhile);
-static void add_request(Planning *planning, Piece *piece, bool bulk, int count);
-static void sort_by_age(Planning *planning);
+static void pack_bulks(Packing *packing, bool worthwhile);
+static void pack_singles(Packing *packing, bool worthwhile);
+static void add_request(Packing *packing, Piece *piece, bool bulk, int count);
+static void sort_by_age(Packing *packing);
 
-static int	compare_addresses(const void *a, const void *b, void *candidates);
+static int	compare_addresses(const void *a, const void *b, void *due);
 static int	compare_organizations(const void *a, const void *b,
-								  void *candidates);
+								  void *due);
 static int	compare_for_bulks(const void *a, const void *b);
 static int	compare_for_singles(const void *a, const void *b);
 static int	compare_ages(const void *a, const void *b, void *ages);
 
 /*
- * Plans requests for candidates, which are in the order of their age, within
- * the budgets.  The plan is in order of age, too, and palloc'd.
+ * Packs invitations that are due, in the order of their age, into requests
+ * within the budgets.  The requests are in order of age, too, and palloc'd.
  */
 void
-clerk_pack_requests(const ClerkCandidate *candidates, int count,
-					const ClerkPackingBudget * budget, ClerkPlan *plan)
+clerk_pack_requests(const ClerkDueInvitation *due, int count,
+					const ClerkPackingBudget *budget, ClerkPackedRequests *packed)
 {
 	int		   *chosen = palloc(Max(count, 1) * sizeof(int));
-	int			chosen_count = choose_distinct(candidates, count, chosen);
-	Planning	planning = {
-		.candidates = candidates,
-		.plan = plan,
+	int			chosen_count = choose_distinct(due, count, chosen);
+	Packing		packing = {
+		.due = due,
+		.packed = packed,
 		.singles = budget->singles,
 		.bulks = budget->bulks
 	};
 
-	plan->count = 0;
-	plan->requests = palloc(Max(chosen_count, 1) * sizeof(ClerkPackedRequest));
-	planning.request_ages = palloc(Max(chosen_count, 1) * sizeof(int));
-	cut_into_pieces(&planning, chosen, chosen_count, budget->worthwhile);
+	packed->count = 0;
+	packed->requests = palloc(Max(chosen_count, 1) * sizeof(ClerkPackedRequest));
+	packing.request_ages = palloc(Max(chosen_count, 1) * sizeof(int));
+	cut_into_pieces(&packing, chosen, chosen_count, budget->worthwhile);
 
-	plan_bulks(&planning, true);
-	plan_singles(&planning, false);
-	plan_singles(&planning, true);
-	plan_bulks(&planning, false);
-	sort_by_age(&planning);
+	pack_bulks(&packing, true);
+	pack_singles(&packing, false);
+	pack_singles(&packing, true);
+	pack_bulks(&packing, false);
+	sort_by_age(&packing);
 }
 
 /*
- * Stores the positions of the candidates in the order of their organizations,
+ * Stores the positions of those that are due in the order of their organizations,
  * without those whose address occurs before; returns how many there are.
  */
 static int
-choose_distinct(const ClerkCandidate *candidates, int count, int *chosen)
+choose_distinct(const ClerkDueInvitation *due, int count, int *chosen)
 {
 	int			distinct = 0;
 
 	for (int i = 0; i < count; i++)
 		chosen[i] = i;
 	qsort_arg(chosen, count, sizeof(int), compare_addresses,
-			  unconstify(ClerkCandidate *, candidates));
+			  unconstify(ClerkDueInvitation *, due));
 	for (int i = 0; i < count; i++)
 		if (distinct == 0 ||
-			strcmp(candidates[chosen[i]].address,
-				   candidates[chosen[distinct - 1]].address) != 0)
+			strcmp(due[chosen[i]].normalized_address,
+				   due[chosen[distinct - 1]].normalized_address) != 0)
 			chosen[distinct++] = chosen[i];
 	qsort_arg(chosen, distinct, sizeof(int), compare_organizations,
-			  unconstify(ClerkCandidate *, candidates));
+			  unconstify(ClerkDueInvitation *, due));
 	return distinct;
 }
 
 static void
-cut_into_pieces(Planning *planning, int *chosen, int count, int worthwhile)
+cut_into_pieces(Packing *packing, int *chosen, int count, int worthwhile)
 {
-	const ClerkCandidate *candidates = planning->candidates;
+	const ClerkDueInvitation *due = packing->due;
 
-	planning->pieces = palloc(Max(count, 1) * sizeof(Piece));
-	planning->piece_count = 0;
-	for (int i = 0; i < count; i += planning->pieces[planning->piece_count++].count)
+	packing->pieces = palloc(Max(count, 1) * sizeof(Piece));
+	packing->piece_count = 0;
+	for (int i = 0; i < count; i += packing->pieces[packing->piece_count++].count)
 	{
-		Piece	   *piece = &planning->pieces[planning->piece_count];
+		Piece	   *piece = &packing->pieces[packing->piece_count];
 
 		piece->members = chosen + i;
-		piece->count = length_of_piece(candidates, chosen + i, count - i);
+		piece->count = length_of_piece(due, chosen + i, count - i);
 		piece->age = chosen[i];
-		piece->alone = candidates[chosen[i]].alone;
-		piece->overdue = candidates[chosen[i]].overdue;
+		piece->alone = due[chosen[i]].send_alone;
+		piece->overdue = due[chosen[i]].overdue;
 		piece->worthwhile = !piece->alone && piece->count >= worthwhile;
 	}
 }
 
 /* How many from here on can share a request. */
 static int
-length_of_piece(const ClerkCandidate *candidates, const int *chosen, int count)
+length_of_piece(const ClerkDueInvitation *due, const int *chosen, int count)
 {
-	const ClerkCandidate *first = &candidates[chosen[0]];
+	const ClerkDueInvitation *first = &due[chosen[0]];
 	int			length = 1;
 
-	if (first->alone)
+	if (first->send_alone)
 		return 1;
 	while (length < Min(count, CLERK_BULK_MAX) &&
-		   !candidates[chosen[length]].alone &&
-		   strcmp(candidates[chosen[length]].organization_id,
+		   !due[chosen[length]].send_alone &&
+		   strcmp(due[chosen[length]].organization_id,
 				  first->organization_id) == 0)
 		length++;
 	return length;
@@ -155,18 +155,18 @@ length_of_piece(const ClerkCandidate *candidates, const int *chosen, int count)
 
 /* Bulk requests for pieces that are worth them, or for what is left. */
 static void
-plan_bulks(Planning *planning, bool worthwhile)
+pack_bulks(Packing *packing, bool worthwhile)
 {
-	qsort(planning->pieces, planning->piece_count, sizeof(Piece),
+	qsort(packing->pieces, packing->piece_count, sizeof(Piece),
 		  compare_for_bulks);
-	for (int i = 0; i < planning->piece_count && planning->bulks > 0; i++)
+	for (int i = 0; i < packing->piece_count && packing->bulks > 0; i++)
 	{
-		Piece	   *piece = &planning->pieces[i];
+		Piece	   *piece = &packing->pieces[i];
 
 		if (piece->count == 0 || piece->worthwhile != worthwhile)
 			continue;
-		add_request(planning, piece, true, piece->count);
-		planning->bulks--;
+		add_request(packing, piece, true, piece->count);
+		packing->bulks--;
 	}
 }
 
@@ -175,81 +175,81 @@ plan_bulks(Planning *planning, bool worthwhile)
  * the bulk requests have left over.
  */
 static void
-plan_singles(Planning *planning, bool worthwhile)
+pack_singles(Packing *packing, bool worthwhile)
 {
-	qsort(planning->pieces, planning->piece_count, sizeof(Piece),
+	qsort(packing->pieces, packing->piece_count, sizeof(Piece),
 		  compare_for_singles);
-	for (int i = 0; i < planning->piece_count; i++)
+	for (int i = 0; i < packing->piece_count; i++)
 	{
-		Piece	   *piece = &planning->pieces[i];
+		Piece	   *piece = &packing->pieces[i];
 
 		if (piece->worthwhile != worthwhile)
 			continue;
-		while (piece->count > 0 && planning->singles > 0)
+		while (piece->count > 0 && packing->singles > 0)
 		{
-			add_request(planning, piece, false, 1);
-			planning->singles--;
+			add_request(packing, piece, false, 1);
+			packing->singles--;
 		}
 	}
 }
 
 /* Takes the oldest of a piece into a request of their own. */
 static void
-add_request(Planning *planning, Piece *piece, bool bulk, int count)
+add_request(Packing *packing, Piece *piece, bool bulk, int count)
 {
-	ClerkPlan  *plan = planning->plan;
-	ClerkPackedRequest *request = &plan->requests[plan->count];
+	ClerkPackedRequests *packed = packing->packed;
+	ClerkPackedRequest *request = &packed->requests[packed->count];
 
 	request->bulk = bulk;
 	request->count = count;
 	for (int i = 0; i < count; i++)
 		request->members[i] = piece->members[i];
-	planning->request_ages[plan->count++] = piece->members[0];
+	packing->request_ages[packed->count++] = piece->members[0];
 	piece->members += count;
 	piece->count -= count;
 }
 
 static void
-sort_by_age(Planning *planning)
+sort_by_age(Packing *packing)
 {
-	ClerkPlan  *plan = planning->plan;
-	ClerkPackedRequest *sorted = palloc(Max(plan->count, 1) *
+	ClerkPackedRequests *packed = packing->packed;
+	ClerkPackedRequest *sorted = palloc(Max(packed->count, 1) *
 										sizeof(ClerkPackedRequest));
-	int		   *order = palloc(Max(plan->count, 1) * sizeof(int));
+	int		   *order = palloc(Max(packed->count, 1) * sizeof(int));
 
-	for (int i = 0; i < plan->count; i++)
+	for (int i = 0; i < packed->count; i++)
 		order[i] = i;
-	qsort_arg(order, plan->count, sizeof(int), compare_ages,
-			  planning->request_ages);
-	for (int i = 0; i < plan->count; i++)
-		sorted[i] = plan->requests[order[i]];
-	plan->requests = sorted;
+	qsort_arg(order, packed->count, sizeof(int), compare_ages,
+			  packing->request_ages);
+	for (int i = 0; i < packed->count; i++)
+		sorted[i] = packed->requests[order[i]];
+	packed->requests = sorted;
 }
 
 /* By address; the oldest of the same address first. */
 static int
-compare_addresses(const void *a, const void *b, void *candidates)
+compare_addresses(const void *a, const void *b, void *due)
 {
-	const ClerkCandidate *all = candidates;
+	const ClerkDueInvitation *all = due;
 	const int	first = *(const int *) a;
 	const int	second = *(const int *) b;
-	int			order = strcmp(all[first].address, all[second].address);
+	int			order = strcmp(all[first].normalized_address, all[second].normalized_address);
 
 	return order != 0 ? order : first - second;
 }
 
 /* By organization, those that go alone last; the oldest first. */
 static int
-compare_organizations(const void *a, const void *b, void *candidates)
+compare_organizations(const void *a, const void *b, void *due)
 {
-	const ClerkCandidate *all = candidates;
+	const ClerkDueInvitation *all = due;
 	const int	first = *(const int *) a;
 	const int	second = *(const int *) b;
 	int			order = strcmp(all[first].organization_id,
 							   all[second].organization_id);
 
 	if (order == 0)
-		order = (int) all[first].alone - (int) all[second].alone;
+		order = (int) all[first].send_alone - (int) all[second].send_alone;
 	return order != 0 ? order : first - second;
 }
 

@@ -2,29 +2,35 @@
  * packing.h
  *		Which invitations share a request.
  */
-#ifndef CLERK_PLANNER_H
-#define CLERK_PLANNER_H
+#ifndef CLERK_PACKING_H
+#define CLERK_PACKING_H
+
+#include "datatype/timestamp.h"
 
 /* Clerk takes this many invitations in a bulk request. */
 #define CLERK_BULK_MAX 10
 
-/* An invitation that is due. */
-typedef struct ClerkCandidate
+/* An invitation that is due: a row of the outbox. */
+typedef struct ClerkDueInvitation
 {
-	const char *organization_id;
-	const char *address;		/* as it is compared, normalized */
-	bool		alone;			/* must not share a request */
+	int64		id;
+	char	   *organization_id;
+	char	   *email_address;
+	const char *normalized_address; /* as it is compared */
+	bool		send_alone;		/* must not share a request */
+	TimestampTz due_at;
 	bool		overdue;		/* has waited so long that packing comes
 								 * second */
-} ClerkCandidate;
+} ClerkDueInvitation;
 
 /* A request to make: one invitation, or a bulk request of one or more. */
 typedef struct ClerkPackedRequest
 {
 	bool		bulk;
 	int			count;
-	int			members[CLERK_BULK_MAX];	/* positions among the candidates */
-}			ClerkPackedRequest;
+	int			members[CLERK_BULK_MAX];	/* positions among those that are
+											 * due */
+} ClerkPackedRequest;
 
 /* What may be spent. */
 typedef struct ClerkPackingBudget
@@ -33,16 +39,16 @@ typedef struct ClerkPackingBudget
 	int			bulks;			/* bulk requests left now */
 	int			worthwhile;		/* invitations from which on a bulk request is
 								 * the better use of the budgets */
-}			ClerkPackingBudget;
+} ClerkPackingBudget;
 
-typedef struct ClerkPlan
+typedef struct ClerkPackedRequests
 {
 	int			count;
 	ClerkPackedRequest *requests;
-} ClerkPlan;
+} ClerkPackedRequests;
 
-extern void clerk_pack_requests(const ClerkCandidate *candidates, int count,
-								const ClerkPackingBudget * budget,
-								ClerkPlan *plan);
+extern void clerk_pack_requests(const ClerkDueInvitation *due, int count,
+								const ClerkPackingBudget *budget,
+								ClerkPackedRequests *packed);
 
-#endif							/* CLERK_PLANNER_H */
+#endif							/* CLERK_PACKING_H */

@@ -15,35 +15,38 @@
 #include "outbox/request_batch.h"
 
 /* Reasons not to start more of a batch's requests. */
-typedef struct StopReasons
+typedef struct Stopped
 {
 	bool		everything;
 	bool		endpoints[CLERK_ENDPOINT_LIST + 1];
-}			StopReasons;
+} Stopped;
 
-static void start(ClerkBatchEntry * entry);
-static void note_start_error(ClerkBatchEntry * entry, MemoryContext caller);
+static void start(ClerkBatchEntry *entry);
+static void note_start_error(ClerkBatchEntry *entry, MemoryContext caller);
 static ClerkListing listing_of(const ClerkOutboxRow *row);
-static void start_lookup(ClerkBatchEntry * entry);
-static bool is_stopped(const StopReasons * stop, const ClerkBatchEntry * entry);
-static void note_end(ClerkBatchEntry * entry, StopReasons * stop);
-static void single_outcome(ClerkBatchEntry * entry, ClerkOutboxChange *change);
-static void bulk_outcomes(ClerkBatchEntry * entry, ClerkOutboxChange *changes);
-static void lookup_outcome(ClerkBatchEntry * entry, ClerkOutboxChange *change,
+static void start_lookup(ClerkBatchEntry *entry);
+static bool is_stopped(const Stopped *stopped, const ClerkBatchEntry *entry);
+static void note_end(ClerkBatchEntry *entry, Stopped *stopped);
+static void single_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change);
+static void bulk_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes);
+static void lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change,
 						   List **adopted);
 
-/* Sends a batch, several requests at a time; returns when nothing is under way. */
+/*
+ * Sends a batch, several requests at a time, but for those that have no rows;
+ * returns when nothing is under way.
+ */
 void
-clerk_send_batch(ClerkBatchEntry * entries, int count)
+clerk_send_batch(ClerkBatchEntry *entries, int count)
 {
-	StopReasons stop = {0};
+	Stopped		stopped = {0};
 	int			next = 0;
 	int			under_way = 0;
 
 	for (;;)
 	{
 		for (; next < count && under_way < clerk_max_concurrent_requests; next++)
-			if (!is_stopped(&stop, &entries[next]))
+			if (entries[next].count > 0 && !is_stopped(&stopped, &entries[next]))
 			{
 				start(&entries[next]);
 				under_way++;
@@ -56,7 +59,7 @@ clerk_send_batch(ClerkBatchEntry * entries, int count)
 				clerk_http_outcome(entries[i].request) == CLERK_HTTP_RUNNING)
 				under_way++;
 			else
-				note_end(&entries[i], &stop);
+				note_end(&entries[i], &stopped);
 		}
 		if (under_way == 0 && next == count)
 			break;
@@ -69,34 +72,24 @@ clerk_send_batch(ClerkBatchEntry * entries, int count)
 }
 
 static void
-start(ClerkBatchEntry * entry)
+start(ClerkBatchEntry *entry)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	ClerkNewInvitation wanted[CLERK_BULK_MAX];
+	const ClerkNewInvitation *wanted[CLERK_BULK_MAX];
 
 	for (int i = 0; i < entry->count; i++)
-	{
-		const ClerkOutboxRow *row = entry->rows[i];
-
-		wanted[i].organization_id = row->organization_id;
-		wanted[i].email_address = row->email_address;
-		wanted[i].role = row->role;
-		wanted[i].inviter_user_id = row->inviter_user_id;
-		wanted[i].redirect_url = row->redirect_url;
-		wanted[i].public_metadata = row->public_metadata;
-		wanted[i].private_metadata = row->private_metadata;
-		wanted[i].expires_in_days = row->expires_in_days;
-		wanted[i].notify = row->notify;
-	}
+		wanted[i] = &entry->rows[i]->invitation;
 	PG_TRY();
 	{
 		if (entry->endpoint == CLERK_ENDPOINT_LIST)
 			start_lookup(entry);
 		else if (entry->endpoint == CLERK_ENDPOINT_BULK)
 			entry->request = clerk_start_create_bulk(wanted, entry->count,
+													 &entry->reservation,
 													 &entry->error);
 		else
-			entry->request = clerk_start_create_invitation(&wanted[0],
+			entry->request = clerk_start_create_invitation(wanted[0],
+														   &entry->reservation,
 														   &entry->error);
 	}
 	PG_CATCH();
@@ -104,14 +97,6 @@ start(ClerkBatchEntry * entry)
 		note_start_error(entry, caller);
 	}
 	PG_END_TRY();
-	if (entry->reservation == NULL)
-		return;
-
-	/* Should this process be killed in between, one request is not counted. */
-	if (entry->request == NULL)
-		clerk_rate_limit_give_back(entry->reservation, 1);
-	else
-		clerk_rate_limit_start(entry->reservation);
 }
 
 /*
@@ -119,7 +104,7 @@ start(ClerkBatchEntry * entry)
  * this row's fault.  Any other error would meet all of them, and is raised.
  */
 static void
-note_start_error(ClerkBatchEntry * entry, MemoryContext caller)
+note_start_error(ClerkBatchEntry *entry, MemoryContext caller)
 {
 	ErrorData  *error;
 
@@ -148,18 +133,18 @@ static ClerkListing
 listing_of(const ClerkOutboxRow *row)
 {
 	ClerkListing listing = {
-		.organization_id = row->organization_id,
-		.email_address = row->email_address,
+		.organization_id = row->invitation.organization_id,
+		.email_address = row->invitation.email_address,
 		.limit = CLERK_LIST_MAX
 	};
 
-	if (row->attempts % 2 == 0 && clerk_pending_was_said(row))
-		listing.email_address = clerk_normalized_text(row->email_address);
+	if (row->progress.attempts % 2 == 0 && clerk_pending_was_said(row))
+		listing.email_address = clerk_normalized_text(row->invitation.email_address);
 	return listing;
 }
 
 static void
-start_lookup(ClerkBatchEntry * entry)
+start_lookup(ClerkBatchEntry *entry)
 {
 	ClerkListing listing = listing_of(entry->rows[0]);
 
@@ -167,14 +152,14 @@ start_lookup(ClerkBatchEntry * entry)
 }
 
 static bool
-is_stopped(const StopReasons * stop, const ClerkBatchEntry * entry)
+is_stopped(const Stopped *stopped, const ClerkBatchEntry *entry)
 {
-	return stop->everything || stop->endpoints[entry->endpoint];
+	return stopped->everything || stopped->endpoints[entry->endpoint];
 }
 
 /* What the end of a request means for those that were not started yet. */
 static void
-note_end(ClerkBatchEntry * entry, StopReasons * stop)
+note_end(ClerkBatchEntry *entry, Stopped *stopped)
 {
 	int			status;
 
@@ -185,33 +170,35 @@ note_end(ClerkBatchEntry * entry, StopReasons * stop)
 	{
 		if (entry->error != NULL &&
 			entry->error->class == CLERK_ERROR_CONFIGURATION)
-			stop->everything = true;
+			stopped->everything = true;
 		return;
 	}
 	status = clerk_http_status(entry->request);
 	if (clerk_http_outcome(entry->request) == CLERK_HTTP_NOT_SENT ||
 		clerk_http_outcome(entry->request) == CLERK_HTTP_UNUSABLE ||
 		status == 401)
-		stop->everything = true;
+		stopped->everything = true;
 	if (status == 429)
-		stop->endpoints[entry->endpoint] = true;
+		stopped->endpoints[entry->endpoint] = true;
 }
 
 /*
- * Fills in what becomes of a entry's rows, in its order, by what came of its
- * request.  In a transaction.  "adopted" has the IDs that rows of the batch get,
- * so that no other row of it gets them, too; it starts as NIL.
+ * Fills in what becomes of an entry's rows, in its order, by what came of its
+ * request, and settles its reservation.  In a transaction.  "adopted" has the
+ * IDs of invitations that rows of the batch get, so that no other row of it gets
+ * them, too; it starts as NIL.
  */
 void
-clerk_batch_entry_outcomes(ClerkBatchEntry * entry, ClerkOutboxChange *changes,
+clerk_batch_entry_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes,
 						   List **adopted)
 {
+	/* A request that was started settles its own when its response is read. */
+	if (entry->request == NULL)
+		clerk_rate_limit_not_sent(&entry->reservation);
 	if (entry->request == NULL && entry->error == NULL)
 	{
 		for (int i = 0; i < entry->count; i++)
 			clerk_outcome_unsent(&changes[i]);
-		if (entry->reservation != NULL)
-			clerk_rate_limit_give_back(entry->reservation, 1);
 		return;
 	}
 	if (entry->endpoint == CLERK_ENDPOINT_LIST)
@@ -223,33 +210,33 @@ clerk_batch_entry_outcomes(ClerkBatchEntry * entry, ClerkOutboxChange *changes,
 }
 
 static void
-single_outcome(ClerkBatchEntry * entry, ClerkOutboxChange *change)
+single_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change)
 {
-	ClerkInvitation created;
+	ClerkInvitation *created = palloc(sizeof(ClerkInvitation));
 
 	if (entry->request != NULL &&
-		clerk_finish_create_invitation(entry->request, entry->reservation,
-									   &created, &entry->error))
-		clerk_outcome_created(change, &created);
+		clerk_finish_create_invitation(entry->request, &entry->reservation,
+									   created, &entry->error))
+		clerk_outcome_created(change, created);
 	else
 		clerk_outcome_error(change, entry->error);
 }
 
 static void
-bulk_outcomes(ClerkBatchEntry * entry, ClerkOutboxChange *changes)
+bulk_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes)
 {
 	ClerkInvitationList created;
 	bool		any_named = false;
 
 	if (entry->request != NULL &&
-		clerk_finish_create_bulk(entry->request, entry->reservation,
+		clerk_finish_create_bulk(entry->request, &entry->reservation,
 								 &created, &entry->error))
 	{
 		clerk_outcome_bulk(changes, entry->count, &created);
 		return;
 	}
 	for (int i = 0; i < entry->count; i++)
-		if (clerk_error_names(entry->error, entry->rows[i]->email_address))
+		if (clerk_error_names(entry->error, entry->rows[i]->invitation.email_address))
 			any_named = true;
 	for (int i = 0; i < entry->count; i++)
 	{
@@ -261,7 +248,7 @@ bulk_outcomes(ClerkBatchEntry * entry, ClerkOutboxChange *changes)
 }
 
 static void
-lookup_outcome(ClerkBatchEntry * entry, ClerkOutboxChange *change, List **adopted)
+lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change, List **adopted)
 {
 	ClerkListing listing = listing_of(entry->rows[0]);
 	ClerkInvitationList found;

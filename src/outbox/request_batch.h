@@ -1,9 +1,9 @@
 /*
  * request_batch.h
- *		Requests for rows of the outbox.
+ *		Requests for rows of the outbox, several at a time.
  */
-#ifndef CLERK_SHIPMENT_H
-#define CLERK_SHIPMENT_H
+#ifndef CLERK_REQUEST_BATCH_H
+#define CLERK_REQUEST_BATCH_H
 
 #include "clerk/operations.h"
 #include "outbox/outbox.h"
@@ -13,16 +13,18 @@
 typedef struct ClerkBatchEntry
 {
 	ClerkEndpoint endpoint;
+	ClerkReservation reservation;	/* settled at first: not counted */
+	ClerkPackedRequest packed;	/* what it was planned for; not of a lookup */
 	int			count;
 	ClerkOutboxRow *rows[CLERK_BULK_MAX];
-	const		ClerkReservation *reservation;	/* NULL: not counted */
 	ClerkHttpRequest *request;	/* NULL: not started */
 	ClerkError *error;			/* why it could not be formed; NULL: it could */
 	bool		over;
-}			ClerkBatchEntry;
+} ClerkBatchEntry;
 
-extern void clerk_send_batch(ClerkBatchEntry * entries, int count);
-extern void clerk_batch_entry_outcomes(ClerkBatchEntry * entry,
-									   ClerkOutboxChange *changes, List **adopted);
+extern void clerk_send_batch(ClerkBatchEntry *entries, int count);
+extern void clerk_batch_entry_outcomes(ClerkBatchEntry *entry,
+									   ClerkOutboxChange *changes,
+									   List **adopted);
 
-#endif							/* CLERK_SHIPMENT_H */
+#endif							/* CLERK_REQUEST_BATCH_H */

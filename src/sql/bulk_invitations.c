@@ -75,8 +75,8 @@ static void cut_into_batches(Bulk *bulk);
 static void send_all(Bulk *bulk);
 static bool may_start(const Bulk *bulk);
 static void start_next(Bulk *bulk);
-static void await_lanes(const Bulk *bulk);
-static void settle_lanes(Bulk *bulk);
+static void await_slots(const Bulk *bulk);
+static void settle_slots(Bulk *bulk);
 static bool any_running(const Bulk *bulk);
 static void settle(Bulk *bulk, Batch *batch);
 static void take_created(Bulk *bulk, Batch *batch,
@@ -189,8 +189,8 @@ send_all(Bulk *bulk)
 	{
 		while (may_start(bulk))
 			start_next(bulk);
-		await_lanes(bulk);
-		settle_lanes(bulk);
+		await_slots(bulk);
+		settle_slots(bulk);
 	} while (may_start(bulk) || any_running(bulk));
 }
 
@@ -215,26 +215,27 @@ static void
 start_next(Bulk *bulk)
 {
 	Batch	   *batch = &bulk->batches[bulk->next++];
+	const ClerkNewInvitation *wanted[CLERK_BULK_MAX];
 
 	batch->memory = AllocSetContextCreate(bulk->memory, "clerk_invite batch",
 										  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(batch->memory);
-	clerk_rate_limit_count(bulk->instance, CLERK_ENDPOINT_BULK, &batch->reservation);
-	batch->request = clerk_start_create_bulk(&bulk->wanted[batch->first],
-											 batch->count, &batch->error);
+	clerk_rate_limit_unreserved(bulk->instance, CLERK_ENDPOINT_BULK,
+								&batch->reservation);
+	for (int i = 0; i < batch->count; i++)
+		wanted[i] = &bulk->wanted[batch->first + i];
+	batch->request = clerk_start_create_bulk(wanted, batch->count,
+											 &batch->reservation, &batch->error);
 	MemoryContextSwitchTo(bulk->memory);
 	if (batch->request != NULL)
 		bulk->slots[bulk->slot_count++] = batch;
 	else
-	{
-		clerk_rate_limit_give_back(&batch->reservation, 1);
 		bulk->failed = true;
-	}
 }
 
 /* Waits until one more is finished; the user may end it before that. */
 static void
-await_lanes(const Bulk *bulk)
+await_slots(const Bulk *bulk)
 {
 	ClerkHttpRequest **requests = palloc(Max(bulk->slot_count, 1) *
 										 sizeof(ClerkHttpRequest *));
@@ -247,9 +248,9 @@ await_lanes(const Bulk *bulk)
 
 /* Deals with those that are finished; frees their slots and their memory. */
 static void
-settle_lanes(Bulk *bulk)
+settle_slots(Bulk *bulk)
 {
-	int			kept = 0;
+	int kept = 0;
 
 	for (int i = 0; i < bulk->slot_count; i++)
 	{
@@ -259,7 +260,7 @@ settle_lanes(Bulk *bulk)
 			clerk_http_outcome(batch->request) != CLERK_HTTP_RUNNING)
 			settle(bulk, batch);
 		if (!batch->over || is_unknown(batch))
-			bulk->slots[kept++] = batch;
+			bulk->slots[kept ++] = batch;
 		else
 			MemoryContextDelete(batch->memory);
 	}

@@ -39,7 +39,7 @@ enum
 };
 
 static ClerkHttpRequest *start_create(const ClerkNewInvitation *wanted,
-									  ClerkReservation * reservation);
+									  ClerkReservation *reservation);
 static TupleDesc kept_descriptor(FunctionCallInfo fcinfo);
 pg_noreturn static void raise_not_invited(const ClerkNewInvitation *wanted,
 										  const ClerkError *error);
@@ -186,7 +186,7 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 
 /* The user wants it now: it counts, but whether it may be is left to Clerk. */
 static ClerkHttpRequest *
-start_create(const ClerkNewInvitation *wanted, ClerkReservation * reservation)
+start_create(const ClerkNewInvitation *wanted, ClerkReservation *reservation)
 {
 	ClerkHttpRequest *request;
 	ClerkError *error;
@@ -194,13 +194,10 @@ start_create(const ClerkNewInvitation *wanted, ClerkReservation * reservation)
 
 	if (!clerk_chosen_instance(&instance, &error))
 		raise_not_invited(wanted, error);
-	clerk_rate_limit_count(instance, CLERK_ENDPOINT_SINGLE, reservation);
-	request = clerk_start_create_invitation(wanted, &error);
+	clerk_rate_limit_unreserved(instance, CLERK_ENDPOINT_SINGLE, reservation);
+	request = clerk_start_create_invitation(wanted, reservation, &error);
 	if (request == NULL)
-	{
-		clerk_rate_limit_give_back(reservation, 1);
 		raise_not_invited(wanted, error);
-	}
 	return request;
 }
 

@@ -186,18 +186,19 @@ clerk_worker_not_started(Oid database)
 
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	launcher = shared->launcher;
+
 	slot = find_slot(database);
 	if (slot != NULL && slot->latch == NULL)
 	{
 		slot->starts--;
-		if (launcher != NULL)
+		if (launcher !=NULL)
 			slot->status.state = CLERK_WORKER_WANTED;
 		else
 			free_slot(slot);
 	}
 	LWLockRelease(&shared->lock);
 	/* The launcher itself waits before it tries again. */
-	if (launcher != NULL && launcher != MyLatch)
+	if (launcher !=NULL && launcher !=MyLatch)
 		SetLatch(launcher);
 }
 
