@@ -49,9 +49,10 @@ static TimestampTz time_stands_at = 0;
 /* By how much the clock of day is ahead of that. */
 static int64 clock_step = 0;
 
-/* What was taken or counted last, and how many there are. */
-static ClerkReservation reservations[1000];
+/* What was taken last, and counted since. */
+static ClerkReservation *reservations = NULL;
 static int	reservation_count = 0;
+static int	reservation_room = 0;
 static TimestampTz available_at;
 
 static TimestampTz
@@ -72,6 +73,18 @@ driver_monotonic(void)
 	if (base < 0)
 		base = state->loaded ? state->clock_offset : 0;
 	return time_stands_at - base;
+}
+
+static void
+make_room(int count)
+{
+	if (reservation_room >= count)
+		return;
+	reservation_room = 2 * count;
+	reservations = realloc(reservations,
+						   reservation_room * sizeof(ClerkReservation));
+	if (reservations == NULL)
+		elog(FATAL, "out of memory");
 }
 
 static int
@@ -194,8 +207,7 @@ driver_reserve(PG_FUNCTION_ARGS)
 {
 	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
 	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
-	if (PG_GETARG_INT32(2) > (int) lengthof(reservations))
-		elog(ERROR, "too many requests for this driver");
+	make_room(PG_GETARG_INT32(2));
 	reservation_count = clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
 											  (ClerkEndpoint) PG_GETARG_INT32(1),
 											  PG_GETARG_INT32(2),
@@ -251,8 +263,7 @@ driver_available_at(PG_FUNCTION_ARGS)
 Datum
 driver_count(PG_FUNCTION_ARGS)
 {
-	if (reservation_count == (int) lengthof(reservations))
-		elog(ERROR, "too many requests for this driver");
+	make_room(reservation_count + 1);
 	clerk_rate_limit_unreserved((uint64) PG_GETARG_INT64(0),
 								(ClerkEndpoint) PG_GETARG_INT32(1),
 								&reservations[reservation_count]);

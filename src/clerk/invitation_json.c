@@ -58,6 +58,9 @@ static const Oid field_types[CLERK_INVITATION_FIELDS] = {
 static void append_name(StringInfo json, const char *name);
 static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
+static const char *form_invitation(const ClerkJsonValue *fields,
+								   ClerkInvitation *invitation,
+								   ClerkJsonError *json_error);
 static int64 read_count(const ClerkJsonValue *value);
 static const char *read_field(const ClerkJsonValue *value, Oid type,
 							  Datum *datum, ClerkJsonError *json_error);
@@ -143,28 +146,27 @@ clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 {
 	static const char *const names[] = {"data", "total_count"};
 	ClerkJsonValue values[lengthof(names)];
-	ClerkJsonValue data;
-	ClerkJsonValue *elements;
+	ClerkJsonList data = {
+		.names = field_names,
+		.name_count = CLERK_INVITATION_FIELDS
+	};
 
-	if (!clerk_json_read_object(text, strlen(text), names, lengthof(names),
-								values, json_error))
+	if (!clerk_json_read_list(text, strlen(text), names, lengthof(names),
+							  values, 0, &data, json_error))
 		return clerk_json_error_text(*json_error);
 	list->total_count = read_count(&values[1]);
-	data = values[0];
-	if (data.kind != CLERK_JSON_OTHER ||
-		!clerk_json_read_array(data.source, data.length, &elements,
-							   &list->count, json_error))
+	if (values[0].kind != CLERK_JSON_OTHER || !data.is_array)
 		return "\"data\" is not an array";
+	if (!data.has_objects_only)
+		return "an element of \"data\" is not an object";
 
+	list->count = data.count;
 	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));
 	for (int i = 0; i < list->count; i++)
 	{
-		const char *error = clerk_read_invitation(elements[i].source,
-												  elements[i].length,
-												  &list->invitations[i], json_error);
+		const char *error = form_invitation(&data.values[i * CLERK_INVITATION_FIELDS],
+											&list->invitations[i], json_error);
 
-		if (*json_error == CLERK_JSON_NOT_OBJECT)
-			return "an element of \"data\" is not an object";
 		if (error != NULL)
 			return error;
 	}
@@ -191,6 +193,14 @@ clerk_read_invitation(const char *text, int length,
 	if (!clerk_json_read_object(text, length, field_names,
 								CLERK_INVITATION_FIELDS, fields, json_error))
 		return clerk_json_error_text(*json_error);
+	return form_invitation(fields, invitation, json_error);
+}
+
+/* From the fields' texts to their values; returns what is wrong, as above. */
+static const char *
+form_invitation(const ClerkJsonValue *fields, ClerkInvitation *invitation,
+				ClerkJsonError *json_error)
+{
 	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
 	{
 		const char *error;

@@ -118,8 +118,6 @@ clerk_json_error_text(ClerkJsonError json_error)
 			return "it is not JSON that jsonb can hold";
 		case CLERK_JSON_NOT_OBJECT:
 			return "it is not a JSON object";
-		case CLERK_JSON_NOT_ARRAY:
-			return "it is not a JSON array";
 		case CLERK_JSON_UNTRANSLATABLE:
 			return "it contains characters that the encoding of the database lacks";
 	}

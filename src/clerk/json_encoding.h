@@ -11,7 +11,6 @@ typedef enum ClerkJsonError
 	CLERK_JSON_NOT_UTF8,		/* not UTF-8, or with a NUL byte in it */
 	CLERK_JSON_MALFORMED,		/* not JSON, or not JSON that jsonb can hold */
 	CLERK_JSON_NOT_OBJECT,
-	CLERK_JSON_NOT_ARRAY,
 	CLERK_JSON_UNTRANSLATABLE	/* the database's encoding cannot hold it */
 } ClerkJsonError;
 

@@ -1,14 +1,15 @@
 /*
  * json_reader.c
- *		JSON's structure, read by the server's own parser.
+ *		JSON's structure, read by the server's own lexer and by jsonb.
  *
- * Two ways to read.  An object whose fields are known is read token by token,
- * and its values are handed out where they lie in the text.  What is to be
- * looked through becomes a jsonb, which takes several times as long: it undoes
- * the escapes of every string, sorts the keys, and copies every value twice.
+ * There are two ways to read.  A text whose fields are known is read in one
+ * pass, token by token, and its values are returned where they lie in the text.
+ * What is to be searched becomes a jsonb, which takes several times as long: it
+ * undoes the escapes of every string, sorts the keys, and copies every value
+ * twice.
  *
- * The first way is content with what it skips if that is JSON; jsonb also minds
- * numbers that numeric cannot hold and \u0000.
+ * The first way accepts whatever is JSON in a value that nobody asks for; jsonb
+ * also refuses numbers that numeric cannot hold, and \u0000.
  */
 #include "postgres.h"
 
@@ -16,6 +17,7 @@
 #include "common/jsonapi.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
 
 /* A position between two tokens of a text. */
@@ -25,25 +27,36 @@ typedef struct Reader
 	bool		good;			/* everything up to here was JSON */
 } Reader;
 
-/* What the fields of an object, or the elements of an array, are read into. */
+/* Where the fields of one object go. */
+typedef struct Fields
+{
+	const char *const *names;	/* that are wanted */
+	int			count;			/* of them */
+	ClerkJsonValue *values;		/* by name */
+	int			next;			/* where the next field's name may be */
+} Fields;
+
+/* Where a text goes: an object, one field of which may be a list of objects. */
 typedef struct Target
 {
-	const char *const *names;	/* fields that are wanted; NULL: an array */
-	ClerkJsonValue *values;		/* by name, or by position */
-	int			count;			/* of values */
-	int			allocated;		/* room in "values"; only for an array */
-	int			next_name;		/* where the next field's name may be */
+	Fields		fields;
+	ClerkJsonList *list;		/* NULL: there is no such field */
+	int			list_field;		/* its position among the names */
 } Target;
 
 static bool read_guarded(const char *text, int length, Target *target,
 						 ClerkJsonError *json_error);
 static bool read_whole(const char *text, int length, Target *target,
 					   ClerkJsonError *json_error);
-static void read_member(Reader *reader, Target *target);
-static ClerkJsonValue *wanted_field(Reader *reader, Target *target);
-static ClerkJsonValue *new_element(Target *target);
+static void read_fields(Reader *reader, Fields *fields, Target *target);
+static int	wanted_field(Reader *reader, Fields *fields);
+static void read_list(Reader *reader, ClerkJsonList *list);
+static ClerkJsonValue *new_object(ClerkJsonList *list);
 static void read_value(Reader *reader, ClerkJsonValue *value);
-static void skip_nested(Reader *reader, const char *begin);
+static void skip_object(Reader *reader);
+static void skip_array(Reader *reader);
+static void skip_value(Reader *reader);
+static bool at(const Reader *reader, JsonTokenType type);
 static bool take(Reader *reader, JsonTokenType type);
 static void advance(Reader *reader);
 
@@ -57,23 +70,35 @@ clerk_json_read_object(const char *text, int length, const char *const *names,
 					   int count, ClerkJsonValue *values,
 					   ClerkJsonError *json_error)
 {
-	Target		target = {.names = names,.values = values,.count = count};
+	Target		target = {
+		.fields = {.names = names,.count = count,.values = values}
+	};
 
-	memset(values, 0, count * sizeof(*values));
 	return read_guarded(text, length, &target, json_error);
 }
 
-/* Reads the elements of an array into a palloc'd one, in the same way. */
+/*
+ * Reads an object as above, of which the field at position list_field of the
+ * names is an array of objects: their fields that have one of list->name_count
+ * names become list->values.  The field's own value is that of the array; it is
+ * not an array unless list->is_array, and has other elements than objects
+ * unless list->has_objects_only.
+ */
 bool
-clerk_json_read_array(const char *text, int length, ClerkJsonValue **elements,
-					  int *count, ClerkJsonError *json_error)
+clerk_json_read_list(const char *text, int length, const char *const *names,
+					 int count, ClerkJsonValue *values, int list_field,
+					 ClerkJsonList *list, ClerkJsonError *json_error)
 {
-	Target		target = {0};
-	bool		good = read_guarded(text, length, &target, json_error);
+	Target		target = {
+		.fields = {.names = names,.count = count,.values = values},
+		.list = list,
+		.list_field = list_field
+	};
 
-	*elements = target.values;
-	*count = target.count;
-	return good;
+	list->is_array = false;
+	list->values = NULL;
+	list->allocated = 0;
+	return read_guarded(text, length, &target, json_error);
 }
 
 /*
@@ -200,120 +225,182 @@ read_guarded(const char *text, int length, Target *target,
 	return good;
 }
 
-/* Reads a text that is one object or array, and nothing else. */
+/* Reads a text that is one object, and nothing else. */
 static bool
-read_whole(const char *text, int length, Target *target, ClerkJsonError *json_error)
+read_whole(const char *text, int length, Target *target,
+		   ClerkJsonError *json_error)
 {
-	bool		is_object = (target->names != NULL);
-	JsonTokenType end = is_object ? JSON_TOKEN_OBJECT_END : JSON_TOKEN_ARRAY_END;
 	Reader		reader;
-	JsonTokenType type;
 
 	reader.lexer = clerk_make_json_lexer(text, length, GetDatabaseEncoding());
 	reader.good = true;
 	advance(&reader);
-	type = reader.lexer->token_type;
-	if (!take(&reader, is_object ? JSON_TOKEN_OBJECT_START : JSON_TOKEN_ARRAY_START))
+	if (!at(&reader, JSON_TOKEN_OBJECT_START))
 	{
 		if (clerk_json_parse(text, length, json_error) != NULL)
-			*json_error = is_object ? CLERK_JSON_NOT_OBJECT : CLERK_JSON_NOT_ARRAY;
+			*json_error = CLERK_JSON_NOT_OBJECT;
 		return false;
 	}
-	type = reader.lexer->token_type;
-	if (type != end)
-	{
-		read_member(&reader, target);
-		while (reader.good && reader.lexer->token_type == JSON_TOKEN_COMMA)
-		{
-			advance(&reader);
-			read_member(&reader, target);
-		}
-	}
-	if (!take(&reader, end) || reader.lexer->token_type != JSON_TOKEN_END)
+	read_fields(&reader, &target->fields, target);
+	if (!at(&reader, JSON_TOKEN_END))
 		return false;
 	*json_error = CLERK_JSON_GOOD;
 	return true;
 }
 
-/* A field with its name, or an element. */
+/* Reads an object; "target" is NULL unless it is the outermost one. */
 static void
-read_member(Reader *reader, Target *target)
+read_fields(Reader *reader, Fields *fields, Target *target)
 {
 	ClerkJsonValue unwanted;
-	ClerkJsonValue *value;
 
-	value = target->names != NULL ?
-		wanted_field(reader, target) : new_element(target);
-	if (reader->good)
-		read_value(reader, value != NULL ? value : &unwanted);
+	for (int i = 0; i < fields->count; i++)
+		fields->values[i].kind = CLERK_JSON_ABSENT;
+	if (!take(reader, JSON_TOKEN_OBJECT_START) ||
+		at(reader, JSON_TOKEN_OBJECT_END))
+	{
+		take(reader, JSON_TOKEN_OBJECT_END);
+		return;
+	}
+	do
+	{
+		int			field = wanted_field(reader, fields);
+		ClerkJsonValue *value = field < 0 ? &unwanted : &fields->values[field];
+
+		if (field >= 0 && target != NULL && target->list != NULL &&
+			field == target->list_field && at(reader, JSON_TOKEN_ARRAY_START))
+		{
+			value->kind = CLERK_JSON_OTHER;
+			value->source = reader->lexer->token_start;
+			read_list(reader, target->list);
+			value->length = reader->lexer->prev_token_terminator - value->source;
+		}
+		else
+			read_value(reader, value);
+	} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
+	take(reader, JSON_TOKEN_OBJECT_END);
 }
 
 /*
- * Reads a field's name; returns where its value goes, NULL if it is not
- * wanted.  Clerk sends the fields mostly in the order of its documents, which
- * is near to that of the names: the search begins behind the last one found.
+ * Reads a field's name; returns its position among the names, or -1 if it is
+ * not wanted.  Clerk sends the fields mostly in the order of its documents,
+ * which is near to that of the names: the search begins behind the last one
+ * found.
  */
-static ClerkJsonValue *
-wanted_field(Reader *reader, Target *target)
+static int
+wanted_field(Reader *reader, Fields *fields)
 {
 	const char *name = reader->lexer->token_start + 1;
 	size_t		length = reader->lexer->token_terminator - name - 1;
 
 	if (!take(reader, JSON_TOKEN_STRING) || !take(reader, JSON_TOKEN_COLON))
-		return NULL;
-	for (int i = 0; i < target->count; i++)
+		return -1;
+	for (int i = 0; i < fields->count; i++)
 	{
-		int			candidate = (target->next_name + i) % target->count;
+		int			candidate = (fields->next + i) % fields->count;
 
 		/* Most names differ in their first letter already. */
-		if (target->names[candidate][0] == name[0] &&
-			strncmp(target->names[candidate], name, length) == 0 &&
-			target->names[candidate][length] == '\0')
+		if (fields->names[candidate][0] == name[0] &&
+			strncmp(fields->names[candidate], name, length) == 0 &&
+			fields->names[candidate][length] == '\0')
 		{
-			target->next_name = candidate + 1;
-			return &target->values[candidate];
+			fields->next = candidate + 1;
+			return candidate;
 		}
 	}
-	return NULL;
+	return -1;
 }
 
-static ClerkJsonValue *
-new_element(Target *target)
+/* An array of objects; if the field is there twice, the last one counts. */
+static void
+read_list(Reader *reader, ClerkJsonList *list)
 {
-	if (target->count == target->allocated)
+	list->is_array = true;
+	list->has_objects_only = true;
+	list->count = 0;
+	take(reader, JSON_TOKEN_ARRAY_START);
+	if (at(reader, JSON_TOKEN_ARRAY_END))
 	{
-		target->allocated = Max(target->allocated * 2, 16);
-		target->values = target->values == NULL ?
-			palloc(target->allocated * sizeof(ClerkJsonValue)) :
-			repalloc(target->values,
-					 target->allocated * sizeof(ClerkJsonValue));
+		take(reader, JSON_TOKEN_ARRAY_END);
+		return;
 	}
-	return &target->values[target->count++];
+	do
+	{
+		if (at(reader, JSON_TOKEN_OBJECT_START))
+		{
+			Fields		fields = {
+				.names = list->names,
+				.count = list->name_count,
+				.values = new_object(list)
+			};
+
+			read_fields(reader, &fields, NULL);
+		}
+		else
+		{
+			list->has_objects_only = false;
+			skip_value(reader);
+		}
+	} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
+	take(reader, JSON_TOKEN_ARRAY_END);
+}
+
+/* Room for the values of one more object. */
+static ClerkJsonValue *
+new_object(ClerkJsonList *list)
+{
+	if (list->count == list->allocated)
+	{
+		Size		size;
+
+		list->allocated = Max(list->allocated * 2, 16);
+		size = (Size) list->allocated * list->name_count * sizeof(ClerkJsonValue);
+		list->values = list->values == NULL ?
+			palloc_extended(size, MCXT_ALLOC_HUGE) :
+			repalloc_huge(list->values, size);
+	}
+	return &list->values[list->count++ * list->name_count];
 }
 
 static void
 read_value(Reader *reader, ClerkJsonValue *value)
 {
 	value->source = reader->lexer->token_start;
-	value->kind = CLERK_JSON_OTHER;
 	switch (reader->lexer->token_type)
 	{
-		case JSON_TOKEN_OBJECT_START:
-		case JSON_TOKEN_ARRAY_START:
-			skip_nested(reader, value->source);
-			break;
 		case JSON_TOKEN_STRING:
 			value->kind = CLERK_JSON_STRING;
-			advance(reader);
 			break;
 		case JSON_TOKEN_NUMBER:
 			value->kind = CLERK_JSON_NUMBER;
-			advance(reader);
 			break;
 		case JSON_TOKEN_NULL:
 			value->kind = CLERK_JSON_ABSENT;
-			advance(reader);
 			break;
+		default:
+			value->kind = CLERK_JSON_OTHER;
+			break;
+	}
+	skip_value(reader);
+	value->length = reader->lexer->prev_token_terminator - value->source;
+}
+
+/* To behind the end of a value, which must be JSON in itself. */
+static void
+skip_value(Reader *reader)
+{
+	check_stack_depth();
+	switch (reader->lexer->token_type)
+	{
+		case JSON_TOKEN_OBJECT_START:
+			skip_object(reader);
+			break;
+		case JSON_TOKEN_ARRAY_START:
+			skip_array(reader);
+			break;
+		case JSON_TOKEN_STRING:
+		case JSON_TOKEN_NUMBER:
+		case JSON_TOKEN_NULL:
 		case JSON_TOKEN_TRUE:
 		case JSON_TOKEN_FALSE:
 			advance(reader);
@@ -322,43 +409,44 @@ read_value(Reader *reader, ClerkJsonValue *value)
 			reader->good = false;
 			break;
 	}
-	value->length = reader->lexer->prev_token_terminator - value->source;
 }
 
-/* To behind the end of an object or array, which must be JSON in itself. */
 static void
-skip_nested(Reader *reader, const char *begin)
+skip_object(Reader *reader)
 {
-	int			depth = 0;
-
-	do
-	{
-		JsonTokenType type = reader->lexer->token_type;
-
-		if (type == JSON_TOKEN_OBJECT_START || type == JSON_TOKEN_ARRAY_START)
-			depth++;
-		else if (type == JSON_TOKEN_OBJECT_END || type == JSON_TOKEN_ARRAY_END)
-			depth--;
-		else if (type == JSON_TOKEN_END)
-			reader->good = false;
-		advance(reader);
-	} while (reader->good && depth > 0);
-
-	if (reader->good)
-	{
-		int			length = reader->lexer->prev_token_terminator - begin;
-		JsonLexContext *nested = clerk_make_json_lexer(begin, length,
-													   GetDatabaseEncoding());
-
-		reader->good = (pg_parse_json(nested, &nullSemAction) == JSON_SUCCESS);
-	}
+	take(reader, JSON_TOKEN_OBJECT_START);
+	if (!at(reader, JSON_TOKEN_OBJECT_END))
+		do
+		{
+			if (take(reader, JSON_TOKEN_STRING) && take(reader, JSON_TOKEN_COLON))
+				skip_value(reader);
+		} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
+	take(reader, JSON_TOKEN_OBJECT_END);
 }
 
-/* Steps over the next token if it is of this type. */
+static void
+skip_array(Reader *reader)
+{
+	take(reader, JSON_TOKEN_ARRAY_START);
+	if (!at(reader, JSON_TOKEN_ARRAY_END))
+		do
+			skip_value(reader);
+		while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
+	take(reader, JSON_TOKEN_ARRAY_END);
+}
+
+/* Whether the next token is of this type; false if this is no JSON. */
+static bool
+at(const Reader *reader, JsonTokenType type)
+{
+	return reader->good && reader->lexer->token_type == type;
+}
+
+/* Steps over the next token, which must be of this type. */
 static bool
 take(Reader *reader, JsonTokenType type)
 {
-	if (!reader->good || reader->lexer->token_type != type)
+	if (!at(reader, type))
 		reader->good = false;
 	else
 		advance(reader);

@@ -1,6 +1,6 @@
 /*
  * json_reader.h
- *		JSON's structure, read by the server's own parser.
+ *		JSON's structure, read by the server's own lexer and by jsonb.
  */
 #ifndef CLERK_JSON_READER_H
 #define CLERK_JSON_READER_H
@@ -24,13 +24,27 @@ typedef struct ClerkJsonValue
 	int			length;			/* of the source, in bytes */
 } ClerkJsonValue;
 
+/* Objects of an array. */
+typedef struct ClerkJsonList
+{
+	const char *const *names;	/* fields that are wanted, given by the caller */
+	int			name_count;
+	bool		is_array;
+	bool		has_objects_only;
+	int			count;			/* of objects */
+	int			allocated;		/* room for so many */
+	ClerkJsonValue *values;		/* name_count for each object */
+} ClerkJsonList;
+
 extern bool clerk_json_read_object(const char *text, int length,
 								   const char *const *names, int count,
 								   ClerkJsonValue *values,
 								   ClerkJsonError *json_error);
-extern bool clerk_json_read_array(const char *text, int length,
-								  ClerkJsonValue **elements, int *count,
-								  ClerkJsonError *json_error);
+extern bool clerk_json_read_list(const char *text, int length,
+								 const char *const *names, int count,
+								 ClerkJsonValue *values, int list_field,
+								 ClerkJsonList *list,
+								 ClerkJsonError *json_error);
 extern text * clerk_json_string(const ClerkJsonValue *value,
 								ClerkJsonError *json_error);
 extern Jsonb *clerk_json_parse(const char *text, int length,
