@@ -23,7 +23,7 @@ static struct
 	struct stat status;
 	char		path[MAXPGPATH];
 	char		key[CLERK_SECRET_KEY_MAX + 1];
-} last_read;
+}			last_read;
 
 static const char *file_error(const struct stat *status);
 static const char *read_key(int file, char *key);
@@ -77,10 +77,10 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 		 (stat(path, &status) == 0 &&
 		  same_file(&status, &last_read.status))))
 	{
-		last_read.	statement = statement;
+		last_read.statement = statement;
 		return last_read.key;
 	}
-	last_read.	valid = false;
+	last_read.valid = false;
 
 	/* O_NONBLOCK: opening a named pipe would wait for its writer. */
 	file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
@@ -96,15 +96,15 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 		*reason = file_error(&status);
 		if (*reason == NULL)
 			*reason = read_key(file, last_read.key);
-		last_read.	valid = (*reason == NULL);
+		last_read.valid = (*reason == NULL);
 	}
 	if (file >= 0)
 		close(file);
 	if (!last_read.valid)
 		return NULL;
 
-	last_read.	statement = statement;
-	last_read.	status = status;
+	last_read.statement = statement;
+	last_read.status = status;
 
 	strlcpy(last_read.path, path, sizeof(last_read.path));
 	return last_read.key;

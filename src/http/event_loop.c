@@ -66,7 +66,7 @@ static struct
 	dlist_head	waiting;		/* requests that descriptors lack for */
 	int			reserved;		/* descriptors, with PostgreSQL */
 	int			abandoned;		/* transfers that have no request any more */
-} loop;
+}			loop;
 
 static bool begin_waiting(void);
 static bool reserve_for_request(void);
@@ -122,14 +122,14 @@ clerk_event_loop_prepare(void)
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not initialize libcurl: %s",
 						curl_easy_strerror(result))));
-	loop.		timer_due = CLERK_NEVER;
-	loop.		next_deadline = CLERK_NEVER;
-	loop.		wait_event = clerk_new_wait_event("ClerkInviteHttp");
+	loop.timer_due = CLERK_NEVER;
+	loop.next_deadline = CLERK_NEVER;
+	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 
 	dlist_init(&loop.running);
 	dlist_init(&loop.waiting);
-	loop.		trusting = curl_version_info(CURLVERSION_NOW)->version_num >= TRUSTING_VERSION;
-	loop.		ready = true;
+	loop.trusting = curl_version_info(CURLVERSION_NOW)->version_num >= TRUSTING_VERSION;
+	loop.ready = true;
 }
 
 /*
@@ -147,7 +147,7 @@ clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 	enter_libcurl(&saved);
 	if (loop.trusting && clerk_socket_set_any_hung_up(&loop.sockets))
 	{
-		loop.		discard_multi = true;
+		loop.discard_multi = true;
 
 		drop_multi_if_unused();
 		fresh_connection = loop.multi != NULL;
@@ -262,7 +262,7 @@ reserve_for_request(void)
 	if (!dlist_is_empty(&loop.running) || loop.multi == NULL)
 		return false;
 	enter_libcurl(&saved);
-	loop.		discard_multi = true;
+	loop.discard_multi = true;
 
 	drop_multi_if_unused();
 	leave_libcurl(&saved);
@@ -281,7 +281,7 @@ reserve(int wanted)
 	{
 		if (!AcquireExternalFD())
 			return false;
-		loop.		reserved++;
+		loop.reserved++;
 	}
 	return clerk_socket_set_prepare(&loop.sockets);
 }
@@ -338,7 +338,7 @@ prepare_multi(void)
 {
 	if (loop.multi != NULL)
 		return true;
-	loop.		multi = curl_multi_init();
+	loop.multi = curl_multi_init();
 
 	if (loop.multi == NULL)
 		return false;
@@ -364,7 +364,7 @@ drive_libcurl(const WaitEvent *ready, int count)
 										  &running);
 	if (result == CURLM_OK && loop.timer_due <= clerk_monotonic_microseconds())
 	{
-		loop.		timer_due = CLERK_NEVER;
+		loop.timer_due = CLERK_NEVER;
 
 		result = curl_multi_socket_action(loop.multi, CURL_SOCKET_TIMEOUT,
 										  0, &running);
@@ -404,15 +404,15 @@ note_next_deadline(void)
 {
 	dlist_iter	iter;
 
-	loop.		next_deadline = CLERK_NEVER;
+	loop.next_deadline = CLERK_NEVER;
 
 	dlist_foreach(iter, &loop.running)
 	{
 		ClerkLoopEntry *entry = dlist_container(ClerkLoopEntry, node,
 												iter.cur);
 
-		loop.		next_deadline = Min(loop.next_deadline,
-										clerk_transfer_deadline(&entry->transfer));
+		loop.next_deadline = Min(loop.next_deadline,
+								 clerk_transfer_deadline(&entry->transfer));
 	}
 }
 
@@ -455,7 +455,7 @@ settle_finished(void)
 			/* Abandoned; see clerk_transfer_abandon(). */
 			curl_multi_remove_handle(loop.multi, easy);
 			curl_easy_cleanup(easy);
-			loop.		abandoned--;
+			loop.abandoned--;
 
 			continue;
 		}
@@ -466,7 +466,7 @@ settle_finished(void)
 		 * failure.
 		 */
 		if (result != CURLE_OK)
-			loop.		discard_multi = true;
+			loop.discard_multi = true;
 
 		dlist_delete(&entry->node);
 		clerk_transfer_settle(&entry->transfer, result);
@@ -479,10 +479,10 @@ static void
 give_up(ClerkLoopEntry *entry)
 {
 	dlist_delete(&entry->node);
-	loop.		discard_multi = true;
+	loop.discard_multi = true;
 
 	if (clerk_transfer_abandon(&entry->transfer))
-		loop.		abandoned++;
+		loop.abandoned++;
 
 	else
 		remove_transfer(entry, false);
@@ -509,9 +509,9 @@ drop_multi_if_unused(void)
 	{
 		curl_multi_cleanup(loop.multi);
 		clerk_socket_set_clear(&loop.sockets);
-		loop.		multi = NULL;
-		loop.		timer_due = CLERK_NEVER;
-		loop.		discard_multi = false;
+		loop.multi = NULL;
+		loop.timer_due = CLERK_NEVER;
+		loop.discard_multi = false;
 	}
 }
 
@@ -555,8 +555,8 @@ static int
 on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
 		 void *arg pg_attribute_unused())
 {
-	loop.		timer_due = milliseconds < 0 ? CLERK_NEVER :
-	clerk_monotonic_microseconds() + (int64) milliseconds * 1000;
+	loop.timer_due = milliseconds < 0 ? CLERK_NEVER :
+		clerk_monotonic_microseconds() + (int64) milliseconds * 1000;
 
 	return 0;
 }

@@ -73,7 +73,7 @@ static struct
 	char		ca_file[MAXPGPATH]; /* set in all of them */
 	uint32		generation;		/* how often it has changed */
 	ClerkHeaderList *headers;
-} kept;
+}			kept;
 
 static bool take_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
 static bool has_lines(const ClerkHeaderList *headers, const ClerkHttpSpec *spec);
@@ -202,7 +202,7 @@ clerk_transfer_drop_handle(ClerkTransfer *transfer, bool reuse)
 	{
 		/* The handle outlives the buffer. */
 		curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
-		kept.		idle[kept.idle_count++] = transfer->easy;
+		kept.idle[kept.idle_count++] = transfer->easy;
 	}
 	else
 		curl_easy_cleanup(transfer->easy);
@@ -237,7 +237,7 @@ take_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 			return false;
 		if (kept.headers != NULL)
 			drop_headers(kept.headers);
-		kept.		headers = made;
+		kept.headers = made;
 	}
 	transfer->headers = kept.headers;
 
@@ -314,7 +314,7 @@ take_handle(ClerkTransfer *transfer, const char *ca_file,
 		while (kept.idle_count > 0)
 			curl_easy_cleanup(kept.idle[--kept.idle_count]);
 		strlcpy(kept.ca_file, ca_file, sizeof(kept.ca_file));
-		kept.		generation++;
+		kept.generation++;
 	}
 	transfer->generation = kept.generation;
 
@@ -373,7 +373,7 @@ set_lasting_options(ClerkTransfer *transfer, const char *ca_file,
 static bool
 set_resolver_options(CURL *easy)
 {
-	kept.		waits_for_names = !clerk_set_quick_exit(easy);
+	kept.waits_for_names = !clerk_set_quick_exit(easy);
 
 	return !kept.waits_for_names || SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 }

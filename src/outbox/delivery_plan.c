@@ -130,7 +130,7 @@ clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
 {
 	int64		invitations = 0;
 	int			count = 0;
-	int kept = 0;
+	int			kept = 0;
 
 	while (count < max_entries && plan->next < plan->packed.count &&
 		   invitations < max_invitations)
@@ -149,7 +149,7 @@ clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
 	/* Another session may have been faster: keep what was granted. */
 	for (int i = 0; i < count; i++)
 		if (entries[i].reservation.state == CLERK_RESERVATION_HELD)
-			entries[kept ++] = entries[i];
+			entries[kept++] = entries[i];
 	return kept;
 }
 

@@ -537,7 +537,7 @@ static void
 insert_as_owner(Oid schema)
 {
 	char	   *schema_name = get_namespace_name(schema);
-	Oid outbox = get_relname_relid(OUTBOX, schema);
+	Oid			outbox = get_relname_relid(OUTBOX, schema);
 	ClerkRights rights;
 	int			result;
 
@@ -571,14 +571,14 @@ kept_plan(const char *schema, Oid outbox)
 	char	   *text = insert_statement(schema);
 	KeptPlan   *kept = kept_plans;
 
-	while (kept !=NULL && strcmp(kept->text, text) != 0)
+	while (kept != NULL && strcmp(kept->text, text) != 0)
 		kept = kept->next;
 
 	if (kept == NULL)
 	{
 		kept = MemoryContextAllocZero(TopMemoryContext, sizeof(KeptPlan));
-		kept	  ->text = MemoryContextStrdup(TopMemoryContext, text);
-		kept	  ->next = kept_plans;
+		kept->text = MemoryContextStrdup(TopMemoryContext, text);
+		kept->next = kept_plans;
 		kept_plans = kept;
 	}
 	clerk_expect_table(kept->text, outbox);
@@ -590,7 +590,7 @@ kept_plan(const char *schema, Oid outbox)
 			elog(ERROR, "SPI_prepare failed: %s",
 				 SPI_result_code_string(SPI_result));
 		SPI_keepplan(plan);
-		kept	  ->plan = plan;
+		kept->plan = plan;
 	}
 	return kept->plan;
 }

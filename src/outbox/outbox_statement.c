@@ -52,7 +52,7 @@ static struct
 	Oid			relation;		/* invalid: none */
 	NameData	schema;			/* the plans' text has its name */
 	uint64		number;			/* another one for each table or name */
-} outbox;
+}			outbox;
 
 /* True while statements of this file change rows. */
 static bool at_work = false;
@@ -80,8 +80,8 @@ clerk_outbox_find(Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", OUTBOX)));
 	if (relation != outbox.relation)
-		outbox.		number++;
-	outbox.		relation = relation;
+		outbox.number++;
+	outbox.relation = relation;
 }
 
 /* The table that was found. */
@@ -181,7 +181,7 @@ note_schema(void)
 			 outbox.relation);
 	if (strcmp(name, NameStr(outbox.schema)) == 0)
 		return;
-	outbox.		number++;
+	outbox.number++;
 
 	namestrcpy(&outbox.schema, name);
 }

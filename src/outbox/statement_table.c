@@ -22,7 +22,7 @@ static struct
 {
 	const char *statement;		/* NULL: none yet */
 	Oid			table;
-} expected;
+}			expected;
 
 static post_parse_analyze_hook_type previous_hook = NULL;
 
@@ -45,8 +45,8 @@ clerk_expect_table(const char *statement, Oid table)
 		post_parse_analyze_hook = check_analyzed;
 		hooked = true;
 	}
-	expected.	statement = statement;
-	expected.	table = table;
+	expected.statement = statement;
+	expected.table = table;
 }
 
 static void

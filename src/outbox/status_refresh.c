@@ -219,7 +219,7 @@ group(Refresh *refresh, Invitation *invitations)
 static void
 sort_by_id(Refresh *refresh, Invitation *invitations)
 {
-	int64 kept = 0;
+	int64		kept = 0;
 
 	refresh->by_id = MemoryContextAllocHuge(refresh->memory,
 											Max(refresh->count, 1) * sizeof(Invitation *));
@@ -228,11 +228,11 @@ sort_by_id(Refresh *refresh, Invitation *invitations)
 	qsort(refresh->by_id, refresh->count, sizeof(Invitation *), compare_ids);
 	for (int64 i = 0; i < refresh->count; i++)
 	{
-		if (kept >0 &&
-			compare_ids(&refresh->by_id[i], &refresh->by_id[kept -1]) == 0)
+		if (kept > 0 &&
+			compare_ids(&refresh->by_id[i], &refresh->by_id[kept - 1]) == 0)
 			close_invitation(refresh->by_id[i], CLERK_INVITATION_PENDING);
 		else
-			refresh->by_id[kept ++] = refresh->by_id[i];
+			refresh->by_id[kept++] = refresh->by_id[i];
 	}
 	refresh->count = kept;
 }

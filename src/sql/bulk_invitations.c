@@ -250,7 +250,7 @@ await_slots(const Bulk *bulk)
 static void
 settle_slots(Bulk *bulk)
 {
-	int kept = 0;
+	int			kept = 0;
 
 	for (int i = 0; i < bulk->slot_count; i++)
 	{
@@ -260,7 +260,7 @@ settle_slots(Bulk *bulk)
 			clerk_http_outcome(batch->request) != CLERK_HTTP_RUNNING)
 			settle(bulk, batch);
 		if (!batch->over || is_unknown(batch))
-			bulk->slots[kept ++] = batch;
+			bulk->slots[kept++] = batch;
 		else
 			MemoryContextDelete(batch->memory);
 	}

@@ -48,7 +48,7 @@ static struct
 	List	   *databases;		/* OIDs; still to be started */
 	bool		listed;			/* since the setting was turned on */
 	uint32		wait_event;
-} launcher;
+}			launcher;
 
 static void list_databases(void);
 static bool start_workers(void);
@@ -67,10 +67,10 @@ clerk_register_launcher(void)
 	memset(&worker, 0, sizeof(worker));
 	strlcpy(worker.bgw_name, "clerk_invite launcher", BGW_MAXLEN);
 	strlcpy(worker.bgw_type, "clerk_invite launcher", BGW_MAXLEN);
-	worker.		bgw_flags = BGWORKER_SHMEM_ACCESS |
-	BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.		bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.		bgw_restart_time = RETRY_SECONDS;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = RETRY_SECONDS;
 
 	strlcpy(worker.bgw_library_name, CLERK_WORKER_LIBRARY,
 			sizeof(worker.bgw_library_name));
@@ -92,14 +92,14 @@ clerk_launcher_main(Datum main_arg pg_attribute_unused())
 	if (!clerk_worker_slots_attach())
 		proc_exit(1);
 	clerk_worker_register_launcher();
-	launcher.	wait_event = clerk_new_wait_event("ClerkInviteLauncher");
+	launcher.wait_event = clerk_new_wait_event("ClerkInviteLauncher");
 
 	for (;;)
 	{
 		bool		done = true;
 
 		if (!clerk_worker_enabled)
-			launcher.	listed = false;
+			launcher.listed = false;
 
 		else
 		{
@@ -120,7 +120,7 @@ list_databases(void)
 	HeapTuple	tuple;
 
 	list_free(launcher.databases);
-	launcher.	databases = NIL;
+	launcher.databases = NIL;
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
@@ -136,14 +136,14 @@ list_databases(void)
 			database->datconnlimit == DATCONNLIMIT_INVALID_DB)
 			continue;
 		transaction = MemoryContextSwitchTo(TopMemoryContext);
-		launcher.	databases = lappend_oid(launcher.databases, database->oid);
+		launcher.databases = lappend_oid(launcher.databases, database->oid);
 
 		MemoryContextSwitchTo(transaction);
 	}
 	table_endscan(scan);
 	table_close(relation, AccessShareLock);
 	CommitTransactionCommand();
-	launcher.	listed = true;
+	launcher.listed = true;
 }
 
 /* False if the server has no room for one of them, and it is worth a retry. */
@@ -161,7 +161,7 @@ start_workers(void)
 		if (!start_worker(database))
 			return false;
 		if (listed)
-			launcher.	databases = list_delete_first(launcher.databases);
+			launcher.databases = list_delete_first(launcher.databases);
 	}
 	return true;
 }

@@ -191,14 +191,14 @@ clerk_worker_not_started(Oid database)
 	if (slot != NULL && slot->latch == NULL)
 	{
 		slot->starts--;
-		if (launcher !=NULL)
+		if (launcher != NULL)
 			slot->status.state = CLERK_WORKER_WANTED;
 		else
 			free_slot(slot);
 	}
 	LWLockRelease(&shared->lock);
 	/* The launcher itself waits before it tries again. */
-	if (launcher !=NULL && launcher !=MyLatch)
+	if (launcher != NULL && launcher != MyLatch)
 		SetLatch(launcher);
 }
 

@@ -103,7 +103,7 @@ static struct
 	bool		refused;		/* the database takes no connections */
 	int			failures;		/* looks in a row that ended with an error */
 	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* logged; empty: none */
-} worker;
+}			worker;
 
 static emit_log_hook_type previous_emit_log_hook;
 
@@ -143,16 +143,16 @@ clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
 	snprintf(worker.bgw_name, BGW_MAXLEN,
 			 "clerk_invite worker for database %u", database);
 	strlcpy(worker.bgw_type, "clerk_invite worker", BGW_MAXLEN);
-	worker.		bgw_flags = BGWORKER_SHMEM_ACCESS |
-	BGWORKER_BACKEND_DATABASE_CONNECTION;
-	worker.		bgw_start_time = BgWorkerStart_RecoveryFinished;
-	worker.		bgw_restart_time = RESTART_SECONDS;
+	worker.bgw_flags = BGWORKER_SHMEM_ACCESS |
+		BGWORKER_BACKEND_DATABASE_CONNECTION;
+	worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
+	worker.bgw_restart_time = RESTART_SECONDS;
 
 	strlcpy(worker.bgw_library_name, CLERK_WORKER_LIBRARY,
 			sizeof(worker.bgw_library_name));
 	strlcpy(worker.bgw_function_name, "clerk_worker_main", BGW_MAXLEN);
-	worker.		bgw_main_arg = ObjectIdGetDatum(database);
-	worker.		bgw_notify_pid = handle != NULL ? MyProcPid : 0;
+	worker.bgw_main_arg = ObjectIdGetDatum(database);
+	worker.bgw_notify_pid = handle != NULL ? MyProcPid : 0;
 
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
@@ -195,7 +195,7 @@ enter(Oid database, Outlook *outlook)
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	worker.		wait_event = clerk_new_wait_event("ClerkInviteWorker");
+	worker.wait_event = clerk_new_wait_event("ClerkInviteWorker");
 
 	on_proc_exit(choose_exit_status, (Datum) 0);
 	before_shmem_exit(let_slot_go, (Datum) 0);
@@ -220,8 +220,8 @@ connect_to(Oid database)
 		if (GetConfigOption(overridden[i][0], true, false) != NULL)
 			SetConfigOption(overridden[i][0], overridden[i][1],
 							PGC_SUSET, PGC_S_OVERRIDE);
-	worker.		look = AllocSetContextCreate(TopMemoryContext, "clerk_invite look",
-											 ALLOCSET_DEFAULT_SIZES);
+	worker.look = AllocSetContextCreate(TopMemoryContext, "clerk_invite look",
+										ALLOCSET_DEFAULT_SIZES);
 }
 
 /*
@@ -236,7 +236,7 @@ notice_refusal(ErrorData *error)
 	if (error->elevel == FATAL &&
 		(error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE ||
 		 error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE))
-		worker.		refused = true;
+		worker.refused = true;
 
 	if (worker.refused && error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE)
 		error->output_to_server = false;
@@ -276,7 +276,7 @@ look(Outlook *outlook)
 	PG_TRY();
 	{
 		look_at_outbox(outlook);
-		worker.		failures = 0;
+		worker.failures = 0;
 	}
 	PG_CATCH();
 	{
@@ -340,10 +340,10 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 								   LONGEST_REST_MS));
 	bool		has_looked = worker.has_looked;
 
-	worker.		has_looked = true;
+	worker.has_looked = true;
 
 	if (report->sent + report->skipped + report->failed > 0)
-		worker.		has_sent = true;
+		worker.has_sent = true;
 
 	if (report->busy)
 	{
@@ -440,7 +440,7 @@ recover(Outlook *outlook)
 
 	for (int i = 0; i < worker.failures && delay < LONGEST_REST_MS; i++)
 		delay *= 2;
-	worker.		failures++;
+	worker.failures++;
 
 	outlook->rest.earliest = outlook->rest.latest = from_now(delay);
 	snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
