@@ -26,6 +26,7 @@ OBJS = \
 	src/outbox/delivery_pass.o \
 	src/outbox/delivery_plan.o \
 	src/outbox/enqueue_trigger.o \
+	src/outbox/enqueued_rows.o \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
 	src/outbox/outbox.o \

@@ -570,6 +570,45 @@ out: whether it was given up, which is false if it is settled, or if its
   request is on its way; NULL if there is no number';
 
 
+CREATE TABLE @extschema@.clerk_enqueue_signal (
+    never boolean CONSTRAINT always_empty CHECK (false)
+);
+
+REVOKE ALL ON @extschema@.clerk_enqueue_signal FROM PUBLIC;
+
+COMMENT ON TABLE @extschema@.clerk_enqueue_signal IS
+'always empty: its trigger inserts what clerk_invitation_trigger() has
+collected for each row of a statement, when the statement''s row triggers have
+fired; not for users';
+
+COMMENT ON COLUMN @extschema@.clerk_enqueue_signal.never IS
+'there are no values';
+
+COMMENT ON CONSTRAINT always_empty ON @extschema@.clerk_enqueue_signal IS
+'no row can be inserted';
+
+CREATE FUNCTION @extschema@.clerk_insert_enqueued()
+RETURNS trigger
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_insert_enqueued() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_insert_enqueued() IS
+'inserts into clerk_invitation_outbox what clerk_invitation_trigger() has
+collected
+raises: what the outbox''s constraints raise';
+
+CREATE TRIGGER insert_enqueued
+AFTER UPDATE ON @extschema@.clerk_enqueue_signal
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_insert_enqueued();
+
+-- What a session in replica role or an apply worker collects is inserted, too.
+ALTER TABLE @extschema@.clerk_enqueue_signal ENABLE ALWAYS TRIGGER insert_enqueued;
+
+COMMENT ON TRIGGER insert_enqueued ON @extschema@.clerk_enqueue_signal IS
+'inserts the rows that have been collected';
+
 CREATE FUNCTION @extschema@.clerk_invitation_trigger()
 RETURNS trigger
 AS 'MODULE_PATHNAME'
