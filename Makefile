@@ -1,7 +1,8 @@
 EXTENSION = clerk_invite
-# The control file is where the version is written.
+# The version is defined in the control file.
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
-# META.json has the release's, with a third number for what changes no SQL.
+# META.json has the version of the release, with a third number for releases
+# that do not change any SQL objects.
 DISTVERSION = $(shell sed -n 's/^    "version": *"\(.*\)",/\1/p' META.json)
 MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
@@ -68,7 +69,7 @@ PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(shell $(CURL_CONFIG) --libs)
 
-# Each regression test runs beside a fake Clerk of its own.
+# Each regression test runs with its own instance of the fake Clerk.
 REGRESS = $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))
 REGRESS_OPTS = --launcher=test/with_fake_clerk.sh
 
@@ -76,7 +77,7 @@ CURL_CONFIG = curl-config
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 
-# So has each isolation test, where the server comes with the tester.
+# So does each isolation test, if the server installation has the test driver.
 ifneq ($(wildcard $(dir $(PGXS))../test/isolation/pg_isolation_regress),)
 ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
 ISOLATION_OPTS = --launcher=test/with_fake_clerk.sh --inputdir=test
@@ -84,10 +85,10 @@ endif
 
 include $(PGXS)
 
-# Make's own rule knows nothing of headers.
+# The built-in rule does not track dependencies on headers.
 $(OBJS): $(wildcard src/*.h) $(EXTENSION).control
 
-# The archive that is uploaded to PGXN: what is committed, in one folder.
+# The archive for PGXN: all committed files, in one directory.
 .PHONY: dist
 dist:
 	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
