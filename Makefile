@@ -23,6 +23,7 @@ OBJS = \
 	src/worker/slots.o \
 	src/worker/wakeup.o \
 	src/worker/worker.o \
+	src/outbox/claim.o \
 	src/outbox/delivery.o \
 	src/outbox/delivery_pass.o \
 	src/outbox/delivery_plan.o \
@@ -31,6 +32,7 @@ OBJS = \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
 	src/outbox/outbox.o \
+	src/outbox/outbox_row.o \
 	src/outbox/outbox_statement.o \
 	src/outbox/outcome.o \
 	src/outbox/owner_rights.o \
@@ -39,6 +41,7 @@ OBJS = \
 	src/outbox/retention.o \
 	src/outbox/sender_lock.o \
 	src/outbox/set_aside.o \
+	src/outbox/settle.o \
 	src/outbox/statement_table.o \
 	src/outbox/status_refresh.o \
 	src/outbox/status_statements.o \
@@ -55,6 +58,7 @@ OBJS = \
 	src/clerk/operations.o \
 	src/clerk/rate_limit.o \
 	src/clerk/request_error.o \
+	src/clerk/request_window.o \
 	src/clerk/white_space.o \
 	src/http/domain_name.o \
 	src/http/event_loop.o \

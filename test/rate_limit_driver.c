@@ -32,6 +32,7 @@ static TimestampTz reloaded_at = 0;
 #define PgReloadTime reloaded_at
 #include "../src/common/shared_memory.c"
 #include "../src/clerk/budget_file.c"
+#include "../src/clerk/request_window.c"
 #include "../src/clerk/rate_limit.c"
 #undef GetCurrentTimestamp
 #undef clerk_monotonic_microseconds

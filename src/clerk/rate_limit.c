@@ -11,11 +11,6 @@
  * after its answer arrived.  Clerk counts it at some time in between: so its
  * place is never free earlier here than there.
  *
- * The counts are kept in a ring of BUCKETS buckets, each as long as the window
- * divided by BUCKETS - 1, and a bucket counts until the whole of it has left
- * the window.  So a place is free again less than 1/127 of the window (0.8 %)
- * later than it could be, and never too early.
- *
  * Time passes by a monotonic clock: a clock of day that is put ahead frees
  * nothing early, and one that is put back closes nothing for longer.  What it
  * shows is needed only where a time is given or returned, and to know how long
@@ -56,6 +51,7 @@
 #include "access/xact.h"
 #include "clerk/budget_file.h"
 #include "clerk/rate_limit.h"
+#include "clerk/request_window.h"
 #include "common/hashfn.h"
 #include "common/monotonic_clock.h"
 #include "common/settings.h"
@@ -64,7 +60,6 @@
 #include "storage/ipc.h"
 #include "utils/timestamp.h"
 
-#define BUCKETS 128
 #define COUNTED_ENDPOINTS (CLERK_ENDPOINT_BULK + 1)
 #define ENDPOINTS (CLERK_ENDPOINT_LIST + 1)
 
@@ -84,27 +79,12 @@
  */
 #define DRIFT 100000
 
-/*
- * Requests to an endpoint, by time.  Bucket number N, of which counts[N %
- * BUCKETS] is the content, holds those that were answered from N * width to
- * (N + 1) * width; the ring has the newest bucket and those before it.
- */
-typedef struct Ring
-{
-	int64		width;			/* of a bucket: microseconds */
-	TimestampTz configured_at;	/* when the setting was read that says so */
-	int64		newest;			/* number of the newest bucket */
-	uint32		held;			/* reserved, and not started yet */
-	uint32		under_way;		/* started, and not answered yet */
-	uint32		counts[BUCKETS];
-} Ring;
-
 /* The budgets of an instance of Clerk's. */
 typedef struct Instance
 {
 	uint64		name;			/* from clerk_rate_limit_instance() */
 	uint64		last_use;		/* by State.uses; 0: there is none */
-	Ring		rings[COUNTED_ENDPOINTS];
+	ClerkRequestWindow windows[COUNTED_ENDPOINTS];
 	int64		closed_until[ENDPOINTS];	/* by a 429's Retry-After */
 } Instance;
 
@@ -164,7 +144,7 @@ static Instance *use_instance(uint64 name);
 static bool is_counted(ClerkEndpoint endpoint);
 static int	limit_of(ClerkEndpoint endpoint);
 static void own_requests_to(uint64 instance, Moment now);
-static bool settle_own(ClerkReservation *reservation, Ring *ring);
+static bool settle_own(ClerkReservation *reservation, ClerkRequestWindow *window);
 static void give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted,
 						int64 now);
 static void give_up_all(Moment now);
@@ -173,15 +153,8 @@ static void at_transaction_end(XactEvent event, void *arg);
 static void at_exit(int code, Datum arg);
 static int64 time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at,
 							Moment now);
-static Ring *ring_at(Instance *instance, ClerkEndpoint endpoint, int64 now);
-static void advance(Ring *ring, int64 newest);
-static bool knows_better(const Ring *ring);
-static void make_all_newest(Ring *ring, int64 newest);
-static int64 bucket_width(void);
-static int64 bucket_number(int64 time, int64 width);
-static uint32 *bucket_at(Ring *ring, int64 time);
-static int64 sum(const Ring *ring);
-static int64 when_gone(const Ring *ring, int64 count);
+static ClerkRequestWindow *window_of(Instance *instance, ClerkEndpoint endpoint,
+									 int64 now);
 static void assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
 				   ClerkBudget *budget);
 
@@ -249,7 +222,7 @@ clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 	}
 	if (is_counted(endpoint))
 	{
-		ring_at(used, endpoint, now.time)->held += granted;
+		window_of(used, endpoint, now.time)->held += granted;
 		own[endpoint].held = granted;
 	}
 	*available_at = 0;
@@ -281,17 +254,17 @@ clerk_rate_limit_start(ClerkReservation *reservation)
 {
 	Moment		now;
 	Instance   *used;
-	Ring	   *ring;
+	ClerkRequestWindow *window;
 
 	if (!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
 	used = use_instance(reservation->instance);
 	own_requests_to(reservation->instance, now);
-	ring = ring_at(used, reservation->endpoint, now.time);
+	window = window_of(used, reservation->endpoint, now.time);
 	if (reservation->reserved)
 	{
-		(void) settle_own(reservation, ring);
+		(void) settle_own(reservation, window);
 		own[reservation->endpoint].started++;
 	}
 	else
@@ -299,7 +272,7 @@ clerk_rate_limit_start(ClerkReservation *reservation)
 		reservation->clock_offset = now.clock - now.time;
 		own[reservation->endpoint].counted++;
 	}
-	ring->under_way++;
+	window->under_way++;
 	reservation->state = CLERK_RESERVATION_STARTED;
 	write_through(used, now);
 	unlock_state();
@@ -315,19 +288,19 @@ clerk_rate_limit_answered(ClerkReservation *reservation,
 {
 	Moment		now;
 	Instance   *used;
-	Ring	   *ring;
+	ClerkRequestWindow *window;
 	uint32	   *bucket;
 
 	if (reservation->state != CLERK_RESERVATION_STARTED)
 		return;
 	now = lock_state();
 	used = use_instance(reservation->instance);
-	ring = ring_at(used, reservation->endpoint, now.time);
+	window = window_of(used, reservation->endpoint, now.time);
 
 	/* If it was given up, it has been counted. */
-	if (settle_own(reservation, ring))
+	if (settle_own(reservation, window))
 	{
-		bucket = bucket_at(ring, time_of_answer(reservation, answered_at, now));
+		bucket = clerk_window_bucket(window, time_of_answer(reservation, answered_at, now));
 		if (bucket != NULL)
 			(*bucket)++;
 		if (reservation->reserved)
@@ -352,8 +325,8 @@ clerk_rate_limit_not_sent(ClerkReservation *reservation)
 		!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
-	if (settle_own(reservation, ring_at(use_instance(reservation->instance),
-										reservation->endpoint, now.time)) &&
+	if (settle_own(reservation, window_of(use_instance(reservation->instance),
+										  reservation->endpoint, now.time)) &&
 		started)
 		own_unwritten = true;
 	unlock_state();
@@ -501,18 +474,18 @@ take_over(const Record *record, Instance *instance, int64 now)
 	state->uses = Max(state->uses, instance->last_use);
 	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
 	{
-		Ring	   *ring = &instance->rings[i];
+		ClerkRequestWindow *window = &instance->windows[i];
 		uint32	   *bucket;
 
 		/* The server's configuration has been read since. */
-		ring->configured_at = 0;
-		if (ring->width == 0)
+		window->configured_at = 0;
+		if (window->width == 0)
 			continue;
-		advance(ring, bucket_number(now, ring->width));
-		bucket = bucket_at(ring, answered_at);
+		clerk_window_advance(window, now);
+		bucket = clerk_window_bucket(window, answered_at);
 		if (bucket != NULL)
-			*bucket += ring->under_way;
-		ring->under_way = 0;
+			*bucket += window->under_way;
+		window->under_way = 0;
 	}
 }
 
@@ -527,7 +500,7 @@ write_through(const Instance *instance, Moment now)
 	record.clock = now.clock;
 	record.instance = *instance;
 	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
-		record.instance.rings[i].held = 0;
+		record.instance.windows[i].held = 0;
 	if (clerk_budget_file_write((int) (instance - state->instances),
 								&record, sizeof(record)))
 	{
@@ -607,16 +580,16 @@ own_requests_to(uint64 instance, Moment now)
  * among them, because it was given up.
  */
 static bool
-settle_own(ClerkReservation *reservation, Ring *ring)
+settle_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 {
 	Unsettled  *unsettled = &own[reservation->endpoint];
-	uint32	   *total = &ring->under_way;
+	uint32	   *total = &window->under_way;
 	uint32	   *count;
 
 	if (reservation->state == CLERK_RESERVATION_HELD)
 	{
 		count = &unsettled->held;
-		total = &ring->held;
+		total = &window->held;
 	}
 	else
 		count = reservation->reserved ?
@@ -643,18 +616,18 @@ give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted, int64 now)
 
 	if (instance != NULL)
 	{
-		Ring	   *ring = ring_at(instance, endpoint, now);
+		ClerkRequestWindow *window = window_of(instance, endpoint, now);
 
 		if (reserved)
 		{
-			ring->held -= Min(ring->held, unsettled->held);
+			window->held -= Min(window->held, unsettled->held);
 			over += unsettled->started;
 		}
 		if (counted)
 			over += unsettled->counted;
-		over = Min(over, ring->under_way);
-		ring->under_way -= over;
-		*bucket_at(ring, now) += over;
+		over = Min(over, window->under_way);
+		window->under_way -= over;
+		*clerk_window_bucket(window, now) += over;
 		own_unwritten |= over > 0;
 	}
 	if (reserved)
@@ -732,123 +705,14 @@ time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at, Mom
 	return Min(answered_at - clock_offset, now.time);
 }
 
-/*
- * A counted endpoint's ring, moved on to this time, which must have been taken
- * under the lock.
- */
-static Ring *
-ring_at(Instance *instance, ClerkEndpoint endpoint, int64 now)
+/* A counted endpoint's window, moved on to this time. */
+static ClerkRequestWindow *
+window_of(Instance *instance, ClerkEndpoint endpoint, int64 now)
 {
-	Ring	   *ring = &instance->rings[endpoint];
-	int64		width = bucket_width();
+	ClerkRequestWindow *window = &instance->windows[endpoint];
 
-	if (ring->width != width && knows_better(ring))
-	{
-		ring->width = width;
-		ring->configured_at = PgReloadTime;
-		make_all_newest(ring, bucket_number(now, width));
-	}
-	if (ring->width == width)
-		ring->configured_at = Max(ring->configured_at, PgReloadTime);
-	advance(ring, bucket_number(now, ring->width));
-	return ring;
-}
-
-/*
- * Moves a ring on, so that this bucket is the newest.  Our time does not go
- * back, but a file can say anything: then all counts as made now.
- */
-static void
-advance(Ring *ring, int64 newest)
-{
-	if (ring->newest > newest)
-		make_all_newest(ring, newest);
-	if (newest - ring->newest >= BUCKETS)
-	{
-		memset(ring->counts, 0, sizeof(ring->counts));
-		ring->newest = newest;
-	}
-	while (ring->newest < newest)
-		ring->counts[++ring->newest % BUCKETS] = 0;
-}
-
-/*
- * Whether this process has read the server's configuration later than the one
- * that the ring's width comes from.  During a reload some have read the new
- * one and some the old one, and they must not change the ring in turn.  If
- * that other one has read it in the future, the clock was ahead, and says
- * nothing.
- */
-static bool
-knows_better(const Ring *ring)
-{
-	return ring->width == 0 || PgReloadTime > ring->configured_at ||
-		ring->configured_at > GetCurrentTimestamp();
-}
-
-/*
- * The buckets do not tell any more how old a request is, such as when
- * clerk_invite.rate_limit_window changed.  All count as made now, which at
- * worst is a window too long.
- */
-static void
-make_all_newest(Ring *ring, int64 newest)
-{
-	int64		count = sum(ring);
-
-	memset(ring->counts, 0, sizeof(ring->counts));
-	ring->newest = newest;
-	ring->counts[newest % BUCKETS] = (uint32) Min(count, PG_UINT32_MAX);
-}
-
-/* Microseconds.  BUCKETS - 1 of them are at least a window. */
-static int64
-bucket_width(void)
-{
-	int64		window = clerk_rate_limit_window * INT64CONST(1000);
-
-	return (window + BUCKETS - 2) / (BUCKETS - 1);
-}
-
-static int64
-bucket_number(int64 time, int64 width)
-{
-	return Max(time, 0) / width;
-}
-
-/* The bucket of a time, which is not in the future; NULL if it is too old. */
-static uint32 *
-bucket_at(Ring *ring, int64 time)
-{
-	int64		number = Min(bucket_number(time, ring->width), ring->newest);
-
-	return number > ring->newest - BUCKETS ?
-		&ring->counts[number % BUCKETS] : NULL;
-}
-
-static int64
-sum(const Ring *ring)
-{
-	int64		count = 0;
-
-	for (int i = 0; i < BUCKETS; i++)
-		count += ring->counts[i];
-	return count;
-}
-
-/*
- * The time when so many of the ring's requests will have left the window, if
- * all that are not answered yet are answered now.
- */
-static int64
-when_gone(const Ring *ring, int64 count)
-{
-	int64		number = Max(ring->newest - BUCKETS + 1, 0);
-
-	while (number < ring->newest &&
-		   (count -= ring->counts[number % BUCKETS]) > 0)
-		number++;
-	return (number + BUCKETS) * ring->width;
+	clerk_window_configure(window, now);
+	return window;
 }
 
 static void
@@ -857,12 +721,12 @@ assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
 {
 	int64		until = instance->closed_until[endpoint];
 	int64		used = 0;
-	Ring	   *ring = NULL;
+	ClerkRequestWindow *window = NULL;
 
 	if (is_counted(endpoint))
 	{
-		ring = ring_at(instance, endpoint, now.time);
-		used = sum(ring) + ring->under_way + ring->held;
+		window = window_of(instance, endpoint, now.time);
+		used = clerk_window_sum(window) + window->under_way + window->held;
 	}
 	budget->limit = limit_of(endpoint);
 	budget->used = (int) Min(used, INT_MAX);
@@ -873,7 +737,7 @@ assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
 		budget->available_at = DT_NOEND;
 	else if (budget->remaining == 0)
 	{
-		until = Max(until, when_gone(ring, used - budget->limit + 1));
+		until = Max(until, clerk_window_when_gone(window, used - budget->limit + 1));
 		budget->available_at = now.clock + (until - now.time);
 	}
 }

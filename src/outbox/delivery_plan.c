@@ -12,6 +12,7 @@
 #include "clerk/email_address.h"
 #include "common/settings.h"
 #include "outbox/delivery_plan.h"
+#include "outbox/outbox.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 

@@ -17,6 +17,7 @@
 #include "common/server_clock.h"
 #include "common/settings.h"
 #include "compat.h"
+#include "outbox/outbox.h"
 #include "outbox/outcome.h"
 #include "utils/timestamp.h"
 

@@ -9,7 +9,7 @@
 #define CLERK_VERDICT_H
 
 #include "clerk/operations.h"
-#include "outbox/outbox.h"
+#include "outbox/outbox_row.h"
 
 extern void clerk_outcome_created(ClerkOutboxChange *change,
 								  const ClerkInvitation *created);

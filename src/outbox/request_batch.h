@@ -6,7 +6,7 @@
 #define CLERK_REQUEST_BATCH_H
 
 #include "clerk/operations.h"
-#include "outbox/outbox.h"
+#include "outbox/outbox_row.h"
 #include "outbox/packing.h"
 
 /* A request of the batch and the rows that it is for. */

@@ -33,7 +33,6 @@
 #include "clerk/invitation_pages.h"
 #include "clerk/operations.h"
 #include "compat.h"
-#include "outbox/outbox.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/status_refresh.h"
 #include "outbox/status_statements.h"

@@ -11,7 +11,7 @@
 #include "catalog/pg_type_d.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
-#include "outbox/outbox.h"
+#include "outbox/outbox_row.h"
 #include "outbox/set_aside.h"
 #include "outbox/status_statements.h"
 #include "utils/builtins.h"

@@ -15,9 +15,9 @@
 #include "catalog/pg_type_d.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "outbox/outbox.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/sender_lock.h"
+#include "outbox/settle.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 

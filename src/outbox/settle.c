@@ -1,0 +1,217 @@
+/*
+ * settle.c
+ *		Records in the outbox what became of rows.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type_d.h"
+#include "commands/async.h"
+#include "common/settings.h"
+#include "executor/spi.h"
+#include "outbox/set_aside.h"
+#include "outbox/settle.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/timestamp.h"
+
+#define SETTLE_PARAMETERS 16
+
+/*
+ * Whether a row may have been sent by a claim before its last one: it has an
+ * attempt left behind it, or its attempts were counted anew by a retry.
+ */
+#define WAS_SENT_BEFORE "c.attempts > 0 OR o.first_claimed_at < o.claimed_at"
+
+static ClerkOutboxStatement settle_rows = {
+	.text = "UPDATE ONLY %1$s AS o SET state = c.state, attempts = c.attempts, "
+	"next_attempt_at = c.next_attempt_at, "
+	"first_claimed_at = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_at END, "
+	"first_claimed_clock = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_clock END, "
+	"claimed_at = CASE WHEN c.state = 'verifying' AND c.seen_state = 'sending' "
+	"THEN clock_timestamp() ELSE o.claimed_at END, "
+	"settled_at = CASE WHEN c.state IN ('sent', 'skipped', 'failed') "
+	"THEN clock_timestamp() END, "
+	"invitation_id = c.invitation_id, status = c.status, url = c.url, "
+	"expires_at = c.expires_at, http_status = c.http_status, "
+	"error_code = c.error_code, error_message = c.error_message, "
+	"trace_id = c.trace_id, send_alone = c.send_alone, "
+	"consecutive_failures = c.consecutive_failures, database_error = NULL "
+	"FROM (SELECT c.* FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
+	"$11, $12, $13, $14, $15, $16) AS c (id, seen_attempts, seen_state, state, "
+	"attempts, next_attempt_at, invitation_id, status, url, expires_at, "
+	"http_status, error_code, error_message, trace_id, send_alone, "
+	"consecutive_failures) "
+	"JOIN ONLY %1$s AS seen ON seen.id = c.id "
+	"AND seen.attempts = c.seen_attempts AND seen.state = c.seen_state "
+	"FOR UPDATE OF seen SKIP LOCKED) AS c "
+	"WHERE o.id = c.id "
+	"RETURNING o.id",
+	.parameters = SETTLE_PARAMETERS,
+	.types = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID, TEXTARRAYOID,
+		TEXTARRAYOID, TIMESTAMPTZARRAYOID, INT4ARRAYOID, TEXTARRAYOID,
+	TEXTARRAYOID, TEXTARRAYOID, BOOLARRAYOID, INT4ARRAYOID},
+	.results = {INT8OID}
+};
+
+/* The parameters of settle_rows while they are being filled. */
+typedef struct ParameterArrays
+{
+	Datum	   *elements[SETTLE_PARAMETERS];
+	bool	   *nulls[SETTLE_PARAMETERS];
+} ParameterArrays;
+
+typedef struct SettledRows
+{
+	ClerkOutboxChange *changes;
+	int			count;
+} SettledRows;
+
+static void fill_changes(Datum *values, int first, int count,
+						 const void *rows);
+static void settling_failed(int position, const ErrorData *error,
+							const void *rows);
+static void fill_settle_arrays(ParameterArrays *arrays,
+							   const ClerkOutboxChange *change, int position);
+static bool can_be_accepted(const ClerkOutboxChange *change);
+static void collect_settled(void *result);
+
+/*
+ * Changes rows, and tells for each change whether it was applied: it is not if
+ * the row is no longer as its sender has seen it, or if somebody holds a lock
+ * on it.  Nobody may keep a sender waiting, and the next one finds the row as
+ * it is.  One that the server refuses to change is set aside.  A row that has no
+ * attempt left behind it has not been sent yet: what came before its next claim
+ * is not its own.
+ */
+void
+clerk_outbox_settle(ClerkOutboxChange *changes, int count)
+{
+	SettledRows settled = {changes, count};
+
+	for (int i = 0; i < count; i++)
+		changes[i].applied = changes[i].set_aside = false;
+	clerk_outbox_run_rows(&settle_rows, count, changes, fill_changes,
+						  settling_failed, collect_settled, &settled);
+	for (int i = 0; i < count; i++)
+		if (changes[i].applied)
+			clerk_outbox_announce(changes[i].row->id, changes[i].progress.state);
+}
+
+/* Tells who listens that a row has reached a final state. */
+void
+clerk_outbox_announce(int64 id, const char *state)
+{
+	char		payload[64];
+
+	if (clerk_notify_channel[0] == '\0' ||
+		strcmp(state, CLERK_OUTBOX_QUEUED) == 0 ||
+		strcmp(state, CLERK_OUTBOX_VERIFYING) == 0)
+		return;
+	snprintf(payload, sizeof(payload), "%lld %s", (long long) id, state);
+	Async_Notify(clerk_notify_channel, payload);
+}
+
+/* One element of each of the statement's parameters. */
+static void
+fill_settle_arrays(ParameterArrays *arrays, const ClerkOutboxChange *change,
+				   int position)
+{
+	const ClerkOutboxProgress *seen = &change->row->progress;
+	const ClerkOutboxProgress *next = &change->progress;
+	bool		exists = change->invitation != NULL;
+	bool		acceptable = can_be_accepted(change);
+	int			parameter = 0;
+
+#define ADD(is_null, datum) \
+	(arrays->nulls[parameter][position] = (is_null), \
+	 arrays->elements[parameter++][position] = (is_null) ? (Datum) 0 : (datum))
+#define ADD_TEXT(string) ADD((string) == NULL, CStringGetTextDatum(string))
+#define ADD_FIELD(condition, field) \
+	ADD(!(condition) || change->invitation->nulls[field], \
+		change->invitation->values[field])
+
+	ADD(false, Int64GetDatum(change->row->id));
+	ADD(false, Int32GetDatum(seen->attempts));
+	ADD_TEXT(seen->state);
+	ADD_TEXT(next->state);
+	ADD(false, Int32GetDatum(next->attempts));
+	ADD(change->next_attempt_at == 0,
+		TimestampTzGetDatum(change->next_attempt_at));
+	ADD_FIELD(exists, CLERK_INVITATION_ID);
+	ADD_FIELD(exists, CLERK_INVITATION_STATUS);
+	ADD_FIELD(acceptable, CLERK_INVITATION_URL);
+	ADD_FIELD(exists, CLERK_INVITATION_EXPIRES_AT);
+	ADD(next->http_status == 0, Int32GetDatum(next->http_status));
+	ADD_TEXT(next->error_code);
+	ADD_TEXT(next->error_message);
+	ADD_TEXT(next->trace_id);
+	ADD(false, BoolGetDatum(next->send_alone));
+	ADD(false, Int32GetDatum(next->consecutive_failures));
+	Assert(parameter == SETTLE_PARAMETERS);
+
+#undef ADD
+#undef ADD_TEXT
+#undef ADD_FIELD
+}
+
+/* The url of an invitation that is no longer pending is of no use. */
+static bool
+can_be_accepted(const ClerkOutboxChange *change)
+{
+	const char *status;
+
+	if (change->invitation == NULL)
+		return false;
+	status = clerk_invitation_text(change->invitation, CLERK_INVITATION_STATUS);
+	return status == NULL || strcmp(status, CLERK_INVITATION_PENDING) == 0;
+}
+
+static void
+fill_changes(Datum *values, int first, int count, const void *rows)
+{
+	const ClerkOutboxChange *changes = rows;
+	ParameterArrays arrays;
+
+	for (int i = 0; i < SETTLE_PARAMETERS; i++)
+	{
+		arrays.elements[i] = palloc(count * sizeof(Datum));
+		arrays.nulls[i] = palloc0(count * sizeof(bool));
+	}
+	for (int i = 0; i < count; i++)
+		fill_settle_arrays(&arrays, &changes[first + i], i);
+	for (int i = 0; i < SETTLE_PARAMETERS; i++)
+		values[i] = clerk_outbox_array(arrays.elements[i], arrays.nulls[i], count,
+									   get_element_type(settle_rows.types[i]));
+}
+
+static void
+settling_failed(int position, const ErrorData *error, const void *rows)
+{
+	ClerkOutboxChange *change = &((ClerkOutboxChange *) rows)[position];
+
+	clerk_outbox_set_aside(change->row->id, change->row->progress.state, error,
+						   can_be_accepted(change) ?
+						   clerk_invitation_text(change->invitation,
+												 CLERK_INVITATION_URL) : NULL);
+	change->set_aside = true;
+}
+
+/* The statement tells which rows it has changed, in any order. */
+static void
+collect_settled(void *result)
+{
+	SettledRows *settled = result;
+
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool		isnull;
+		int64		id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[i],
+													 SPI_tuptable->tupdesc,
+													 1, &isnull));
+
+		for (int j = 0; j < settled->count; j++)
+			if (settled->changes[j].row->id == id)
+				settled->changes[j].applied = true;
+	}
+}
