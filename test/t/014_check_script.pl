@@ -13,6 +13,7 @@ check_failed_check();
 check_nothing_ran();
 check_build();
 check_repository();
+check_layering();
 check_regress();
 check_fake_clerk();
 check_tap();
@@ -39,19 +40,66 @@ sub check_failed_check
 {
 	my $checkout = small_checkout();
 
-	$checkout->change('test/layering.sh', qr/\b(compat\)) echo \d/, 'compat) echo 99');
+	$checkout->append('src/common/settings.h', qq(#include "http/http.h"\n));
 	my $run = $checkout->run('test/check.sh', CHECKS => 'layering tap');
 	ends_with($run, '2 passed, 1 failed, 0 skipped', 1,
 		'check.sh fails if one expectation is wrong');
 	like($run->{stdout}, qr/^FAILED  layering$/m, '... and names the check');
 	like(
 		$run->{stdout},
-		qr/includes compat\.h, which is not below it/,
+		qr{^common/settings\.h includes http/http\.h, which is not below it$}m,
 		'... and shows what it has to say');
 	like($run->{stdout}, qr/^ok      tap \(2 assertions\)$/m,
 		'... and goes on with the others');
 	is_deeply([ $checkout->left_behind ],
 		[], '... and leaves no file and no process behind');
+	return;
+}
+
+# Each rule of layering.sh, broken once.
+sub check_layering
+{
+	my %broken = (
+		'a header of a higher room' => [
+			'src/clerk/error.h', qq(#include "worker/slots.h"\n),
+			qr{^clerk/error\.h includes worker/slots\.h, which is not below it$}m
+		],
+		'a circle in a room' => [
+			'src/http/url_rules.h',
+			qq(#include "http/http.h"\n),
+			qr{^in http/ files include each other: }m
+		],
+		'libcurl outside http/' => [
+			'src/clerk/operations.h', "#include <curl/curl.h>\n",
+			qr{^clerk/operations\.h includes libcurl's header$}m
+		],
+		'a version outside compat.h' => [
+			'src/sql/arguments.c',
+			"#if PG_VERSION_NUM >= 170000\n#endif\n",
+			qr{^sql/arguments\.c:\d+:.*\n.*which is for compat\.h$}m
+		],
+		'a room without a README' =>
+		  [ 'src/rooms/new.c', '', qr{^README\.md has no room rooms/$}m ],
+		'a symbol of another name' => [
+			'misnamed.c',
+			"void misnamed(void) {}\n",
+			qr/^symbol misnamed does not begin with clerk_$/m
+		]);
+
+	foreach my $what (sort keys %broken)
+	{
+		my ($file, $text, $complaint) = @{ $broken{$what} };
+		my $checkout = small_checkout();
+
+		mkdir "$checkout->{folder}/src/rooms" if $file =~ m{^src/rooms/};
+		$checkout->without_building('cc -shared -o clerk_invite.so misnamed.c')
+		  if $file eq 'misnamed.c';
+		$checkout->append($file, $text);
+		my $run = $checkout->run('test/check.sh', CHECKS => 'layering');
+		ends_with($run, '0 passed, 1 failed, 0 skipped', 1,
+			"the check of the layers refuses $what");
+		like($run->{stdout}, $complaint, '... and says so');
+	}
 	return;
 }
 
