@@ -1,76 +1,79 @@
 EXTENSION = clerk_invite
 # The control file is where the version is written.
-EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/$(EXTENSION).control)
 # META.json has the release's, with a third number for what changes no SQL.
-DISTVERSION = $(shell sed -n 's/^    "version": *"\(.*\)",/\1/p' META.json)
+DISTVERSION = $(shell sed -n 's/^    "version": *"\(.*\)",/\1/p' $(srcdir)/META.json)
 MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
 OBJS = \
-	src/arguments.o \
-	src/budget_file.o \
-	src/bulk_invitations.o \
-	src/clerk_api.o \
-	src/clerk_error.o \
 	src/clerk_invite.o \
-	src/delivery.o \
-	src/domain_name.o \
-	src/email_address.o \
-	src/functions.o \
-	src/guc.o \
-	src/http.o \
-	src/http_event_loop.o \
-	src/http_transfer.o \
-	src/installed_extension.o \
-	src/invitation_json.o \
-	src/invitation_pages.o \
-	src/invitation_progress.o \
-	src/invitations_argument.o \
-	src/json_reader.o \
-	src/json_wire.o \
-	src/launcher.o \
-	src/list_invitations.o \
-	src/monotonic_clock.o \
-	src/outbox.o \
-	src/outbox_by_hand.o \
-	src/outbox_guard.o \
-	src/outbox_lock.o \
-	src/outbox_numbers.o \
-	src/outbox_retention.o \
-	src/outbox_set_aside.o \
-	src/outbox_statement.o \
-	src/outbox_status.o \
-	src/owner_rights.o \
-	src/planner.o \
-	src/procedure.o \
-	src/rate_limit.o \
-	src/rate_limit_status.o \
-	src/refresh_invitations.o \
-	src/rollback_warning.o \
-	src/secret_key.o \
-	src/send_invitations.o \
-	src/server_clock.o \
-	src/shared_memory.o \
-	src/shipment.o \
-	src/socket_set.o \
-	src/statement_request.o \
-	src/statement_table.o \
-	src/status_refresh.o \
-	src/trigger.o \
-	src/url_rules.o \
-	src/verdict.o \
-	src/white_space.o \
-	src/worker.o \
-	src/worker_slots.o \
-	src/worker_status.o \
-	src/worker_wakeup.o
+	src/sql/arguments.o \
+	src/sql/bulk_invitations.o \
+	src/sql/invitation_functions.o \
+	src/sql/invitations_argument.o \
+	src/sql/list_invitations.o \
+	src/sql/outbox_functions.o \
+	src/sql/procedures.o \
+	src/sql/result_descriptor.o \
+	src/sql/rollback_warning.o \
+	src/sql/statement_request.o \
+	src/sql/status_functions.o \
+	src/worker/launcher.o \
+	src/worker/slots.o \
+	src/worker/wakeup.o \
+	src/worker/worker.o \
+	src/outbox/delivery.o \
+	src/outbox/delivery_pass.o \
+	src/outbox/delivery_plan.o \
+	src/outbox/enqueue_trigger.o \
+	src/outbox/guard.o \
+	src/outbox/id_sequence.o \
+	src/outbox/outbox.o \
+	src/outbox/outbox_statement.o \
+	src/outbox/outcome.o \
+	src/outbox/owner_rights.o \
+	src/outbox/packing.o \
+	src/outbox/request_batch.o \
+	src/outbox/retention.o \
+	src/outbox/sender_lock.o \
+	src/outbox/set_aside.o \
+	src/outbox/statement_table.o \
+	src/outbox/status_refresh.o \
+	src/outbox/status_statements.o \
+	src/clerk/await_request.o \
+	src/clerk/budget_file.o \
+	src/clerk/email_address.o \
+	src/clerk/error.o \
+	src/clerk/error_response.o \
+	src/clerk/error_rules.o \
+	src/clerk/invitation_json.o \
+	src/clerk/invitation_pages.o \
+	src/clerk/json_encoding.o \
+	src/clerk/json_reader.o \
+	src/clerk/operations.o \
+	src/clerk/rate_limit.o \
+	src/clerk/request_error.o \
+	src/clerk/white_space.o \
+	src/http/domain_name.o \
+	src/http/event_loop.o \
+	src/http/http.o \
+	src/http/socket_set.o \
+	src/http/transfer.o \
+	src/http/url_rules.o \
+	src/common/installed_extension.o \
+	src/common/monotonic_clock.o \
+	src/common/secret_key.o \
+	src/common/server_clock.o \
+	src/common/settings.o \
+	src/common/shared_memory.o
 
-PG_CPPFLAGS = $(shell $(CURL_CONFIG) --cflags) \
+PG_CPPFLAGS = -I$(srcdir)/src $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(shell $(CURL_CONFIG) --libs)
 
 # Each regression test runs beside a fake Clerk of its own.
-REGRESS = $(patsubst sql/%.sql,%,$(wildcard sql/*.sql))
-REGRESS_OPTS = --launcher=test/with_fake_clerk.sh
+REGRESS = $(patsubst $(srcdir)/sql/%.sql,%,$(wildcard $(srcdir)/sql/*.sql))
+REGRESS_OPTS = --launcher=$(srcdir)/test/with_fake_clerk.sh
 
 CURL_CONFIG = curl-config
 PG_CONFIG = pg_config
@@ -78,17 +81,23 @@ PGXS := $(shell $(PG_CONFIG) --pgxs)
 
 # So has each isolation test, where the server comes with the tester.
 ifneq ($(wildcard $(dir $(PGXS))../test/isolation/pg_isolation_regress),)
-ISOLATION = $(patsubst test/specs/%.spec,%,$(wildcard test/specs/*.spec))
-ISOLATION_OPTS = --launcher=test/with_fake_clerk.sh --inputdir=test
+ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(wildcard $(srcdir)/test/specs/*.spec))
+ISOLATION_OPTS = --launcher=$(srcdir)/test/with_fake_clerk.sh --inputdir=$(srcdir)/test
 endif
 
 include $(PGXS)
 
-# Make's own rule knows nothing of headers.
-$(OBJS): $(wildcard src/*.h) $(EXTENSION).control
+# Make's own rule knows nothing of headers, nor of folders in a VPATH build.
+BITCODE = $(OBJS:.o=.bc)
+# With its whole path, a folder is not looked for in VPATH.
+FOLDERS = $(sort $(dir $(addprefix $(CURDIR)/,$(OBJS))))
+$(OBJS) $(BITCODE): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h) $(EXTENSION).control
+$(OBJS) $(BITCODE): | $(FOLDERS)
+$(FOLDERS):
+	$(MKDIR_P) $@
 
 # The archive that is uploaded to PGXN: what is committed, in one folder.
 .PHONY: dist
 dist:
-	git archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
-		--output=$(EXTENSION)-$(DISTVERSION).zip HEAD
+	git -C $(srcdir) archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \
+		--output=$(CURDIR)/$(EXTENSION)-$(DISTVERSION).zip HEAD

@@ -7,12 +7,12 @@
  */
 #include "postgres.h"
 
+#include "clerk/rate_limit.h"
+#include "common/settings.h"
 #include "compat.h"
 #include "fmgr.h"
-#include "guc.h"
-#include "launcher.h"
-#include "rate_limit.h"
-#include "worker_slots.h"
+#include "worker/launcher.h"
+#include "worker/slots.h"
 
 CLERK_MODULE_MAGIC;
 

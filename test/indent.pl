@@ -52,7 +52,7 @@ sub indented
 	return $result;
 }
 
-for my $name (sort glob("$here/../src/*.[ch]"))
+for my $name (sort map { glob("$here/../src/$_") } qw(*.[ch] */*.[ch]))
 {
 	my $before = contents($name);
 	my $after = indented($before);

@@ -1,47 +1,15 @@
 #!/bin/sh
-# layering.sh - do the sources call downwards only?
+# layering.sh - do the sources include downward only?
 #
-# Each module of src/ stands on a floor (docs/internals.md has the table with
-# their purposes); a file may include the headers of floors below its own, and
-# its own header.  Also checked: only the files of http know libcurl, and
-# domain_name.c its functions for URLs; among the files of http calls go
-# downwards, too; and every symbol that a module shows to the others
-# begins with clerk_.
+# src/README.md lists the rooms (the folders of src/) from top to bottom.  A
+# file may include headers of its own room and of those below it, and the files
+# of a room must not depend on each other in a circle.  Also checked: only http/
+# includes libcurl, only compat.h tests versions, and every symbol that a module
+# exports begins with clerk_.
 set -eu
 cd "$(dirname "$0")/../src"
 
-floor_of()
-{
-	case $1 in
-		compat) echo 0 ;;
-		budget_file | domain_name | monotonic_clock | owner_rights | planner | secret_key | shared_memory | socket_set) echo 1 ;;
-		statement_table | url_rules) echo 1 ;;
-		guc | json_wire | outbox_statement | server_clock | worker_slots) echo 2 ;;
-		email_address | http | json_reader | outbox_lock | outbox_retention) echo 3 ;;
-		outbox_numbers | outbox_set_aside | rate_limit | rollback_warning | white_space) echo 3 ;;
-		clerk_error | invitation_json | outbox) echo 4 ;;
-		clerk_api | installed_extension | outbox_by_hand | outbox_guard | outbox_status) echo 5 ;;
-		arguments | invitation_pages | procedure | statement_request | verdict) echo 6 ;;
-		invitations_argument | shipment | status_refresh) echo 7 ;;
-		delivery) echo 8 ;;
-		bulk_invitations | functions | invitation_progress | list_invitations) echo 9 ;;
-		rate_limit_status | refresh_invitations | trigger) echo 9 ;;
-		worker | worker_status) echo 9 ;;
-		launcher | worker_wakeup) echo 10 ;;
-		clerk_invite | send_invitations) echo 11 ;;
-		*) echo "no floor is known for $1" >&2; return 1 ;;
-	esac
-}
-
-# The files of http are one module, with one header among them.
-module_of()
-{
-	case $1 in
-		http_event_loop | http_internal | http_transfer) echo http ;;
-		*) echo "$1" ;;
-	esac
-}
-
+rooms=$(sed -n 's/^\[\([a-z]*\)\/\](.*/\1/p' README.md)
 failed=0
 complain()
 {
@@ -49,25 +17,58 @@ complain()
 	failed=1
 }
 
-for file in *.c *.h; do
-	module=$(module_of "${file%.*}")
-	floor=$(floor_of "$module") || failed=1
-	for header in *.h; do
-		included=$(module_of "${header%.h}")
-		grep -q "^#include \"$header\"" "$file" || continue
-		[ "$included" != "$module" ] || continue
-		[ "$(floor_of "$included")" -lt "$floor" ] ||
-			complain "$file includes $header, which is not below it"
+# Whether room $1 is below room $2.
+is_below()
+{
+	for room in $rooms; do
+		case $room in
+			"$2") seen=1 ;;
+			"$1") [ "${seen:-}" = 1 ]; return ;;
+		esac
 	done
-	if [ "$module" != http ] || [ "$file" = http.h ]; then
-		[ "$file" = domain_name.c ] || ! grep -q -e '^#include <curl/' -e '^#include "http_internal.h"' "$file" ||
-			complain "$file includes libcurl's header"
-	fi
+	return 1
+}
+
+# Headers of ours that a file includes, as paths below src/.
+included_by()
+{
+	sed -n 's/^#include "\(.*\)"$/\1/p' "$1" | while read -r header; do
+		[ ! -f "$header" ] || echo "$header"
+	done
+}
+
+for folder in */; do
+	echo "$rooms" | grep -qx "${folder%/}" ||
+		complain "README.md has no room $folder"
 done
-! grep -n 'clerk_http_[a-z_]*(' http_event_loop.c http_transfer.c ||
-	complain 'these call http.c, which is above them'
-! grep -n 'clerk_event_loop_[a-z_]*(' http_transfer.c ||
-	complain 'http_transfer.c calls http_event_loop.c, which is above it'
+for room in $rooms; do
+	[ -f "$room/README.md" ] || complain "$room/ has no README.md"
+	for file in "$room"/*.[ch]; do
+		for header in $(included_by "$file"); do
+			case $header in
+				"$room"/* | compat.h) ;;
+				*/*)
+					(is_below "${header%/*}" "$room") ||
+						complain "$file includes $header, which is not below it" ;;
+				*) complain "$file includes $header, which is above it" ;;
+			esac
+		done
+		[ "$room" = http ] || ! grep -q '^#include <curl/' "$file" ||
+			complain "$file includes libcurl's header"
+	done
+
+	# A module is a file and its header: tsort names those of a circle.
+	circle=$(for file in "$room"/*.[ch]; do
+		for header in $(included_by "$file"); do
+			[ "${header%/*}" != "$room" ] || echo "${file%.*} ${header%.*}"
+		done
+	done | awk '$1 != $2' | tsort 2>&1 >/dev/null | sed 's/^tsort: *//')
+	[ -z "$circle" ] || complain "in $room/ files include each other:" $circle
+done
+! grep -nE '(PG_VERSION_NUM|LIBCURL_VERSION_NUM) *[<>=]' *.c */*.[ch] ||
+	complain 'these test a version, which is for compat.h'
+! grep -l '^#include <curl/' http/http.h ||
+	complain 'http.h shows libcurl to other rooms'
 
 if [ -f ../clerk_invite.so ]; then
 	for symbol in $(nm -D --defined-only ../clerk_invite.so | awk '{print $3}'); do

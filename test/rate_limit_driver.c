@@ -1,6 +1,6 @@
 /*
  * rate_limit_driver.c
- *		SQL functions for src/rate_limit.c itself, with clocks that a test
+ *		SQL functions for src/clerk/rate_limit.c itself, with clocks that a test
  *		sets and a window of its own.
  *
  * It contains that file once more, on the same shared memory, and is to be
@@ -26,13 +26,13 @@ static int64 driver_monotonic(void);
 /* What this session knows of the configuration. */
 static TimestampTz reloaded_at = 0;
 
-#include "../src/monotonic_clock.c"
+#include "../src/common/monotonic_clock.c"
 #define GetCurrentTimestamp() driver_now()
 #define clerk_monotonic_microseconds() driver_monotonic()
 #define PgReloadTime reloaded_at
-#include "../src/shared_memory.c"
-#include "../src/budget_file.c"
-#include "../src/rate_limit.c"
+#include "../src/common/shared_memory.c"
+#include "../src/clerk/budget_file.c"
+#include "../src/clerk/rate_limit.c"
 #undef GetCurrentTimestamp
 #undef clerk_monotonic_microseconds
 
@@ -49,7 +49,10 @@ static TimestampTz time_stands_at = 0;
 /* By how much the clock of day is ahead of that. */
 static int64 clock_step = 0;
 
-static ClerkTicket ticket;
+/* What was taken last, and counted since. */
+static ClerkReservation *reservations = NULL;
+static int	reservation_count = 0;
+static int	reservation_room = 0;
 static TimestampTz available_at;
 
 static TimestampTz
@@ -70,6 +73,18 @@ driver_monotonic(void)
 	if (base < 0)
 		base = state->loaded ? state->clock_offset : 0;
 	return time_stands_at - base;
+}
+
+static void
+make_room(int count)
+{
+	if (reservation_room >= count)
+		return;
+	reservation_room = 2 * count;
+	reservations = realloc(reservations,
+						   reservation_room * sizeof(ClerkReservation));
+	if (reservations == NULL)
+		elog(FATAL, "out of memory");
 }
 
 static int
@@ -192,10 +207,24 @@ driver_reserve(PG_FUNCTION_ARGS)
 {
 	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
 	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
-	PG_RETURN_INT32(clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
-										  (ClerkEndpoint) PG_GETARG_INT32(1),
-										  PG_GETARG_INT32(2),
-										  &ticket, &available_at));
+	make_room(PG_GETARG_INT32(2));
+	reservation_count = clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
+											  (ClerkEndpoint) PG_GETARG_INT32(1),
+											  PG_GETARG_INT32(2),
+											  reservations, &available_at);
+	PG_RETURN_INT32(reservation_count);
+}
+
+/* The next one of those in this state; one that is settled if there is none. */
+static ClerkReservation *
+next_reservation(ClerkReservationState state)
+{
+	static ClerkReservation none;
+
+	for (int i = 0; i < reservation_count; i++)
+		if (reservations[i].state == state)
+			return &reservations[i];
+	return &none;
 }
 
 /* (count integer): of what was reserved last */
@@ -203,7 +232,7 @@ Datum
 driver_start(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_start(&ticket);
+		clerk_rate_limit_start(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -217,7 +246,7 @@ driver_take(PG_FUNCTION_ARGS)
 	int			granted = DatumGetInt32(driver_reserve(fcinfo));
 
 	for (int i = 0; i < granted; i++)
-		clerk_rate_limit_start(&ticket);
+		clerk_rate_limit_start(&reservations[i]);
 	PG_RETURN_INT32(granted);
 }
 
@@ -234,8 +263,11 @@ driver_available_at(PG_FUNCTION_ARGS)
 Datum
 driver_count(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_count((uint64) PG_GETARG_INT64(0),
-						   (ClerkEndpoint) PG_GETARG_INT32(1), &ticket);
+	make_room(reservation_count + 1);
+	clerk_rate_limit_unreserved((uint64) PG_GETARG_INT64(0),
+								(ClerkEndpoint) PG_GETARG_INT32(1),
+								&reservations[reservation_count]);
+	clerk_rate_limit_start(&reservations[reservation_count++]);
 	PG_RETURN_VOID();
 }
 
@@ -244,7 +276,8 @@ Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_answered(&ticket, PG_GETARG_TIMESTAMPTZ(1));
+		clerk_rate_limit_answered(next_reservation(CLERK_RESERVATION_STARTED),
+								  PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
@@ -252,7 +285,8 @@ driver_answered(PG_FUNCTION_ARGS)
 Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
-	clerk_rate_limit_give_back(&ticket, PG_GETARG_INT32(0));
+	for (int i = 0; i < PG_GETARG_INT32(0); i++)
+		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -261,7 +295,7 @@ Datum
 driver_not_sent(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_not_sent(&ticket);
+		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_STARTED));
 	PG_RETURN_VOID();
 }
 
@@ -281,7 +315,7 @@ driver_used(PG_FUNCTION_ARGS)
 {
 	ClerkBudget budget;
 
-	clerk_rate_limit_look((uint64) PG_GETARG_INT64(0),
+	clerk_rate_limit_read((uint64) PG_GETARG_INT64(0),
 						  (ClerkEndpoint) PG_GETARG_INT32(1), &budget);
 	PG_RETURN_INT32(budget.used);
 }
@@ -292,7 +326,7 @@ driver_closed_until(PG_FUNCTION_ARGS)
 {
 	ClerkBudget budget;
 
-	clerk_rate_limit_look((uint64) PG_GETARG_INT64(0),
+	clerk_rate_limit_read((uint64) PG_GETARG_INT64(0),
 						  (ClerkEndpoint) PG_GETARG_INT32(1), &budget);
 	if (budget.closed_until == 0)
 		PG_RETURN_NULL();

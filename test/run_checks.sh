@@ -80,7 +80,7 @@ static_analysis()
 	cppcheck --quiet --error-exitcode=1 --std=c11 --inline-suppr \
 		--enable=warning,performance,portability --suppress=missingInclude \
 		--suppress=ctunullpointer --suppress=normalCheckLevelMaxBranches \
-		--include=test/cppcheck.h src/*.c
+		--include=test/cppcheck.h -I src src/*.c src/*/*.c
 }
 
 # The fake Clerk's own tests: python says "Ran N tests" and counts the bad.

@@ -1,6 +1,6 @@
 /*
  * socket_set_driver.c
- *		SQL functions for src/socket_set.c itself, with real sockets that a test
+ *		SQL functions for src/http/socket_set.c itself, with real sockets that a test
  *		opens, closes and uses in the order it likes.
  *
  * It contains that file once more and is to be linked with -Bsymbolic to use
@@ -20,7 +20,7 @@
 #include "utils/memutils.h"
 
 #include "../src/compat.h"
-#include "../src/socket_set.h"
+#include "../src/http/socket_set.h"
 
 static int	made = 0;
 
@@ -39,7 +39,7 @@ make_and_count(int events)
 #undef CLERK_SOCKET_SET_MAX
 #define CLERK_SOCKET_SET_MAX 100
 
-#include "../src/socket_set.c"
+#include "../src/http/socket_set.c"
 
 PG_MODULE_MAGIC;
 

@@ -11,9 +11,9 @@
 #include "access/xact.h"
 #include "fmgr.h"
 
-#include "../src/monotonic_clock.c"
-#include "../src/shared_memory.c"
-#include "../src/worker_slots.c"
+#include "../src/common/monotonic_clock.c"
+#include "../src/common/shared_memory.c"
+#include "../src/worker/slots.c"
 
 PG_MODULE_MAGIC;
 

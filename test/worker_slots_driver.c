@@ -1,6 +1,6 @@
 /*
  * worker_slots_driver.c
- *		SQL functions for src/worker_slots.c itself: databases that do not
+ *		SQL functions for src/worker/slots.c itself: databases that do not
  *		exist, and workers that were asked for long ago.
  *
  * It contains that file once more, on the same shared memory, and is to be
@@ -10,9 +10,9 @@
 
 #include "fmgr.h"
 
-#include "../src/monotonic_clock.c"
-#include "../src/shared_memory.c"
-#include "../src/worker_slots.c"
+#include "../src/common/monotonic_clock.c"
+#include "../src/common/shared_memory.c"
+#include "../src/worker/slots.c"
 
 PG_MODULE_MAGIC;
 

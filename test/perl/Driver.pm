@@ -1,6 +1,6 @@
 # Driver - functions of a file in src/, from SQL
 #
-#	my $library = Driver::build('planner_driver');
+#	my $library = Driver::build('packing_driver');
 #	$node->safe_psql('postgres', "CREATE FUNCTION ... AS '$library'");
 #
 # test/NAME.c contains the file once more, and wraps its functions.
@@ -24,7 +24,7 @@ sub build
 	# Its own copy of the functions, not the extension's.
 	system_or_bail(
 		$ENV{CC} || 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
-		'-I', $headers,
+		'-I', "$ClerkTest::TEST_FOLDER/../src", '-I', $headers,
 		'-o', $library, "$ClerkTest::TEST_FOLDER/$name.c");
 	return $library;
 }

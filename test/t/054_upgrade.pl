@@ -124,13 +124,13 @@ sub build_next_version
 
 	system_or_bail('sh', '-c',
 		    "cd '$SOURCE' && tar -cf - Makefile clerk_invite.control"
-		  . " clerk_invite--1.0.sql src/*.c src/*.h | tar -C '$folder' -xf -");
+		  . " clerk_invite--1.0.sql src | tar -C '$folder' -xf -");
 	change("$folder/clerk_invite.control", qr/^default_version = '\K1\.0/m, '1.1');
 	system_or_bail(@make);
 	copy_file("$folder/clerk_invite.so", $files{compatible});
-	change("$folder/src/installed_extension.c",
+	change("$folder/src/common/installed_extension.c",
 		qr/^#define OLDEST_SQL_VERSION "\K1\.0/m, '1.1');
-	change("$folder/src/worker_slots.c", qr/^#define SLOTS \K32$/m, '33');
+	change("$folder/src/worker/slots.c", qr/^#define SLOTS \K32$/m, '33');
 	system_or_bail(@make);
 	copy_file("$folder/clerk_invite.so", $files{next});
 	copy_file($library, $files{old} = "$folder/old.so");

@@ -1,0 +1,25 @@
+/*
+ * error_rules.h
+ *		What Clerk's refusals mean: a table from HTTP status and Clerk's code to
+ *		class, SQLSTATE and texts.
+ */
+#ifndef CLERK_ERROR_RULES_H
+#define CLERK_ERROR_RULES_H
+
+#include "clerk/error.h"
+
+typedef struct ClerkErrorRule
+{
+	int			http_status;	/* 0: any from 400 to 499 */
+	const char *code;			/* NULL: any */
+	ClerkErrorClass class;
+	int			sqlstate;
+	const char *summary;
+	const char *hint;
+} ClerkErrorRule;
+
+extern const ClerkErrorRule *clerk_find_error_rule(ClerkEffect effect,
+												   int http_status,
+												   const char *code);
+
+#endif							/* CLERK_ERROR_RULES_H */

@@ -1,0 +1,14 @@
+/*
+ * delivery.h
+ *		Sends what is due in the outbox.
+ */
+#ifndef CLERK_DELIVERY_H
+#define CLERK_DELIVERY_H
+
+#include "outbox/delivery_report.h"
+
+extern void clerk_deliver(Oid schema, int64 max_invitations,
+						  const ClerkDeliveryHost *host,
+						  ClerkDeliveryReport *report);
+
+#endif							/* CLERK_DELIVERY_H */

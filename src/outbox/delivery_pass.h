@@ -1,0 +1,26 @@
+/*
+ * delivery_pass.h
+ *		What the parts of a delivery pass share: whether it may go on.
+ */
+#ifndef CLERK_DELIVERY_PASS_H
+#define CLERK_DELIVERY_PASS_H
+
+#include "clerk/rate_limit.h"
+#include "outbox/delivery_report.h"
+
+typedef struct ClerkDeliveryPass
+{
+	const ClerkDeliveryHost *host;
+	ClerkDeliveryReport *report;
+	MemoryContext memory;		/* as long as the report */
+	uint64		instance;		/* of Clerk's */
+} ClerkDeliveryPass;
+
+extern bool clerk_pass_fits(ClerkDeliveryPass *pass);
+extern bool clerk_pass_has_lock(ClerkDeliveryPass *pass);
+extern bool clerk_pass_may_send(ClerkDeliveryPass *pass, ClerkEndpoint endpoint,
+								ClerkBudget *budget);
+extern void clerk_pass_note_limit(ClerkDeliveryPass *pass, TimestampTz until);
+extern void clerk_pass_stop(ClerkDeliveryPass *pass, const ClerkError *error);
+
+#endif							/* CLERK_DELIVERY_PASS_H */

@@ -1,0 +1,500 @@
+/*
+ * guard.c
+ *		The triggers on clerk_invitation_outbox that guard it against what is
+ *		done by hand.
+ *
+ * outbox/outbox.c has the states, and its own statements pass.
+ *
+ * Internal columns are those that a sender keeps account in.  Who has been
+ * granted INSERT or UPDATE, but is not the owner, chooses what to invite to, and
+ * none of these: a row begins as the table says.  The owner may insert what the
+ * constraints allow, as a restore does.
+ */
+#include "postgres.h"
+
+#include "access/detoast.h"
+#include "access/htup_details.h"
+#include "catalog/pg_type_d.h"
+#include "clerk/white_space.h"
+#include "commands/trigger.h"
+#include "compat.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "outbox/id_sequence.h"
+#include "outbox/outbox.h"
+#include "outbox/outbox_statement.h"
+#include "parser/parse_coerce.h"
+#include "rewrite/rewriteHandler.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+
+/*
+ * White space is taken off texts of up to so many bytes.  With more of it than
+ * that a text is no address, and its constraint refuses it.
+ */
+#define MAX_TRIMMED 8192
+
+/* What becomes of a column when a row that has failed is queued again. */
+typedef enum Retry
+{
+	RETRY_KEEPS,
+	RETRY_BEGINS_ANEW,
+	RETRY_BEGINS_ANEW_IF_KNOWN	/* kept if the outcome is unknown: what was
+								 * created since then is still the row's */
+} Retry;
+
+typedef struct InternalColumn
+{
+	const char *name;
+	Oid			type;
+	Retry		retry;
+} InternalColumn;
+
+static const InternalColumn internal_columns[] = {
+	{"state", TEXTOID, RETRY_KEEPS},
+	{"attempts", INT4OID, RETRY_BEGINS_ANEW},
+	{"send_alone", BOOLOID, RETRY_BEGINS_ANEW},
+	{"next_attempt_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
+	{"consecutive_failures", INT4OID, RETRY_BEGINS_ANEW},
+	{"enqueued_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"first_claimed_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW_IF_KNOWN},
+	{"first_claimed_clock", INT8OID, RETRY_BEGINS_ANEW_IF_KNOWN},
+	{"claimed_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"settled_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
+	{"invitation_id", TEXTOID, RETRY_KEEPS},
+	{"status", TEXTOID, RETRY_KEEPS},
+	{"url", TEXTOID, RETRY_KEEPS},
+	{"expires_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"http_status", INT4OID, RETRY_KEEPS},
+	{"error_code", TEXTOID, RETRY_KEEPS},
+	{"error_message", TEXTOID, RETRY_KEEPS},
+	{"trace_id", TEXTOID, RETRY_KEEPS},
+	{"database_error", TEXTOID, RETRY_BEGINS_ANEW},
+};
+
+#define INTERNAL_COLUMNS ((int) lengthof(internal_columns))
+
+/* What is known of the table, kept for the statement in fn_extra. */
+typedef struct Columns
+{
+	int			id;				/* numbers of columns */
+	int			email_address;
+	int			state;
+	int			internal[INTERNAL_COLUMNS]; /* 0: an older table lacks it */
+	bool		has_defaults;	/* whether the following are known */
+	Datum		defaults[INTERNAL_COLUMNS];
+	bool		default_nulls[INTERNAL_COLUMNS];
+} Columns;
+
+static const Columns *known_columns(FunctionCallInfo fcinfo);
+static const Columns *known_defaults(FunctionCallInfo fcinfo);
+static int	find_column(TupleDesc descriptor, const char *name, Oid type);
+static bool by_owner(Relation table);
+static HeapTuple insertion(FunctionCallInfo fcinfo);
+static HeapTuple change(FunctionCallInfo fcinfo);
+static void check_new_row(FunctionCallInfo fcinfo);
+static void check_changed_row(FunctionCallInfo fcinfo, bool queued_again,
+							  bool canceled);
+static bool is_same(Datum a, bool a_is_null, Datum b, bool b_is_null,
+					Form_pg_attribute attribute);
+pg_noreturn static void refuse_column(Relation table, int column,
+									  bool is_insert);
+static HeapTuple trim_address(HeapTuple tuple, TupleDesc descriptor,
+							  int column);
+static HeapTuple begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo);
+static bool fired_by_another_trigger(void);
+static HeapTuple complete_cancellation(HeapTuple tuple, TupleDesc descriptor);
+static bool may_change_by_hand(const char *from, const char *to);
+
+PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
+
+/*
+ * clerk_invitation_outbox_guard() RETURNS trigger
+ *
+ * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox.  Raises 55000
+ * for a change by hand that would lose an invitation or send it twice, and
+ * 42501 where somebody else than the owner chooses an internal column.  Takes
+ * off the white space around the address.
+ *
+ * BEFORE INSERT FOR EACH STATEMENT: keeps numbers from being given out twice.
+ */
+Datum
+clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) ||
+		!TRIGGER_FIRED_BEFORE(trigger->tg_event) ||
+		!(TRIGGER_FIRED_FOR_ROW(trigger->tg_event) ||
+		  TRIGGER_FIRED_BY_INSERT(trigger->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function \"%s\" was not called as the outbox's trigger",
+						"clerk_invitation_outbox_guard")));
+
+	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
+	{
+		clerk_outbox_keep_numbers_ahead(trigger->tg_relation);
+		return PointerGetDatum(NULL);
+	}
+	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
+		return PointerGetDatum(insertion(fcinfo));
+	if (clerk_outbox_at_work() && !fired_by_another_trigger())
+		return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+							   trigger->tg_newtuple : trigger->tg_trigtuple);
+	return PointerGetDatum(change(fcinfo));
+}
+
+/* The numbers of columns do not change within a statement. */
+static const Columns *
+known_columns(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	Columns    *columns = fcinfo->flinfo->fn_extra;
+
+	if (columns != NULL)
+		return columns;
+	columns = MemoryContextAllocZero(fcinfo->flinfo->fn_mcxt, sizeof(Columns));
+	columns->id = find_column(descriptor, "id", INT8OID);
+	columns->email_address = find_column(descriptor, "email_address", TEXTOID);
+	columns->state = find_column(descriptor, "state", TEXTOID);
+	fcinfo->flinfo->fn_extra = columns;
+	return columns;
+}
+
+/*
+ * The internal columns with what the table has them begin with.  Only needed
+ * where somebody else than the owner is at work, or a row is queued again.
+ */
+static const Columns *
+known_defaults(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	Columns    *columns = unconstify(Columns *, known_columns(fcinfo));
+	EState	   *executor;
+
+	if (columns->has_defaults)
+		return columns;
+	executor = CreateExecutorState();
+	for (int i = 0; i < INTERNAL_COLUMNS; i++)
+	{
+		int			column = SPI_fnumber(descriptor, internal_columns[i].name);
+		Form_pg_attribute attribute;
+		Node	   *expression;
+		MemoryContext caller;
+		Datum		value;
+
+		if (column <= 0)
+			continue;
+		(void) find_column(descriptor, internal_columns[i].name,
+						   internal_columns[i].type);
+		attribute = TupleDescAttr(descriptor, column - 1);
+		expression = build_column_default(trigger->tg_relation, column);
+		columns->internal[i] = column;
+		columns->default_nulls[i] = true;
+		if (expression == NULL)
+			continue;
+		value = ExecEvalExprSwitchContext(ExecPrepareExpr((Expr *) expression,
+														  executor),
+										  GetPerTupleExprContext(executor),
+										  &columns->default_nulls[i]);
+		caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+		if (!columns->default_nulls[i])
+			columns->defaults[i] = datumCopy(value, attribute->attbyval,
+											 attribute->attlen);
+		MemoryContextSwitchTo(caller);
+	}
+	FreeExecutorState(executor);
+	columns->has_defaults = true;
+	return columns;
+}
+
+/*
+ * Raises 55000 if the table has no such column, or one of another type: its
+ * owner may have altered it, or has attached the trigger to a table of his own.
+ */
+static int
+find_column(TupleDesc descriptor, const char *name, Oid type)
+{
+	int			column = SPI_fnumber(descriptor, name);
+
+	if (column <= 0 ||
+		!IsBinaryCoercible(TupleDescAttr(descriptor, column - 1)->atttypid, type))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the outbox has no column \"%s\" of type %s", name,
+						format_type_be(type))));
+	return column;
+}
+
+/* A superuser has everybody's privileges. */
+static bool
+by_owner(Relation table)
+{
+	return has_privs_of_role(GetUserId(), table->rd_rel->relowner);
+}
+
+static HeapTuple
+insertion(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+
+	if (!by_owner(trigger->tg_relation))
+		check_new_row(fcinfo);
+	return trim_address(trigger->tg_trigtuple,
+						RelationGetDescr(trigger->tg_relation),
+						known_columns(fcinfo)->email_address);
+}
+
+/* An UPDATE or DELETE by hand. */
+static HeapTuple
+change(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	const Columns *columns = known_columns(fcinfo);
+	char	   *from = SPI_getvalue(trigger->tg_trigtuple, descriptor,
+									columns->state);
+	char	   *to = NULL;
+	HeapTuple	result;
+	bool		canceled;
+	bool		queued_again;
+
+	if (TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
+		to = SPI_getvalue(trigger->tg_newtuple, descriptor, columns->state);
+	if (from == NULL || (to == NULL && TRIGGER_FIRED_BY_UPDATE(trigger->tg_event)))
+		ereport(ERROR,
+				(errcode(ERRCODE_NOT_NULL_VIOLATION),
+				 errmsg("the state of an invitation must not be null")));
+	if (!may_change_by_hand(from, to))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 to == NULL ?
+				 errmsg("cannot delete an invitation that is %s", from) :
+				 strcmp(from, to) == 0 ?
+				 errmsg("cannot change an invitation that is %s", from) :
+				 errmsg("cannot change an invitation from \"%s\" to \"%s\"",
+						from, to),
+				 errhint("Use clerk_cancel_invitation() while it is queued, and clerk_retry_invitation() when it has failed.")));
+	if (to == NULL)
+		return trigger->tg_trigtuple;
+
+	canceled = strcmp(from, to) != 0 && strcmp(to, CLERK_OUTBOX_CANCELED) == 0;
+	queued_again = strcmp(from, to) != 0 && strcmp(to, CLERK_OUTBOX_QUEUED) == 0;
+	if (!by_owner(trigger->tg_relation))
+		check_changed_row(fcinfo, queued_again, canceled);
+	result = trim_address(trigger->tg_newtuple, descriptor,
+						  columns->email_address);
+	if (canceled)
+		result = complete_cancellation(result, descriptor);
+	if (queued_again)
+		result = begin_anew(result, fcinfo);
+	return result;
+}
+
+/*
+ * Raises 42501 if an internal column is not as the table says, or the number is
+ * one that the sequence has yet to give out: whoever it is given to then could
+ * not insert.
+ */
+static void
+check_new_row(FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Relation	table = trigger->tg_relation;
+	TupleDesc	descriptor = RelationGetDescr(table);
+	const Columns *columns = known_defaults(fcinfo);
+	Datum	   *values = palloc(descriptor->natts * sizeof(Datum));
+	bool	   *nulls = palloc(descriptor->natts * sizeof(bool));
+	int64		id;
+
+	heap_deform_tuple(trigger->tg_trigtuple, descriptor, values, nulls);
+	for (int i = 0; i < INTERNAL_COLUMNS; i++)
+	{
+		int			column = columns->internal[i];
+
+		if (column > 0 &&
+			!is_same(values[column - 1], nulls[column - 1],
+					 columns->defaults[i], columns->default_nulls[i],
+					 TupleDescAttr(descriptor, column - 1)))
+			refuse_column(table, column, true);
+	}
+
+	/* A null is refused by the table. */
+	id = DatumGetInt64(values[columns->id - 1]);
+	if (!nulls[columns->id - 1] &&
+		(id <= 0 || id > clerk_outbox_last_number(table)))
+		refuse_column(table, columns->id, true);
+	pfree(values);
+	pfree(nulls);
+}
+
+/*
+ * Raises 42501 if an internal column or the number changes other than by what
+ * comes with a change of the state.
+ */
+static void
+check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	Relation	table = trigger->tg_relation;
+	TupleDesc	descriptor = RelationGetDescr(table);
+	const Columns *columns = known_defaults(fcinfo);
+
+	for (int i = -1; i < INTERNAL_COLUMNS; i++)
+	{
+		int			column = i < 0 ? columns->id : columns->internal[i];
+		Datum		before;
+		Datum		after;
+		bool		before_is_null;
+		bool		after_is_null;
+
+		/* Which change of the state may be has been decided. */
+		if (column == 0 || column == columns->state ||
+			(i >= 0 && queued_again && internal_columns[i].retry != RETRY_KEEPS) ||
+			(i >= 0 && canceled &&
+			 strcmp(internal_columns[i].name, "settled_at") == 0))
+			continue;
+		before = heap_getattr(trigger->tg_trigtuple, column, descriptor,
+							  &before_is_null);
+		after = heap_getattr(trigger->tg_newtuple, column, descriptor,
+							 &after_is_null);
+		if (!is_same(before, before_is_null, after, after_is_null,
+					 TupleDescAttr(descriptor, column - 1)))
+			refuse_column(table, column, false);
+	}
+}
+
+static bool
+is_same(Datum a, bool a_is_null, Datum b, bool b_is_null,
+		Form_pg_attribute attribute)
+{
+	return a_is_null || b_is_null ? a_is_null == b_is_null :
+		datum_image_eq(a, b, attribute->attbyval, attribute->attlen);
+}
+
+static void
+refuse_column(Relation table, int column, bool is_insert)
+{
+	const char *name = NameStr(TupleDescAttr(RelationGetDescr(table),
+											 column - 1)->attname);
+
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 is_insert ?
+			 errmsg("permission denied to choose \"%s\" of an invitation", name) :
+			 errmsg("permission denied to change \"%s\" of an invitation", name),
+			 errdetail("Only the owner of table \"%s\" may do that.",
+					   RelationGetRelationName(table)),
+			 is_insert ?
+			 errhint("Leave the column out.") :
+			 errhint("Use clerk_cancel_invitation() while it is queued, and clerk_retry_invitation() when it has failed."),
+			 errtablecol(table, column)));
+}
+
+/* The tuple itself if there is no white space around its address. */
+static HeapTuple
+trim_address(HeapTuple tuple, TupleDesc descriptor, int column)
+{
+	bool		isnull;
+	Datum		value = heap_getattr(tuple, column, descriptor, &isnull);
+	text	   *address;
+	size_t		length;
+	const char *trimmed;
+
+	if (isnull || toast_raw_datum_size(value) > MAX_TRIMMED)
+		return tuple;
+	address = DatumGetTextPP(value);
+	length = VARSIZE_ANY_EXHDR(address);
+	trimmed = clerk_trim(VARDATA_ANY(address), &length);
+	if (length == VARSIZE_ANY_EXHDR(address))
+		return tuple;
+	value = PointerGetDatum(cstring_to_text_with_len(trimmed, (int) length));
+	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
+									 &isnull);
+}
+
+/* A row that is queued again has no attempt behind it. */
+static HeapTuple
+begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
+{
+	TriggerData *trigger = (TriggerData *) fcinfo->context;
+	const Columns *known = known_defaults(fcinfo);
+	int			columns[INTERNAL_COLUMNS];
+	Datum		values[INTERNAL_COLUMNS];
+	bool		nulls[INTERNAL_COLUMNS];
+	int			count = 0;
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	char	   *code = SPI_getvalue(trigger->tg_trigtuple, descriptor,
+									find_column(descriptor, "error_code", TEXTOID));
+	bool		unknown = code != NULL && strcmp(code, CLERK_OUTBOX_ABANDONED) == 0;
+
+	for (int i = 0; i < INTERNAL_COLUMNS; i++)
+	{
+		if (known->internal[i] == 0 || internal_columns[i].retry == RETRY_KEEPS)
+			continue;
+		columns[count] = known->internal[i];
+		if (internal_columns[i].retry == RETRY_BEGINS_ANEW_IF_KNOWN && unknown)
+		{
+			/* As it was, whatever the statement says. */
+			values[count] = heap_getattr(trigger->tg_trigtuple,
+										 columns[count], descriptor,
+										 &nulls[count]);
+			count++;
+			continue;
+		}
+		values[count] = known->defaults[i];
+		nulls[count++] = known->default_nulls[i];
+	}
+	return heap_modify_tuple_by_cols(tuple, descriptor, count, columns, values,
+									 nulls);
+}
+
+/*
+ * A user's trigger on the outbox may act on what a sender changes; its own
+ * changes are by hand.
+ */
+static bool
+fired_by_another_trigger(void)
+{
+	/* Its argument list is empty; what is passed is not looked at. */
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
+}
+
+/* A cancellation is final: it has its time, and is announced. */
+static HeapTuple
+complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
+{
+	int			column = find_column(descriptor, "settled_at", TIMESTAMPTZOID);
+	int			id = find_column(descriptor, "id", INT8OID);
+	Datum		value = TimestampTzGetDatum(GetCurrentTimestamp());
+	bool		isnull;
+
+	clerk_outbox_announce(DatumGetInt64(SPI_getbinval(tuple, descriptor, id,
+													  &isnull)),
+						  CLERK_OUTBOX_CANCELED);
+	isnull = false;
+	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
+									 &isnull);
+}
+
+/* "to" is NULL for a deletion. */
+static bool
+may_change_by_hand(const char *from, const char *to)
+{
+	if (strcmp(from, CLERK_OUTBOX_SENDING) == 0 ||
+		strcmp(from, CLERK_OUTBOX_VERIFYING) == 0)
+		return false;
+	return to == NULL || strcmp(from, to) == 0 ||
+		(strcmp(from, CLERK_OUTBOX_QUEUED) == 0 &&
+		 strcmp(to, CLERK_OUTBOX_CANCELED) == 0) ||
+		(strcmp(from, CLERK_OUTBOX_FAILED) == 0 &&
+		 strcmp(to, CLERK_OUTBOX_QUEUED) == 0);
+}

@@ -1,0 +1,234 @@
+/*
+ * invitation_functions.c
+ *		The SQL functions about one invitation: they call Clerk now, inside the
+ *		caller's statement.
+ *
+ * Each checks its arguments, starts one operation, waits for it, and turns
+ * the outcome into a row or an error.
+ */
+#include "postgres.h"
+
+#include "clerk/await_request.h"
+#include "funcapi.h"
+#include "miscadmin.h"
+#include "sql/arguments.h"
+#include "sql/result_descriptor.h"
+#include "sql/rollback_warning.h"
+#include "sql/statement_request.h"
+
+/* Positions of clerk_create_organization_invitation()'s arguments. */
+enum
+{
+	ARG_ORG_ID,
+	ARG_INVITER,
+	ARG_EMAIL,
+	ARG_ROLE,
+	ARG_REDIRECT,
+	ARG_METADATA,
+	ARG_PRIVATE_METADATA,
+	ARG_EXPIRES_IN_DAYS,
+	ARG_NOTIFY
+};
+
+/* Positions of the arguments of what is done with an existing invitation. */
+enum
+{
+	ARG_INVITATIONS_ORG_ID,
+	ARG_INVITATION_ID,
+	ARG_REQUESTING_USER
+};
+
+static ClerkHttpRequest *start_create(const ClerkNewInvitation *wanted,
+									  ClerkReservation *reservation);
+static TupleDesc kept_descriptor(FunctionCallInfo fcinfo);
+pg_noreturn static void raise_not_invited(const ClerkNewInvitation *wanted,
+										  const ClerkError *error);
+pg_noreturn static void raise_about(const char *action, const char *org_id,
+									const char *invitation_id,
+									const ClerkError *error);
+
+PG_FUNCTION_INFO_V1(clerk_create_organization_invitation);
+PG_FUNCTION_INFO_V1(clerk_get_organization_invitation);
+PG_FUNCTION_INFO_V1(clerk_revoke_organization_invitation);
+
+/*
+ * clerk_create_organization_invitation(org_id text, inviter text, email text,
+ *		role text, redirect text, metadata jsonb, private_metadata jsonb,
+ *		expires_in_days integer, notify boolean)
+ *		RETURNS clerk_organization_invitation
+ *
+ * Clerk's CreateOrganizationInvitation.  Raises what clerk/error.c's table
+ * says, 22004 and 22023 for arguments that cannot be meant, 25006 in a
+ * read-only transaction, 25000 in a parallel operation.
+ */
+Datum
+clerk_create_organization_invitation(PG_FUNCTION_ARGS)
+{
+	ClerkNewInvitation wanted;
+	ClerkInvitation created;
+	ClerkHttpRequest *request;
+	ClerkReservation reservation;
+	ClerkError *error;
+	TupleDesc	descriptor;
+	bool		notify;
+
+	descriptor = kept_descriptor(fcinfo);
+	clerk_prevent_write("clerk_create_organization_invitation()");
+
+	wanted.organization_id = clerk_required_identifier(fcinfo, ARG_ORG_ID, "org_id");
+	wanted.inviter_user_id = clerk_optional_text(fcinfo, ARG_INVITER, "inviter",
+												 CLERK_MAX_IDENTIFIER);
+	wanted.email_address = clerk_required_address(fcinfo, ARG_EMAIL, "email");
+	wanted.role = clerk_required_text(fcinfo, ARG_ROLE, "role",
+									  CLERK_MAX_IDENTIFIER);
+	wanted.redirect_url = clerk_optional_text(fcinfo, ARG_REDIRECT, "redirect",
+											  CLERK_MAX_URL);
+	wanted.public_metadata = clerk_optional_object(fcinfo, ARG_METADATA, "metadata");
+	wanted.private_metadata = clerk_optional_object(fcinfo, ARG_PRIVATE_METADATA,
+													"private_metadata");
+	wanted.expires_in_days = 0;
+	if (!PG_ARGISNULL(ARG_EXPIRES_IN_DAYS))
+	{
+		wanted.expires_in_days = PG_GETARG_INT32(ARG_EXPIRES_IN_DAYS);
+		clerk_check_expires_in_days(wanted.expires_in_days, "expires_in_days");
+	}
+	wanted.notify = NULL;
+	if (!PG_ARGISNULL(ARG_NOTIFY))
+	{
+		notify = PG_GETARG_BOOL(ARG_NOTIFY);
+		wanted.notify = &notify;
+	}
+
+	request = start_create(&wanted, &reservation);
+	clerk_await(request, CLERK_EFFECT_CREATES);
+	if (!clerk_finish_create_invitation(request, &reservation, &created, &error))
+		raise_not_invited(&wanted, error);
+	clerk_http_release(request);
+
+	clerk_warn_on_rollback(clerk_invitation_text(&created, CLERK_INVITATION_ID));
+	PG_RETURN_DATUM(HeapTupleGetDatum(clerk_form_invitation(descriptor, &created)));
+}
+
+/*
+ * clerk_get_organization_invitation(org_id text, invitation_id text)
+ *		RETURNS clerk_organization_invitation
+ *
+ * Clerk's GetOrganizationInvitation.  Raises what clerk/error.c's table says,
+ * 22004 and 22023 for arguments that cannot be meant, 25000 in a parallel
+ * operation.  It changes nothing, so that a read-only transaction may.
+ */
+Datum
+clerk_get_organization_invitation(PG_FUNCTION_ARGS)
+{
+	static const char action[] = "get";
+	ClerkInvitation invitation;
+	ClerkHttpRequest *request;
+	ClerkError *error;
+	TupleDesc	descriptor;
+	char	   *org_id;
+	char	   *invitation_id;
+
+	descriptor = kept_descriptor(fcinfo);
+	PreventCommandIfParallelMode("clerk_get_organization_invitation()");
+	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
+	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
+											  "invitation_id");
+
+	request = clerk_start_get_invitation(org_id, invitation_id, &error);
+	if (request == NULL)
+		raise_about(action, org_id, invitation_id, error);
+	clerk_await(request, CLERK_EFFECT_NONE);
+	if (!clerk_finish_get_invitation(request, &invitation, &error))
+		raise_about(action, org_id, invitation_id, error);
+	clerk_http_release(request);
+	PG_RETURN_DATUM(HeapTupleGetDatum(clerk_form_invitation(descriptor, &invitation)));
+}
+
+/*
+ * clerk_revoke_organization_invitation(org_id text, invitation_id text,
+ *		requesting_user text)
+ *		RETURNS clerk_organization_invitation
+ *
+ * Clerk's RevokeOrganizationInvitation.  Raises as
+ * clerk_create_organization_invitation().
+ */
+Datum
+clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
+{
+	static const char action[] = "revoke";
+	ClerkInvitation revoked;
+	ClerkHttpRequest *request;
+	ClerkError *error;
+	TupleDesc	descriptor;
+	char	   *org_id;
+	char	   *invitation_id;
+	char	   *requesting_user;
+
+	descriptor = kept_descriptor(fcinfo);
+	clerk_prevent_write("clerk_revoke_organization_invitation()");
+	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
+	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
+											  "invitation_id");
+	requesting_user = clerk_optional_text(fcinfo, ARG_REQUESTING_USER,
+										  "requesting_user",
+										  CLERK_MAX_IDENTIFIER);
+
+	request = clerk_start_revoke_invitation(org_id, invitation_id,
+											requesting_user, &error);
+	if (request == NULL)
+		raise_about(action, org_id, invitation_id, error);
+	clerk_await(request, CLERK_EFFECT_REVOKES);
+	if (!clerk_finish_revoke_invitation(request, &revoked, &error))
+		raise_about(action, org_id, invitation_id, error);
+	clerk_http_release(request);
+	PG_RETURN_DATUM(HeapTupleGetDatum(clerk_form_invitation(descriptor, &revoked)));
+}
+
+/* The user wants it now: it counts, but whether it may be is left to Clerk. */
+static ClerkHttpRequest *
+start_create(const ClerkNewInvitation *wanted, ClerkReservation *reservation)
+{
+	ClerkHttpRequest *request;
+	ClerkError *error;
+	uint64		instance;
+
+	if (!clerk_chosen_instance(&instance, &error))
+		raise_not_invited(wanted, error);
+	clerk_rate_limit_unreserved(instance, CLERK_ENDPOINT_SINGLE, reservation);
+	request = clerk_start_create_invitation(wanted, reservation, &error);
+	if (request == NULL)
+		raise_not_invited(wanted, error);
+	return request;
+}
+
+/* Kept for the statement, since the look-up would be done for every row. */
+static TupleDesc
+kept_descriptor(FunctionCallInfo fcinfo)
+{
+	MemoryContext caller;
+
+	if (fcinfo->flinfo->fn_extra == NULL)
+	{
+		caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
+		fcinfo->flinfo->fn_extra = clerk_invitation_descriptor(fcinfo);
+		MemoryContextSwitchTo(caller);
+	}
+	return fcinfo->flinfo->fn_extra;
+}
+
+static void
+raise_not_invited(const ClerkNewInvitation *wanted, const ClerkError *error)
+{
+	clerk_raise(error,
+				psprintf("could not invite \"%s\" to organization \"%s\"",
+						 wanted->email_address, wanted->organization_id));
+}
+
+static void
+raise_about(const char *action, const char *org_id, const char *invitation_id,
+			const ClerkError *error)
+{
+	clerk_raise(error,
+				psprintf("could not %s invitation \"%s\" of organization \"%s\"",
+						 action, invitation_id, org_id));
+}

@@ -1,0 +1,170 @@
+/*
+ * rollback_warning.c
+ *		Tells which invitations stay at Clerk when their transaction goes.
+ *
+ * Invitations are noted in a stack of frames, one for each open
+ * subtransaction that created some.  A subtransaction's commit adds its frame
+ * to its parent's; its abort names the frame's invitations in a WARNING and
+ * drops it, and so does the abort of the whole transaction.
+ *
+ * A prepared transaction is decided by another session: nothing is said of
+ * its rollback.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "lib/stringinfo.h"
+#include "sql/rollback_warning.h"
+#include "utils/memutils.h"
+
+/*
+ * Identifiers that a frame names; more are only counted.  At Clerk's 34
+ * characters each the list, and the message that it may become, stay under
+ * 40 kB however many invitations a transaction creates.
+ */
+#define MAX_NAMED 1000
+
+/* Allocated in TopTransactionContext. */
+typedef struct Frame
+{
+	SubTransactionId subtransaction;
+	int64		count;			/* invitations, named or not */
+	int			named;
+	StringInfoData names;		/* identifiers, comma-separated */
+	struct Frame *outer;
+} Frame;
+
+static Frame *innermost = NULL;
+
+static void on_transaction_event(XactEvent event, void *arg);
+static void on_subtransaction_event(SubXactEvent event,
+									SubTransactionId subtransaction,
+									SubTransactionId parent, void *arg);
+static void push_frame(SubTransactionId subtransaction);
+static Frame *pop_frame(void);
+static void name(Frame *frame, const char *identifiers, int count);
+static void merge_into_outer(void);
+static void warn(const Frame *frame);
+
+/* Notes that the current (sub)transaction has created this invitation. */
+void
+clerk_warn_on_rollback(const char *invitation_id)
+{
+	static bool registered = false;
+	SubTransactionId current = GetCurrentSubTransactionId();
+
+	if (!registered)
+	{
+		RegisterXactCallback(on_transaction_event, NULL);
+		RegisterSubXactCallback(on_subtransaction_event, NULL);
+		registered = true;
+	}
+	if (innermost == NULL || innermost->subtransaction != current)
+		push_frame(current);
+	innermost->count++;
+	name(innermost, invitation_id, 1);
+}
+
+static void
+on_transaction_event(XactEvent event, void *arg pg_attribute_unused())
+{
+	switch (event)
+	{
+		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PARALLEL_ABORT:
+			while (innermost != NULL)
+				warn(pop_frame());
+			break;
+		case XACT_EVENT_COMMIT:
+		case XACT_EVENT_PARALLEL_COMMIT:
+		case XACT_EVENT_PREPARE:
+			innermost = NULL;
+			break;
+		default:
+			break;
+	}
+}
+
+static void
+on_subtransaction_event(SubXactEvent event, SubTransactionId subtransaction,
+						SubTransactionId parent,
+						void *arg pg_attribute_unused())
+{
+	if (innermost == NULL || innermost->subtransaction != subtransaction)
+		return;
+
+	if (event == SUBXACT_EVENT_ABORT_SUB)
+		warn(pop_frame());
+	else if (event == SUBXACT_EVENT_COMMIT_SUB)
+	{
+		if (innermost->outer != NULL &&
+			innermost->outer->subtransaction == parent)
+			merge_into_outer();
+		else
+			innermost->subtransaction = parent;
+	}
+}
+
+static void
+push_frame(SubTransactionId subtransaction)
+{
+	MemoryContext caller = MemoryContextSwitchTo(TopTransactionContext);
+	Frame	   *frame = palloc0(sizeof(Frame));
+
+	frame->subtransaction = subtransaction;
+	initStringInfo(&frame->names);
+	frame->outer = innermost;
+	innermost = frame;
+	MemoryContextSwitchTo(caller);
+}
+
+/* Takes the frame off first: a warning that fails must not come again. */
+static Frame *
+pop_frame(void)
+{
+	Frame	   *frame = innermost;
+
+	innermost = frame->outer;
+	return frame;
+}
+
+/* Adds identifiers to those that a frame names, as far as there is room. */
+static void
+name(Frame *frame, const char *identifiers, int count)
+{
+	if (frame->named + count > MAX_NAMED)
+		return;
+	if (frame->named > 0)
+		appendStringInfoString(&frame->names, ", ");
+	appendStringInfoString(&frame->names, identifiers);
+	frame->named += count;
+}
+
+static void
+merge_into_outer(void)
+{
+	Frame	   *inner = innermost;
+
+	innermost = inner->outer;
+	innermost->count += inner->count;
+	name(innermost, inner->names.data, inner->named);
+	pfree(inner->names.data);
+	pfree(inner);
+}
+
+static void
+warn(const Frame *frame)
+{
+	int64		unnamed = frame->count - frame->named;
+
+	ereport(WARNING,
+			(errmsg_plural("%lld invitation created at Clerk is not undone by the rollback",
+						   "%lld invitations created at Clerk are not undone by the rollback",
+						   (unsigned long) frame->count,
+						   (long long) frame->count),
+			 unnamed == 0 ?
+			 errdetail("Created: %s.", frame->names.data) :
+			 errdetail("Created: %s, and %lld more.", frame->names.data,
+					   (long long) unnamed),
+			 errhint("Revoke those that are not wanted: in Clerk's Dashboard, or with clerk_revoke_organization_invitation().")));
+}
