@@ -105,7 +105,7 @@ sub c_files
 
 sub check_links
 {
-	my @pages = (glob("$source/*.md"), glob("$source/docs/*.md"));
+	my @pages = map { glob("$source/$_") } qw(*.md docs/*.md src/*.md src/*/*.md);
 	my %anchors;
 	my @broken;
 
