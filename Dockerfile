@@ -1,5 +1,5 @@
-# The official image of PostgreSQL with clerk_invite, to be created with
-# CREATE EXTENSION.
+# The official PostgreSQL image with clerk_invite installed.  To use it, run
+# CREATE EXTENSION in a database.
 #
 #	docker build --build-arg PG_MAJOR=17 --tag postgres-clerk-invite .
 ARG PG_MAJOR=17

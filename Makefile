@@ -1,7 +1,8 @@
 EXTENSION = clerk_invite
-# The control file is where the version is written.
+# The version is defined in the control file.
 EXTVERSION = $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(srcdir)/$(EXTENSION).control)
-# META.json has the release's, with a third number for what changes no SQL.
+# META.json has the version of the release, with a third number for releases
+# that do not change any SQL objects.
 DISTVERSION = $(shell sed -n 's/^    "version": *"\(.*\)",/\1/p' $(srcdir)/META.json)
 MODULE_big = $(EXTENSION)
 DATA = $(EXTENSION)--1.0.sql
@@ -26,6 +27,7 @@ OBJS = \
 	src/outbox/delivery_pass.o \
 	src/outbox/delivery_plan.o \
 	src/outbox/enqueue_trigger.o \
+	src/outbox/enqueued_rows.o \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
 	src/outbox/outbox.o \
@@ -71,7 +73,7 @@ PG_CPPFLAGS = -I$(srcdir)/src $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'
 SHLIB_LINK = $(shell $(CURL_CONFIG) --libs)
 
-# Each regression test runs beside a fake Clerk of its own.
+# Each regression test runs with its own instance of the fake Clerk.
 REGRESS = $(patsubst $(srcdir)/sql/%.sql,%,$(wildcard $(srcdir)/sql/*.sql))
 REGRESS_OPTS = --launcher=$(srcdir)/test/with_fake_clerk.sh
 
@@ -79,7 +81,7 @@ CURL_CONFIG = curl-config
 PG_CONFIG = pg_config
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 
-# So has each isolation test, where the server comes with the tester.
+# So does each isolation test, if the server installation has the test driver.
 ifneq ($(wildcard $(dir $(PGXS))../test/isolation/pg_isolation_regress),)
 ISOLATION = $(patsubst $(srcdir)/test/specs/%.spec,%,$(wildcard $(srcdir)/test/specs/*.spec))
 ISOLATION_OPTS = --launcher=$(srcdir)/test/with_fake_clerk.sh --inputdir=$(srcdir)/test
@@ -87,16 +89,17 @@ endif
 
 include $(PGXS)
 
-# Make's own rule knows nothing of headers, nor of folders in a VPATH build.
+# The built-in rules track no dependencies on headers, and do not create the
+# directories of a VPATH build.
 BITCODE = $(OBJS:.o=.bc)
-# With its whole path, a folder is not looked for in VPATH.
-FOLDERS = $(sort $(dir $(addprefix $(CURDIR)/,$(OBJS))))
+# An absolute path, so that make does not search VPATH for the directory.
+DIRECTORIES = $(sort $(dir $(addprefix $(CURDIR)/,$(OBJS))))
 $(OBJS) $(BITCODE): $(wildcard $(srcdir)/src/*.h $(srcdir)/src/*/*.h) $(EXTENSION).control
-$(OBJS) $(BITCODE): | $(FOLDERS)
-$(FOLDERS):
+$(OBJS) $(BITCODE): | $(DIRECTORIES)
+$(DIRECTORIES):
 	$(MKDIR_P) $@
 
-# The archive that is uploaded to PGXN: what is committed, in one folder.
+# The archive for PGXN: all committed files, in one directory.
 .PHONY: dist
 dist:
 	git -C $(srcdir) archive --format=zip --prefix=$(EXTENSION)-$(DISTVERSION)/ \

@@ -29,32 +29,32 @@ COMMENT ON COLUMN @extschema@.clerk_organization_invitation.id IS
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.organization_id IS
 'Clerk''s identifier of the organization: org_...';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.email_address IS
-'address that is invited';
+'invited e-mail address';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.role IS
 'key of the role that the invited person will have, such as org:member';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.role_name IS
-'name of that role for people to read';
+'display name of that role';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.status IS
-'pending, accepted, revoked, expired, or what Clerk may add to these';
+'pending, accepted, revoked, expired, or a status that Clerk adds later';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.inviter_id IS
 'Clerk''s identifier of the inviting user: user_...; NULL if there is none';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the
+'link for accepting the invitation; a secret: anyone who has it can join the
 organization';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.public_metadata IS
-'metadata that the frontend can read, too';
+'metadata that the frontend can read as well';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.private_metadata IS
 'metadata that only the backend can read';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.public_inviter_data IS
-'public facts about the inviter';
+'public data about the inviter';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.public_organization_data IS
-'public facts about the organization; given in lists across organizations only';
+'public data about the organization; only in lists across organizations';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.created_at IS
 'time of creation, by Clerk''s clock';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.updated_at IS
 'time of the last change, by Clerk''s clock';
 COMMENT ON COLUMN @extschema@.clerk_organization_invitation.expires_at IS
-'time from which the invitation can no longer be accepted';
+'time at which the invitation expires';
 
 CREATE FUNCTION @extschema@.clerk_create_organization_invitation(
     org_id text,
@@ -76,20 +76,20 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation(
 
 COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) IS
-'invites an e-mail address to a Clerk organization, now (Clerk''s
+'immediately invites an e-mail address to a Clerk organization (Clerk''s
 CreateOrganizationInvitation)
-in: organization ID, inviting user''s ID or NULL, address (white space around
-  it is taken off), role key, URL to go to after acceptance, public and
-  private metadata (objects), days until it expires (1 to 365, Clerk''s
+in: organization ID, inviting user''s ID or NULL, address (surrounding white
+  space is removed), role key, URL to redirect to after acceptance, public
+  and private metadata (objects), days until expiration (1 to 365, Clerk''s
   default 30), whether Clerk sends the e-mail (default true)
 out: the invitation
-raises: 22004, 22021, 22023 (arguments, or refused by Clerk), 22P05
-  (created, but the answer is not of the database''s encoding), 23505
-  (pending or a member already), 25000 (parallel operation), 25006
+raises: 22004, 22021, 22023 (invalid arguments, or refused by Clerk), 22P05
+  (created, but the response cannot be converted to the database encoding),
+  23505 (already pending or a member), 25000 (parallel operation), 25006
   (read-only transaction), 28000 (key not accepted), 42501 (not allowed),
-  53400 (rate limit or quota), 55000 (no key, or the library does not fit
-  the SQL objects), 55006 (Clerk cannot at the moment), 57014 (canceled),
-  08001 (not sent), 08007 (outcome unknown)';
+  53400 (rate limit or quota), 55000 (no key, or the library does not match
+  the SQL objects), 55006 (conflict at Clerk), 57014 (canceled), 08001 (not
+  sent), 08007 (outcome unknown)';
 
 CREATE FUNCTION @extschema@.clerk_create_organization_invitation_bulk(
     org_id text,
@@ -102,13 +102,14 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_create_organization_invitation_bulk(text, jsonb) IS
-'invites any number of e-mail addresses to a Clerk organization, now, ten in a
-request (Clerk''s CreateOrganizationInvitationBulk); sends everything, whatever
-the LIMIT; a refusal creates none of its ten and ends the function, the DETAIL
-says how many others were created, and these stay
-in: organization ID, array of objects with email_address and role, and if
-  wanted inviter_user_id, redirect_url, public_metadata, private_metadata,
-  expires_in_days, notify
+'immediately invites any number of e-mail addresses to a Clerk organization,
+ten per request (Clerk''s CreateOrganizationInvitationBulk); sends all of them
+regardless of any LIMIT; a refused request creates none of its invitations and
+ends the function; the DETAIL says how many others were created, and these
+remain
+in: organization ID, array of objects with email_address and role, and
+  optionally inviter_user_id, redirect_url, public_metadata,
+  private_metadata, expires_in_days, notify
 out: the invitations, in the order of the array
 raises: as clerk_create_organization_invitation';
 
@@ -123,14 +124,14 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_get_organization_invitation(text, text) IS
-'asks Clerk for an invitation (Clerk''s GetOrganizationInvitation)
+'gets an invitation from Clerk (Clerk''s GetOrganizationInvitation)
 in: organization ID, invitation ID
-out: the invitation as it is now
-raises: 22004, 22023 (arguments, or there is none), 22P05 (the answer is not
-  of the database''s encoding), 25000 (parallel operation), 28000 (key not
-  accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key, or the
-  library does not fit the SQL objects), 57014 (canceled), 08001 (not sent),
-  08006 (no usable answer)';
+out: the invitation in its current form
+raises: 22004, 22023 (invalid arguments, or no such invitation), 22P05 (the
+  response cannot be converted to the database encoding), 25000 (parallel
+  operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate
+  limit), 55000 (no key, or the library does not match the SQL objects),
+  57014 (canceled), 08001 (not sent), 08006 (no usable response)';
 
 CREATE FUNCTION @extschema@.clerk_revoke_organization_invitation(
     org_id text,
@@ -144,20 +145,22 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_revoke_organization_invitation(text, text, text) IS
-'revokes a pending invitation, now (Clerk''s RevokeOrganizationInvitation)
+'immediately revokes a pending invitation (Clerk''s
+RevokeOrganizationInvitation)
 in: organization ID, invitation ID, revoking user''s ID or NULL
-out: the invitation, revoked
-raises: 22004, 22023 (arguments, or there is none that is pending), 22P05
-  (revoked, but the answer is not of the database''s encoding), 25000
-  (parallel operation), 25006 (read-only transaction), 28000 (key not
-  accepted), 42501 (not allowed), 53400 (rate limit), 55000 (no key, or the
-  library does not fit the SQL objects), 55006 (Clerk cannot at the moment),
-  57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
+out: the revoked invitation
+raises: 22004, 22023 (invalid arguments, or no such pending invitation),
+  22P05 (revoked, but the response cannot be converted to the database
+  encoding), 25000 (parallel operation), 25006 (read-only transaction),
+  28000 (key not accepted), 42501 (not allowed), 53400 (rate limit), 55000
+  (no key, or the library does not match the SQL objects), 55006 (conflict
+  at Clerk), 57014 (canceled), 08001 (not sent), 08007 (outcome unknown)';
 
--- A function in FROM is asked for all rows before the first is used.  So the
--- lists are SQL functions, whose bodies the planner puts in their place, around
--- functions that give row by row.  Those are not revoked from PUBLIC: they ask
--- for the privilege to execute the functions around them.
+-- A function in FROM is executed to completion before its first row is used.
+-- Therefore the list functions are SQL functions, which the planner inlines,
+-- around functions in the SELECT list that return one row at a time.  EXECUTE
+-- on the latter is not revoked from PUBLIC: they check that the caller has
+-- EXECUTE on the functions around them.
 CREATE FUNCTION @extschema@.clerk_read_organization_invitations(
     org_id text,
     status text[],
@@ -168,8 +171,8 @@ AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION @extschema@.clerk_read_organization_invitations(text, text[], text) IS
-'what clerk_list_organization_invitations() is made of, with the same
-arguments, results and errors; call that one';
+'implementation of clerk_list_organization_invitations(), with the same
+arguments, results and errors; call that function instead';
 
 CREATE FUNCTION @extschema@.clerk_list_organization_invitations(
     org_id text,
@@ -191,14 +194,14 @@ COMMENT ON FUNCTION @extschema@.clerk_list_organization_invitations(text, text[]
 ListOrganizationInvitations)
 in: organization ID, statuses (pending, accepted, revoked, expired) or NULL
   for all, address or NULL for all
-out: the invitations, of which each that belongs to the list throughout
-  comes exactly once; a page of 200 is read when it is needed, so that a
-  LIMIT saves requests
-raises: 22004, 22023 (arguments, or there is no such organization), 22P05
-  (an answer is not of the database''s encoding), 25000 (parallel
+out: the invitations; each one that belongs to the list the whole time is
+  returned exactly once; pages of 200 are read on demand, so a LIMIT saves
+  requests
+raises: 22004, 22023 (invalid arguments, or no such organization), 22P05 (a
+  response cannot be converted to the database encoding), 25000 (parallel
   operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate
-  limit), 55000 (no key, or the library does not fit the SQL objects), 57014
-  (canceled), 08001 (not sent), 08006 (no usable answer)';
+  limit), 55000 (no key, or the library does not match the SQL objects),
+  57014 (canceled), 08001 (not sent), 08006 (no usable response)';
 
 CREATE FUNCTION @extschema@.clerk_read_instance_organization_invitations(
     status text[],
@@ -209,8 +212,8 @@ AS 'MODULE_PATHNAME'
 LANGUAGE C VOLATILE PARALLEL UNSAFE;
 
 COMMENT ON FUNCTION @extschema@.clerk_read_instance_organization_invitations(text[], text) IS
-'what clerk_list_instance_organization_invitations() is made of, with the
-same arguments, results and errors; call that one';
+'implementation of clerk_list_instance_organization_invitations(), with the
+same arguments, results and errors; call that function instead';
 
 CREATE FUNCTION @extschema@.clerk_list_instance_organization_invitations(
     status text[] DEFAULT NULL,
@@ -229,13 +232,14 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(
 COMMENT ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) IS
 'lists the invitations of all organizations of the Clerk instance, oldest
 first (Clerk''s ListInstanceOrganizationInvitations)
-in: statuses (pending, accepted, revoked, expired) or NULL for all, an
-  invitation''s ID or a part of an address, or NULL for all
-out and raises: as clerk_list_organization_invitations, and
+in: statuses (pending, accepted, revoked, expired) or NULL for all;
+  invitation ID or part of an address, or NULL for all
+out and raises: as clerk_list_organization_invitations, and also
   public_organization_data';
 
--- src/arguments.h has the same lengths, and says where they come from.  The
--- length comes first: nothing else is to be made of a text of megabytes.
+-- The length limits are the same as in arguments.h, which says where they come
+-- from.  The length is checked first, to avoid costly checks of very long
+-- values.
 CREATE TABLE @extschema@.clerk_invitation_outbox (
     id bigserial PRIMARY KEY
         CONSTRAINT id_leaves_room
@@ -305,33 +309,33 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox_id_seq', '');
 
--- What is due, oldest first.
+-- Rows that are due, oldest first.
 CREATE INDEX clerk_invitation_outbox_due
 ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
 WHERE state = 'queued';
 
--- What is under way, or was left behind by a sender.
+-- Rows that are in flight, or were left in this state by a sender.
 CREATE INDEX clerk_invitation_outbox_unsettled
 ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
 WHERE state IN ('sending', 'verifying');
 
--- Which row an invitation belongs to.
+-- The row that an invitation belongs to.
 CREATE INDEX clerk_invitation_outbox_invitation_id
 ON @extschema@.clerk_invitation_outbox (invitation_id)
 WHERE invitation_id IS NOT NULL;
 
--- Whose status may have changed at Clerk.
+-- Rows whose status may have changed at Clerk.
 CREATE INDEX clerk_invitation_outbox_pending
 ON @extschema@.clerk_invitation_outbox (organization_id, id)
 WHERE state = 'sent' AND invitation_id IS NOT NULL AND
       coalesce(status, 'pending') = 'pending';
 
--- What is settled, oldest first: for its removal, and to be counted by state.
+-- Settled rows, oldest first, to be removed, and to be counted by state.
 CREATE INDEX clerk_invitation_outbox_settled
 ON @extschema@.clerk_invitation_outbox (settled_at, id, state)
 WHERE state IN ('sent', 'skipped', 'failed', 'canceled');
 
--- What a sender cannot change.
+-- Rows that are set aside because this database refuses to change them.
 CREATE INDEX clerk_invitation_outbox_set_aside
 ON @extschema@.clerk_invitation_outbox (id)
 WHERE database_error IS NOT NULL AND state IN ('queued', 'sending', 'verifying');
@@ -340,67 +344,66 @@ REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
 
 COMMENT ON TABLE @extschema@.clerk_invitation_outbox IS
-'invitations that are sent to Clerk after commit, and the record of what
-became of them; an INSERT needs organization_id, email_address and role';
+'invitations to be sent to Clerk after commit, and a record of the results; an
+INSERT needs organization_id, email_address and role';
 COMMENT ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq IS
-'numbers the rows of clerk_invitation_outbox';
+'generates the ids of clerk_invitation_outbox';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_due IS
-'finds the rows that are due';
+'finds rows that are due';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_unsettled IS
-'finds the rows whose outcome is not known';
+'finds rows whose outcome is unknown';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_invitation_id IS
 'finds the row that an invitation belongs to';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pending IS
-'finds the rows whose invitation was pending when last seen';
+'finds rows whose last known status is pending';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_settled IS
-'finds the rows that have been settled for long, and counts those that are
-settled';
+'finds rows that were settled long ago, and counts settled rows by state';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_set_aside IS
-'finds the rows that are set aside';
+'finds rows that are set aside';
 COMMENT ON INDEX @extschema@.clerk_invitation_outbox_pkey IS
-'finds a row by its number';
+'finds a row by its id';
 COMMENT ON CONSTRAINT clerk_invitation_outbox_pkey ON @extschema@.clerk_invitation_outbox IS
-'each row has a number of its own';
+'ids are unique';
 COMMENT ON CONSTRAINT id_leaves_room ON @extschema@.clerk_invitation_outbox IS
-'a higher number would be followed by none';
+'higher ids would leave none for further rows';
 COMMENT ON CONSTRAINT organization_id_is_an_identifier ON @extschema@.clerk_invitation_outbox IS
-'at most 255 characters, of which no others belong into the path of a request';
+'at most 255 characters, only those that are safe in the path of a request';
 COMMENT ON CONSTRAINT inviter_user_id_is_clean ON @extschema@.clerk_invitation_outbox IS
 'NULL rather than empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT email_address_is_an_address ON @extschema@.clerk_invitation_outbox IS
-'an @; at most 320 characters; no control characters; what is an address in
-full is for Clerk to say';
+'contains an @; at most 320 characters; no control characters; Clerk checks the
+rest of the syntax';
 COMMENT ON CONSTRAINT role_is_clean ON @extschema@.clerk_invitation_outbox IS
 'not empty; at most 255 characters; no control characters';
 COMMENT ON CONSTRAINT redirect_url_is_clean ON @extschema@.clerk_invitation_outbox IS
 'NULL rather than empty; at most 8000 characters; no control characters';
 COMMENT ON CONSTRAINT public_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
-'Clerk takes objects of up to 8 kB';
+'Clerk accepts objects of up to 8 kB';
 COMMENT ON CONSTRAINT private_metadata_is_a_small_object ON @extschema@.clerk_invitation_outbox IS
-'Clerk takes objects of up to 8 kB';
+'Clerk accepts objects of up to 8 kB';
 COMMENT ON CONSTRAINT expires_in_days_is_from_1_to_365 ON @extschema@.clerk_invitation_outbox IS
-'what Clerk allows';
+'range that Clerk allows';
 COMMENT ON CONSTRAINT send_after_is_a_time ON @extschema@.clerk_invitation_outbox IS
-'infinity keeps an invitation from being sent; -infinity has no meaning';
+'infinity prevents an invitation from being sent; -infinity is meaningless';
 COMMENT ON CONSTRAINT attempts_can_go_on ON @extschema@.clerk_invitation_outbox IS
-'far more than clerk_invite.max_attempts can be; one that is queued has room
-for more';
+'far more than clerk_invite.max_attempts allows; queued rows have room for
+further attempts';
 COMMENT ON CONSTRAINT state_is_known ON @extschema@.clerk_invitation_outbox IS
-'the states of the column''s comment';
+'the states are those in the comment on the column';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.id IS
-'number of the row';
+'id of the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.organization_id IS
 'Clerk''s identifier of the organization: org_...';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.inviter_user_id IS
 'Clerk''s identifier of the inviting user, user_..., or NULL';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.email_address IS
-'address to invite; white space around it is taken off';
+'address to invite; surrounding white space is removed';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.role IS
 'key of the role that the invited person will have, such as org:member';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.redirect_url IS
-'URL to go to after acceptance, or NULL';
+'URL to redirect to after acceptance, or NULL';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.public_metadata IS
-'metadata that the frontend can read, too; an object of at most 8 kB';
+'metadata that the frontend can read as well; an object of at most 8 kB';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.private_metadata IS
 'metadata that only the backend can read; an object of at most 8 kB';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_in_days IS
@@ -408,52 +411,53 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_in_days IS
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.notify IS
 'whether Clerk sends the e-mail; NULL: Clerk''s default, true';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_after IS
-'time before which it is not sent';
+'time before which the invitation is not sent';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.state IS
-'queued, sending, verifying (outcome unknown), sent, skipped (Clerk had it
-already), failed, canceled';
+'queued, sending, verifying (outcome unknown), sent, skipped (already invited or
+a member), failed, canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.attempts IS
-'how often it was sent, or is about to be';
+'number of attempts to send the invitation, including one in flight';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.send_alone IS
-'whether it gets a request of its own: set after Clerk refused one that it shared';
+'whether the row gets a request of its own: set after a request that it shared
+was unsuccessful';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.next_attempt_at IS
-'time before which nothing more is done for it; NULL: send_after counts';
+'time before which the row is not processed again; NULL: send_after applies';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.consecutive_failures IS
-'look-ups in a row that Clerk did not answer, or changes that this database
-refused; the next one waits twice as long each time';
+'number of consecutive failed lookups at Clerk, or of changes that this database
+refused; each one doubles the delay before the next attempt';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.enqueued_at IS
-'start of the transaction that inserted it';
+'start of the transaction that inserted the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_at IS
-'time when a sender first took it on';
+'time when a sender first claimed the row';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_clock IS
-'the same by a clock that nobody can set; means something to the sender only';
+'the same time by a monotonic clock; meaningful only to senders';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_at IS
-'time when a sender last took it on, or when its outcome became unknown';
+'time when a sender last claimed the row, or when its outcome became unknown';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
-'time when it reached a final state';
+'time when the row reached a final state';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS
 'Clerk''s identifier of the invitation: orginv_...';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.status IS
-'status of the invitation at Clerk, as last seen: when it was sent, or by
+'last known status of the invitation at Clerk: from when it was sent, or from
 clerk_refresh_invitations()';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.url IS
-'link that accepts the invitation; a secret: it lets its bearer join the
-organization; NULL when status is no longer pending';
+'link for accepting the invitation; a secret: anyone who has it can join the
+organization; NULL if status is no longer pending';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.expires_at IS
-'time from which the invitation can no longer be accepted';
+'time at which the invitation expires';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.http_status IS
-'HTTP status of the answer that refused it, or told nothing, last; NULL: there
-was no such answer';
+'HTTP status of the last response that refused the invitation or could not be
+used; NULL: there was no such response';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_code IS
-'Clerk''s code of the last failure';
+'Clerk''s error code of the last failure';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.error_message IS
-'what the last failure was';
+'description of the last failure';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.trace_id IS
-'Clerk''s name for the request that failed last; Clerk''s support asks for it';
+'Clerk''s trace ID of the request that failed last; Clerk''s support needs it';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.database_error IS
-'why this database refused a sender''s change of the row, as for a trigger or
-a constraint that was added to the table; it is set aside until
-next_attempt_at; NULL: it did not';
+'why this database refused a sender''s change of the row, for example because
+of a trigger or a constraint that was added to the table; the row is set aside
+until next_attempt_at; NULL: no change was refused';
 
 CREATE FUNCTION @extschema@.clerk_invitation_outbox_guard()
 RETURNS trigger
@@ -463,10 +467,10 @@ LANGUAGE C;
 REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_outbox_guard() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_guard() IS
-'keeps clerk_invitation_outbox consistent: a state may be changed by hand
-from queued to canceled and from failed to queued only, and a row that is
-sending or verifying not at all; internal columns (state and all after it) are
-the owner''s to choose; white space around an address is taken off
+'keeps clerk_invitation_outbox consistent: users can change the state only from
+queued to canceled and from failed to queued, and cannot change rows that are
+sending or verifying; only the owner can set internal columns (state and all
+columns after it); removes white space around addresses
 raises: 42501, 55000';
 
 CREATE TRIGGER guard
@@ -474,14 +478,14 @@ BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
 FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 
 COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
-'refuses what would lose an invitation, send it twice, or hold others up';
+'rejects changes that would lose an invitation, send it twice, or block others';
 
 CREATE TRIGGER guard_numbers
 BEFORE INSERT ON @extschema@.clerk_invitation_outbox
 FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 
 COMMENT ON TRIGGER guard_numbers ON @extschema@.clerk_invitation_outbox IS
-'keeps the sequence ahead of rows that were restored';
+'keeps the sequence ahead of the ids of restored rows';
 
 CREATE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker()
 RETURNS trigger
@@ -522,12 +526,11 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
 
 COMMENT ON FUNCTION @extschema@.clerk_enqueue_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean, timestamptz) IS
-'puts an invitation into clerk_invitation_outbox, from where it is sent after
-commit
-in: as clerk_create_organization_invitation, and the time before which it is
-  not sent
-out: the number of the row
-raises: 23502, 23514 (arguments that Clerk would refuse for certain)';
+'adds an invitation to clerk_invitation_outbox, which is sent after commit
+in: as clerk_create_organization_invitation, and the time before which the
+  invitation is not sent
+out: the id of the row
+raises: 23502, 23514 (arguments that Clerk would certainly refuse)';
 
 CREATE FUNCTION @extschema@.clerk_cancel_invitation(id bigint)
 RETURNS boolean
@@ -537,9 +540,9 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) IS
-'cancels an invitation of clerk_invitation_outbox that is still queued
-in: the number of the row
-out: whether it was canceled, which is false if it is not queued any more';
+'cancels a queued invitation in clerk_invitation_outbox
+in: the id of the row
+out: whether the invitation was canceled; false if it is no longer queued';
 
 CREATE FUNCTION @extschema@.clerk_retry_invitation(id bigint)
 RETURNS boolean
@@ -549,9 +552,9 @@ LANGUAGE C VOLATILE STRICT PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_retry_invitation(bigint) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_retry_invitation(bigint) IS
-'queues an invitation of clerk_invitation_outbox again that has failed
-in: the number of the row
-out: whether it was queued, which is false if it has not failed';
+'queues a failed invitation in clerk_invitation_outbox again
+in: the id of the row
+out: whether the invitation was queued; false if it has not failed';
 
 CREATE FUNCTION @extschema@.clerk_abandon_invitation(id bigint, reason text DEFAULT NULL)
 RETURNS boolean
@@ -561,33 +564,70 @@ LANGUAGE C VOLATILE PARALLEL UNSAFE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_abandon_invitation(bigint, text) FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_abandon_invitation(bigint, text) IS
-'gives up an invitation of clerk_invitation_outbox that gets nowhere: one whose
-outcome will never be known becomes failed, with the code outcome_unknown, one
-that is still queued becomes canceled; Clerk is asked nothing, and no triggers
-of users fire
-in: the number of the row, and what error_message is to say of it
-out: whether it was given up, which is false if it is settled, or if its
-  request is on its way; NULL if there is no number';
+'abandons an invitation in clerk_invitation_outbox: one whose outcome is unknown
+becomes failed, with the error code outcome_unknown, and a queued one becomes
+canceled; sends no request to Clerk, and does not fire user triggers
+in: the id of the row, and a reason to be included in error_message
+out: whether the invitation was abandoned; false if it is settled, or if its
+  request is in flight; NULL if the id is NULL';
 
+CREATE TABLE @extschema@.clerk_enqueue_signal (
+    never boolean CONSTRAINT always_empty CHECK (false)
+);
+
+REVOKE ALL ON @extschema@.clerk_enqueue_signal FROM PUBLIC;
+
+COMMENT ON TABLE @extschema@.clerk_enqueue_signal IS
+'always empty: its trigger inserts what clerk_invitation_trigger() has
+collected for each row of a statement, when the statement''s row triggers have
+fired; not for users';
+
+COMMENT ON COLUMN @extschema@.clerk_enqueue_signal.never IS
+'there are no values';
+
+COMMENT ON CONSTRAINT always_empty ON @extschema@.clerk_enqueue_signal IS
+'no row can be inserted';
+
+CREATE FUNCTION @extschema@.clerk_insert_enqueued()
+RETURNS trigger
+AS 'MODULE_PATHNAME'
+LANGUAGE C;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_insert_enqueued() FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_insert_enqueued() IS
+'inserts into clerk_invitation_outbox what clerk_invitation_trigger() has
+collected
+raises: what the outbox''s constraints raise';
+
+CREATE TRIGGER insert_enqueued
+AFTER UPDATE ON @extschema@.clerk_enqueue_signal
+FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_insert_enqueued();
+
+-- What a session in replica role or an apply worker collects is inserted, too.
+ALTER TABLE @extschema@.clerk_enqueue_signal ENABLE ALWAYS TRIGGER insert_enqueued;
+
+COMMENT ON TRIGGER insert_enqueued ON @extschema@.clerk_enqueue_signal IS
+'inserts the rows that have been collected';
 
 CREATE FUNCTION @extschema@.clerk_invitation_trigger()
 RETURNS trigger
 AS 'MODULE_PATHNAME'
 LANGUAGE C;
 
--- Needed to create a trigger with it, not to fire that.
+-- EXECUTE is needed to create a trigger with this function, not to fire one.
 REVOKE ALL ON FUNCTION @extschema@.clerk_invitation_trigger() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_invitation_trigger() IS
-'trigger for a table of members: puts an invitation into
+'trigger for a table of members: adds an invitation to
 clerk_invitation_outbox for each new row, AFTER INSERT [OR UPDATE], FOR EACH
 ROW or FOR EACH STATEMENT with REFERENCING NEW TABLE
 arguments, in the order of clerk_create_organization_invitation: org_id,
   inviter, email, role [, redirect [, metadata]], each the name of a column,
-  or = and a literal, or '''' for none; a row whose address is NULL is left
-  out; does nothing where clerk_invite.enqueue is off
-raises: 39P01 (not fired as said), 42703 (no such column), 22023
-  (arguments)';
+  or = and a literal, or '''' for none; rows whose address is NULL are
+  skipped; does nothing if clerk_invite.enqueue is off
+raises: 39P01 (not fired as described), 42703 (no such column), 22023
+  (invalid arguments)';
 
 CREATE PROCEDURE @extschema@.clerk_send_invitations(max_invitations integer DEFAULT NULL)
 AS 'MODULE_PATHNAME'
@@ -596,11 +636,11 @@ LANGUAGE C;
 REVOKE ALL ON PROCEDURE @extschema@.clerk_send_invitations(integer) FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_send_invitations(integer) IS
-'sends what is due in clerk_invitation_outbox, here and now, and commits as
-it goes; does nothing if another session is sending
-in: how many invitations to send at most, NULL for all
+'immediately sends the rows that are due in clerk_invitation_outbox, in several
+transactions that it commits; does nothing if another session is sending
+in: maximum number of invitations to send, NULL for all
 raises: 2D000 (inside a transaction block), 28000 (key not accepted), 55000
-  (no key, or the library does not fit the SQL objects)';
+  (no key, or the library does not match the SQL objects)';
 
 CREATE PROCEDURE @extschema@.clerk_refresh_invitations()
 AS 'MODULE_PATHNAME'
@@ -609,13 +649,13 @@ LANGUAGE C;
 REVOKE ALL ON PROCEDURE @extschema@.clerk_refresh_invitations() FROM PUBLIC;
 
 COMMENT ON PROCEDURE @extschema@.clerk_refresh_invitations() IS
-'asks Clerk what became of the invitations of clerk_invitation_outbox that are
-sent and were pending when last seen (Clerk''s
-ListInstanceOrganizationInvitations and ListOrganizationInvitations), and
-updates their status; commits as it goes; url becomes NULL where status is no
-longer pending; tells in a NOTICE how many have changed
+'updates the status of the sent invitations in clerk_invitation_outbox whose
+last known status is pending (Clerk''s ListInstanceOrganizationInvitations and
+ListOrganizationInvitations), in several transactions that it commits; sets
+url to NULL where status is no longer pending; reports in a NOTICE how many
+have changed
 raises: 2D000 (inside a transaction block), 25006 (read-only transaction),
-  28000 (key not accepted), 55000 (no key, or the library does not fit the
+  28000 (key not accepted), 55000 (no key, or the library does not match the
   SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_rate_limit_status(
@@ -633,14 +673,15 @@ LANGUAGE C STABLE PARALLEL RESTRICTED;
 REVOKE ALL ON FUNCTION @extschema@.clerk_rate_limit_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_rate_limit_status() IS
-'the budgets of requests of the Clerk instance that this session''s settings
-choose, shared by all sessions of the server with the same key
-out: a row for each endpoint that Clerk limits, single (one invitation a
-  request) and bulk, with the requests allowed in a window
-  (clerk_invite.rate_limit_window, an hour), those sent in the window that
-  ends now, those that remain, when one can be sent (NULL: now), and until
-  when Clerk has closed the endpoint (NULL: it is open)
-raises: 55000 (no key, or the library does not fit the SQL objects)';
+'shows the request budgets for the URL and key in this session''s settings,
+which all sessions of the server with the same URL and key share
+out: one row for each endpoint that Clerk limits, single (one invitation per
+  request) and bulk: requests allowed in a window
+  (clerk_invite.rate_limit_window, an hour), requests sent in the window
+  that ends now, requests that remain, time when the next one can be sent
+  (NULL: now), time until which Clerk has closed the endpoint (NULL: it is
+  open)
+raises: 55000 (no key, or the library does not match the SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_worker_status(
     OUT database name,
@@ -657,12 +698,13 @@ LANGUAGE C VOLATILE;
 REVOKE ALL ON FUNCTION @extschema@.clerk_worker_status() FROM PUBLIC;
 
 COMMENT ON FUNCTION @extschema@.clerk_worker_status() IS
-'tells what the background workers of the server do, one row for each
-database that has one
-out: database, process ID, state (wanted: the server had no room, starting,
-  restarting, sending, waiting), time when it was started or asked for, time
-  when it looks again at the latest, what keeps it from sending (NULL: nothing)
-raises: 55000 (the library does not fit the SQL objects)';
+'shows the state of the background workers of the server, one row for each
+database that has a worker
+out: database, process ID, state (wanted: the server had no free worker slot;
+  starting, restarting, sending, waiting), time when the worker was started
+  or requested, latest time of its next run, error that keeps it from sending
+  or has set rows aside (NULL: none)
+raises: 55000 (the library does not match the SQL objects)';
 
 CREATE FUNCTION @extschema@.clerk_invitation_progress_limits(
     OUT single_limit integer,
@@ -676,21 +718,22 @@ RETURNS record
 AS 'MODULE_PATHNAME'
 LANGUAGE C STABLE PARALLEL RESTRICTED;
 
--- Not revoked from PUBLIC: it asks for the privilege to read the view.
+-- Not revoked from PUBLIC: it checks for the privilege to read the view.
 COMMENT ON FUNCTION @extschema@.clerk_invitation_progress_limits() IS
-'tells clerk_invitation_progress of Clerk''s limits
-out: for single and bulk requests those allowed in a window and those that
-  can be sent now, when more can be sent (NULL: now), the length of a
-  window; all NULL without a key
+'returns Clerk''s limits for clerk_invitation_progress
+out: for single and for bulk requests, the number allowed in a window and
+  the number that can be sent now; time when more can be sent (NULL: now);
+  length of a window; all NULL without a key
 raises: 42501 (no privilege to read that view), 55000 (the library does not
-  fit the SQL objects)';
+  match the SQL objects)';
 
--- How long the limits keep the queue busy follows from how it is packed into
--- requests.  Each organization's invitations make pieces: tens, a remainder,
--- and those that must go alone.  Serving the largest pieces by bulk requests
--- and the others one by one, it takes as long as the budget that is used up
--- later, which is shortest where both are used up at the same time.  That is
--- looked for among the pieces of each size.
+-- How long the limits delay the queue depends on how its rows are grouped into
+-- requests.  Each organization's invitations form pieces: groups of ten, a
+-- remainder, and rows that must be sent alone.  If the largest pieces go by
+-- bulk requests and the others by single requests, the time needed is that of
+-- the budget that lasts longer, so it is shortest if both budgets are used up
+-- at the same time.  The query looks for this point among the pieces of each
+-- size.
 CREATE VIEW @extschema@.clerk_invitation_progress AS
 WITH organization AS (
     SELECT count(*) AS queued,
@@ -777,31 +820,32 @@ FROM queue, unsettled, settled, limits, packing;
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
-'how far clerk_invitation_outbox has come, in one row: exact counts, and an
-estimate of the time that the rest will take';
+'progress of clerk_invitation_outbox, in one row: exact counts, and an estimate
+of the remaining time';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
-'invitations that wait to be sent, also those for later';
+'invitations to be sent, including those scheduled for later';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS
-'invitations whose request is on its way, or was when their sender ended';
+'invitations whose request is in flight, or was when their sender ended';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.verifying IS
-'invitations whose outcome is not known yet';
+'invitations whose outcome is unknown so far';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sent IS
 'invitations that were sent';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.skipped IS
-'invitations that Clerk had already';
+'invitations of people who were already invited or members';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.failed IS
 'invitations that have failed';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.canceled IS
 'invitations that were canceled';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.due IS
-'invitations to be sent or looked up now, which is in queued and verifying, too';
+'invitations to be sent or looked up now, also counted in queued and verifying';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.overdue IS
-'how long the oldest of them has been due, in whole seconds; NULL: there is none';
+'how long the oldest due invitation has been due, in whole seconds; NULL: none
+is due';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.budget_left IS
-'single + bulk requests that Clerk''s limits leave now, as text; each has a row
-of its own in clerk_rate_limit_status(); NULL: there is no key';
+'number of single + bulk requests that Clerk''s limits allow now, as text; each
+has a row of its own in clerk_rate_limit_status(); NULL: there is no key';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.time_to_empty IS
-'estimate of how long Clerk''s limits need for everything that is queued,
-packed as well as possible, as if all of it were due; the limits are those of
-the key and address that the session''s settings choose; NULL: nothing is open,
-or the limits allow nothing, or there is no key';
+'estimate of the time needed to send all queued invitations within Clerk''s
+limits, optimally grouped, as if all of them were due; the limits are those for
+the URL and key in the session''s settings; NULL: nothing is open, the limits
+do not allow any requests, or there is no key';

@@ -1,19 +1,19 @@
 --
--- What becomes of answers that are not as documented, and of lost ones.
+-- Responses that differ from the documentation, and lost responses.
 --
--- What Clerk did is then unknown, unless it answered with a refusal.  Whatever
--- the answer was, the session goes on: each attempt is followed by a good
--- invitation.
+-- What Clerk did is then unknown, unless the response is a refusal.  No
+-- response affects the rest of the session: after each attempt, a valid
+-- invitation must succeed.
 --
 CREATE EXTENSION clerk_invite;
 \set ECHO none
 \i test/error_of.sql
 \set ECHO all
--- A nesting that is too deep for the default is too deep for every server.
+-- So that the nesting that is tested is too deep for every server.
 SET max_stack_depth = '1MB';
 
--- A text without the secrets that it should not have in the first place, so
--- that a failure of this test does not show them either.
+-- Removes secrets, which should not be in the text anyway, so that they are not
+-- shown if this test fails.
 CREATE FUNCTION without_secrets(text) RETURNS text
 LANGUAGE sql AS $$
     SELECT regexp_replace(regexp_replace($1,
@@ -21,9 +21,9 @@ LANGUAGE sql AS $$
         'ticket=[^* ]+', '(SECRET TICKET)', 'g')
 $$;
 
--- What an invitation for x-BEHAVIOUR@example.com comes to, and the one after
--- it.  Hidden are the trace ID, which is random, libcurl's words, which differ
--- between its versions, and most of a hint that comes often.
+-- The results of an invitation for x-BEHAVIOUR@example.com and of the one after
+-- it.  Hides the trace ID, which is random, libcurl's messages, which depend on
+-- its version, and most of a frequent hint.
 CREATE FUNCTION attempt(
     behaviour text,
     OUT "SQLSTATE" text, OUT message text, OUT detail text, OUT hint text,
@@ -57,18 +57,18 @@ $$;
 \pset format unaligned
 \x on
 
--- Pages that are not Clerk's.
+-- Pages that do not come from Clerk.
 SELECT * FROM attempt('html-502');
 SELECT * FROM attempt('html-200');
 SELECT * FROM attempt('html-404');
 SELECT * FROM attempt('redirect');
 
--- Nothing in the body.
+-- Empty bodies.
 SELECT * FROM attempt('empty-200');
 SELECT * FROM attempt('empty-400');
 SELECT * FROM attempt('empty-502');
 
--- JSON that stops in its middle, and a body that does.
+-- Truncated JSON, and a truncated body.
 SELECT * FROM attempt('truncated');
 SELECT * FROM attempt('half-body');
 
@@ -82,26 +82,26 @@ SELECT * FROM attempt('wrong-type-url');
 SELECT * FROM attempt('wrong-type-created_at');
 SELECT * FROM attempt('error-200-strange');
 
--- Characters that have no place in an answer, or none in a text.
+-- Characters that are not allowed in a response, or in a text value.
 SELECT * FROM attempt('nul');
 SELECT * FROM attempt('escaped-nul');
 SELECT * FROM attempt('not-utf8');
 
--- Times that no calendar has.
+-- Times outside the supported range.
 SELECT * FROM attempt('odd-times');
 
--- More than anyone has asked for.
+-- Responses that are too large.
 SELECT * FROM attempt('huge');
 SELECT * FROM attempt('huge-header');
 
--- The connection closed or reset, before and after the work was done.
+-- Connections closed or reset, before and after the request was processed.
 SELECT * FROM attempt('drop');
 SELECT * FROM attempt('drop-after');
 SELECT * FROM attempt('reset');
 SELECT * FROM attempt('reset-after');
 SELECT * FROM attempt('500-after');
 
--- Refusals that say more, less or something else than documented.
+-- Refusals with more, fewer or other fields than documented.
 SELECT * FROM attempt('several-errors');
 SELECT * FROM attempt('no-meta');
 SELECT * FROM attempt('no-trace');
@@ -109,7 +109,7 @@ SELECT * FROM attempt('no-ids');
 SELECT * FROM attempt('errors-not-array');
 SELECT * FROM attempt('errors-empty');
 
--- The secret key, and the ticket in an invitation's url, are not passed on.
+-- The secret key, and the ticket in an invitation's url, are not disclosed.
 SELECT * FROM attempt('echo-key');
 SELECT "SQLSTATE", message, regexp_replace(detail, '\?\*+', '?(asterisks)') AS detail,
        hint, constraint_name, column_name, next_one
@@ -121,8 +121,8 @@ FROM unnest(ARRAY['echo-key--2', 'echo-url--2']) AS behaviour,
 \x off
 \pset format aligned
 
--- Trying again tells what had happened: an invitation that was created before
--- the answer was lost is pending, and Clerk refuses a second one.
+-- A second attempt shows what happened: an invitation that was created before
+-- the response was lost is pending, and Clerk refuses a second one.
 CREATE FUNCTION status_of_second_try(behaviour text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -152,7 +152,7 @@ FROM unnest(ARRAY[
     'half-body-once', 'truncated-once', 'nul-once', 'not-utf8-once',
     'wrong-type-url-once', 'odd-times-once', 'huge-header-once']) AS behaviour;
 
--- What Clerk leaves out is null, what it adds is ignored.
+-- Missing fields become null, and additional fields are ignored.
 \pset null (null)
 \x on
 SELECT id ~ '^orginv_' AS id_is_clerks, organization_id, email_address, role,
@@ -167,8 +167,8 @@ FROM clerk_create_organization_invitation(
     'org_test', 'user_ines', 'x-extra@example.com', 'org:member');
 \x off
 
--- Times come in milliseconds, and none of them is lost.  (That all ten are
--- whole seconds will not be seen.)
+-- Times have milliseconds, which are preserved.  (It is unlikely that all ten
+-- are whole seconds.)
 SELECT bool_and(created_at BETWEEN clock_timestamp() - interval '1 minute'
                     AND clock_timestamp() + interval '1 minute') AS just_now,
        bool_and(created_at = date_trunc('milliseconds', created_at)) AS milliseconds,

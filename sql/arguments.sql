@@ -1,15 +1,15 @@
 --
--- Which arguments are refused before anything is sent, and which cross as
--- they were given.
+-- Arguments that are rejected before anything is sent, and arguments that reach
+-- Clerk unchanged.
 --
--- Everything that is to be refused is about never@example.com: the file ends
--- by inviting that address, which would fail had one of them been sent.
+-- All calls that must be rejected use never@example.com.  The last call invites
+-- that address, which would fail if one of them had been sent.
 --
 CREATE EXTENSION clerk_invite;
 \pset null (null)
 
--- The status of the new invitation, or why there is none.  Characters that
--- the database's encoding may lack, or that would break the line, are hidden.
+-- The status of the new invitation, or the error.  Hides characters that the
+-- database encoding may lack, or that would break the line.
 CREATE FUNCTION attempt(
     org_id text DEFAULT 'org_test',
     inviter text DEFAULT NULL,
@@ -30,7 +30,7 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- A text from JSON's escapes; null if the database's encoding lacks one of its
+-- Converts JSON escapes to text; null if the database encoding lacks one of the
 -- characters.
 CREATE FUNCTION unescaped(text) RETURNS text
 LANGUAGE plpgsql AS $$
@@ -41,22 +41,22 @@ EXCEPTION WHEN untranslatable_character OR feature_not_supported THEN
 END
 $$;
 
--- Null where a value is needed.
+-- Required arguments that are null.
 SELECT attempt(org_id => NULL);
 SELECT attempt(email => NULL);
 SELECT attempt(role => NULL);
 
--- Nobody needs to be the inviter.
+-- The inviter may be null.
 SELECT attempt(inviter => NULL, email => 'nobody@example.com');
 
--- Nothing is empty.
+-- Empty arguments.
 SELECT attempt(org_id => '');
 SELECT attempt(inviter => '');
 SELECT attempt(email => '');
 SELECT attempt(role => '');
 SELECT attempt(redirect => '');
 
--- What could make another path of the organization's.
+-- Organization IDs that could change the path of the request.
 SELECT attempt(org_id => org_id)
 FROM (VALUES
     ('../users'),
@@ -81,10 +81,10 @@ FROM (VALUES
     (coalesce(unescaped('org_\uff11'), 'org_?')),
     (coalesce(unescaped('org\u2044test'), 'org?test'))) AS refused (org_id);
 
--- Letters, digits, underscores and hyphens are Clerk's to judge.
+-- Letters, digits, underscores and hyphens are left for Clerk to check.
 SELECT attempt(org_id => 'org-test_X9', email => 'hyphen@example.com');
 
--- Control characters, wherever they stand.
+-- Control characters at any position.
 CREATE FUNCTION with_control_character(
     code integer, place text, value text
 ) RETURNS text
@@ -112,7 +112,7 @@ WITH every_one AS (
     FROM unnest(ARRAY['org_id', 'inviter', 'email', 'role', 'redirect']) AS argument,
          (SELECT generate_series(1, 31) UNION SELECT 127) AS c (code),
          unnest(ARRAY['first', 'middle', 'last']) AS place
-    -- White space around an address is another matter.
+    -- White space around an address is allowed, and removed.
     WHERE argument <> 'email' OR place = 'middle' OR code NOT BETWEEN 9 AND 13
 )
 SELECT argument, outcome, count(*)
@@ -120,7 +120,7 @@ FROM every_one
 GROUP BY argument, outcome
 ORDER BY argument COLLATE "C", outcome COLLATE "C";
 
--- Nothing is very long, counted in characters; each is short enough by one.
+-- Maximum lengths in characters: one character more is rejected.
 CREATE FUNCTION attempt_of_length(argument text, length integer) RETURNS text
 LANGUAGE sql AS $$
     SELECT CASE argument
@@ -157,11 +157,11 @@ FROM unnest(ARRAY[
 DROP FUNCTION error_of(text);
 DROP FUNCTION attempt_of_length(text, integer);
 
--- A careless import: two lines in one field, or a header smuggled in.
+-- As from a careless import: two lines in one field, or an injected header.
 SELECT attempt(email => E'never@example.com\nbob@example.com');
 SELECT attempt(role => E'org:member\r\nX-Evil: 1');
 
--- Nor does a setting smuggle one in.
+-- Settings cannot inject a header either.
 \set VERBOSITY sqlstate
 SET clerk_invite.api_version = E'2026-05-12\r\nX-Evil: 1';
 SET clerk_invite.api_version = E'2026-05-12\n';
@@ -172,13 +172,13 @@ FROM unnest(ARRAY[10, 13]) AS code,
                 'http://127.0.0.1/' || chr(code) || 'X-Evil: 1', false);
 RESET clerk_invite.api_url;
 
--- Something before and after the @ is Clerk's to judge, no @ is not.
+-- An address without @ is rejected; everything else is left for Clerk to check.
 SELECT attempt(email => 'never');
 SELECT attempt(email => 'never.example.com');
 SELECT attempt(email => '@');
 SELECT attempt(email => 'never @example.com');
 
--- Metadata is an object.
+-- Metadata must be an object.
 SELECT metadata, attempt(metadata => metadata) AS public,
        attempt(private_metadata => metadata) AS private
 FROM (VALUES
@@ -191,7 +191,7 @@ FROM (VALUES
 SELECT attempt(metadata => '{}', private_metadata => '{}',
                email => 'empty-objects@example.com');
 
--- Days.
+-- Days until expiration.
 SELECT days, attempt(expires_in_days => days)
 FROM unnest(ARRAY[0, 366, -1, 2147483647, -2147483648]) AS days;
 SELECT days, expires_at - created_at AS valid_for
@@ -201,8 +201,8 @@ FROM unnest(ARRAY[1, 30, 365, NULL]) AS days,
          expires_in_days => days)
 ORDER BY days;
 
--- Addresses in any script are sent, and come back, as they were given.  Those
--- that the database's encoding cannot hold are left out.
+-- Addresses in any script are sent and returned unchanged.  Those that the
+-- database encoding cannot represent are skipped.
 CREATE FUNCTION crosses_unchanged(address text) RETURNS boolean
 LANGUAGE sql AS $$
     SELECT address IS NULL
@@ -228,9 +228,9 @@ FROM (VALUES
     ('beyond the first plane', '\ud83d\ude00\ud840\udc00@\ud83c\udf55.example'))
     AS addresses (script, escaped);
 
--- White space around an address is taken off, whichever Unicode has, and what
--- is as invisible; that within is Clerk's to judge.  Characters that the
--- database's encoding lacks are left out.
+-- Unicode white space around an address is removed, and so are some other
+-- invisible characters; white space within an address is for Clerk to check.
+-- Characters that the database encoding lacks are skipped.
 CREATE FUNCTION is_taken_off(space text) RETURNS boolean
 LANGUAGE sql AS $$
     SELECT space IS NULL
@@ -250,13 +250,13 @@ FROM (VALUES
     ('byte order mark', '\ufeff')) AS spaces (name, escaped);
 SELECT attempt(email => E' \t\r\n'), attempt(email => E' never@\texample.com '),
        attempt(email => ' never @example.com ');
--- What only looks like it stays: a joiner, which is a part of some scripts.
+-- A joiner is invisible, too, but remains, because some scripts need it.
 SELECT crosses_unchanged(unescaped('\u200djoined@example.com\u200d'));
--- A filter is compared with addresses.
+-- White space around the address to filter by is removed as well.
 SELECT email_address
 FROM clerk_list_organization_invitations('org_test', email => E'\tspaced-' || md5(' ') || E'@example.com\n');
 
--- Nothing that was refused here had been sent.
+-- None of the rejected calls was sent.
 SELECT attempt();
 
 DROP FUNCTION attempt(text, text, text, text, text, jsonb, jsonb, integer);

@@ -1,10 +1,10 @@
 --
--- Any number of people with one call: ten in a request, several requests at a
+-- Any number of people with one call: ten per request, several requests at a
 -- time, rows in the order of the array.
 --
--- Everything that is to be refused before it is sent is about
--- never@example.com: that address is invited in the end, which would fail had
--- one of them been sent.
+-- All calls that must be rejected before they are sent use never@example.com.
+-- That address is invited at the end, which would fail if one of them had been
+-- sent.
 --
 CREATE EXTENSION clerk_invite;
 \set ECHO none
@@ -12,7 +12,7 @@ CREATE EXTENSION clerk_invite;
 \set ECHO all
 \pset null (null)
 
--- An array of so many, NAME-1@example.com and so on.
+-- An array with this number of addresses: NAME-1@example.com and so on.
 CREATE FUNCTION people(name text, count integer) RETURNS jsonb
 LANGUAGE sql AS $$
     SELECT jsonb_agg(jsonb_build_object(
@@ -21,7 +21,7 @@ LANGUAGE sql AS $$
     FROM generate_series(1, $2) AS n
 $$;
 
--- An array of those with these addresses.
+-- An array with these addresses.
 CREATE FUNCTION people(VARIADIC emails text[]) RETURNS jsonb
 LANGUAGE sql AS $$
     SELECT jsonb_agg(jsonb_build_object('email_address', email, 'role', 'org:member')
@@ -34,7 +34,7 @@ CREATE VIEW counted AS
 SELECT used AS requests FROM clerk_rate_limit_status() WHERE endpoint = 'bulk';
 
 \x on
--- Every field that Clerk takes, and what comes of it.
+-- Every field that Clerk accepts, and the resulting invitations.
 SELECT id ~ '^orginv_[A-Za-z0-9]{27}$' AS id_is_clerks, organization_id,
        email_address, role, role_name, status, inviter_id,
        url LIKE 'https://%' AS url_is_given, public_metadata, private_metadata,
@@ -54,8 +54,8 @@ FROM clerk_create_organization_invitation_bulk('org_test', '[
      "private_metadata": null, "expires_in_days": null, "notify": null}]');
 \x off
 
--- A table of people; each of the rows has its own invitation, in the order of
--- the array, although this Clerk answers in another.
+-- A table of people: each row gets its own invitation, in the order of the
+-- array, although this fake Clerk returns them in a different order.
 CREATE TABLE people (n integer, email text, role text);
 INSERT INTO people
 SELECT n, format('Person-%s@example.com', n), CASE n % 2 WHEN 0 THEN 'org:member' ELSE 'org:admin' END
@@ -72,17 +72,17 @@ FROM clerk_create_organization_invitation_bulk('org_test', (
 FULL JOIN people AS p ON p.email = i.email_address;
 SELECT requests - :before AS requests FROM counted;
 
--- One is a bulk request, too; nobody is none.
+-- One invitation is also a bulk request; an empty array sends none.
 SELECT requests AS before FROM counted \gset
 SELECT email_address, status FROM clerk_create_organization_invitation_bulk('org_test', people('one', 1));
 SELECT * FROM clerk_create_organization_invitation_bulk('org_test', '[]');
 SELECT requests - :before AS requests FROM counted;
 
--- Clerk may say addresses in another case than it was asked for.
+-- Clerk may return addresses with different case.
 SELECT email_address FROM clerk_create_organization_invitation_bulk(
     'org_test', people('Case-1@example.com', 'x-other-case--1@example.com', 'case-3@Example.com'));
 
--- Whatever is asked for of the result, everything is sent, and once.
+-- Everything is sent exactly once, however much of the result is used.
 SELECT requests AS before FROM counted \gset
 SELECT (clerk_create_organization_invitation_bulk('org_test', people('limit-list', 12))).email_address LIMIT 1;
 SELECT email_address FROM clerk_create_organization_invitation_bulk('org_test', people('limit-from', 12)) LIMIT 1;
@@ -98,35 +98,35 @@ FROM clerk_list_organization_invitations('org_test', '{pending}')
 WHERE email_address ~ '^(limit|joined|cursor)'
 GROUP BY 1 ORDER BY 1;
 
--- To plan a call is not to call.
+-- Planning a call does not execute it.
 EXPLAIN (COSTS OFF)
 SELECT status FROM clerk_create_organization_invitation_bulk('org_test', people('planned', 1));
 
--- For each of some organizations.
+-- A call for each of several organizations.
 SELECT o.id, count(*), min(i.organization_id), max(i.organization_id)
 FROM (VALUES ('org_a'), ('org_b')) AS o (id),
      LATERAL clerk_create_organization_invitation_bulk(o.id, people('each', 11)) AS i
 GROUP BY o.id ORDER BY o.id;
 
--- Thousands.
+-- Thousands of invitations.
 SELECT requests AS before FROM counted \gset
 SELECT count(*), count(DISTINCT id) AS ids,
        bool_and(email_address = format('thousands-%s@example.com', ordinality)) AS in_order
 FROM clerk_create_organization_invitation_bulk('org_thousands', people('thousands', 5000)) WITH ORDINALITY;
 SELECT requests - :before AS requests FROM counted;
 
--- Their list, which is read from a file from the second time on.
+-- Their list, which is read from a temporary file after the first time.
 SET work_mem = '64kB';
 SELECT n, (SELECT count(*) FROM clerk_list_organization_invitations('org_thousands')
            WHERE id <> n::text) AS listed
 FROM generate_series(1, 3) AS n;
 RESET work_mem;
 
--- White space around an address is taken off.
+-- White space around an address is removed.
 SELECT quote_literal(email_address) AS address FROM clerk_create_organization_invitation_bulk(
     'org_test', people(E'spaced-1@example.com\r\n', E'\t spaced-2@example.com', ' spaced-3@example.com '));
 
--- Arguments that cannot be meant.  Whatever stands before is not sent either.
+-- Invalid arguments.  Valid elements before them are not sent either.
 CREATE FUNCTION attempt(
     invitations jsonb, org_id text DEFAULT 'org_test',
     OUT "SQLSTATE" text, OUT message text, OUT detail text, OUT hint text
@@ -193,7 +193,7 @@ FROM (VALUES
     LATERAL attempt(people('unsent-1@example.com', 'unsent-2@example.com') || jsonb_build_array(element))
 ORDER BY n;
 
--- An address twice, in whatever case and however far apart.
+-- Duplicate addresses, with any case and at any distance.
 SELECT "SQLSTATE", message, detail
 FROM attempt(people('a@example.com', 'Never@example.com', 'b@example.com', 'b@EXAMPLE.com', 'nevER@example.com'));
 SELECT "SQLSTATE", message, detail
@@ -201,7 +201,7 @@ FROM attempt(people('unsent', 30) || people('UNSENT-30@example.com') || people('
 SELECT "SQLSTATE", message, detail
 FROM attempt(people('a@example.com', 'Never@example.com', ' never@example.com'));
 
--- Lengths are those of the function for one invitation.
+-- Maximum lengths are those of the function for one invitation.
 SELECT name, message
 FROM (VALUES ('role', 255), ('inviter_user_id', 255), ('redirect_url', 8000), ('email_address', 320)) AS f (name, maximum),
      LATERAL attempt(people('unsent-1@example.com') || jsonb_build_array(
@@ -213,7 +213,7 @@ FROM clerk_create_organization_invitation_bulk('org_test', '[
     {"email_address": "never@example.com", "role": "org:member", "expires_in_days": 1},
     {"email_address": "longest@example.com", "role": "org:member", "expires_in_days": 365}]');
 
--- Refusals.  Trace IDs are random, and so are the IDs in the warning.
+-- Refusals.  The trace IDs, and the IDs in the warning, are random.
 CREATE FUNCTION refusal(
     invitations jsonb, org_id text DEFAULT 'org_test',
     OUT "SQLSTATE" text, OUT message text, OUT detail text, OUT hint text,
@@ -229,8 +229,8 @@ $$;
 \pset format unaligned
 \x on
 
--- Nobody of its ten is invited; those of the other tens are, and the error
--- tells.
+-- A refused request creates none of its ten invitations; other requests do, and
+-- the error says so.
 SELECT * FROM refusal(people('alone-1@example.com', 'ONE-1@example.com', 'alone-3@example.com'));
 SELECT * FROM refusal(people('named', 8) || people('one-1@example.com', 'CASE-3@example.com') || people('others', 14));
 SELECT * FROM refusal(people('first', 10) || people('member-ann@example.com'));
@@ -238,7 +238,7 @@ SELECT * FROM refusal(people('one', 1) || people('second', 10) || people('member
 SELECT * FROM refusal(people('x-error-403-not_allowed_access--1@example.com', 'other@example.com'));
 SELECT * FROM refusal(people('one', 1));
 
--- Refused for nobody's sake.
+-- Refusals that are not about a particular address.
 SELECT * FROM refusal(people('nobody', 12), 'org_missing');
 SELECT * FROM refusal('[{"email_address": "nobody@example.com", "role": "Member"}]');
 SELECT * FROM refusal(people('nobody', 1) || '[{"email_address": "nobody@example.com", "role": "org:missing"}]');
@@ -247,23 +247,23 @@ SELECT * FROM refusal(people('x-error-403-organization_membership_quota_exceeded
 SELECT * FROM refusal(people('x-error-409-resource_locked--1@example.com', 'nobody@example.com'));
 SELECT * FROM refusal(people('x-echo-key@example.com', 'nobody@example.com'));
 
--- A part of its ten might have been created, were bulk not all-or-nothing:
--- nobody can know.
+-- If bulk requests were not atomic, a refused one could create some of its
+-- invitations.  This could not be detected.
 SELECT "SQLSTATE", detail FROM refusal(people('part-1@example.com', 'x-partly-error-400-bad_request@example.com'));
 
--- How long to wait.
+-- The time to wait.
 SELECT * FROM refusal(people('x-429-17@example.com', 'nobody@example.com'));
 SELECT * FROM refusal(people('waiting', 10) || people('x-429-17--2@example.com', 'nobody@example.com'));
 SELECT "SQLSTATE", hint FROM refusal(people('x-429-none@example.com'));
 
--- Clerk's limits count here, but do not hold back: it is now.
+-- Synchronous calls are counted, but not held back by Clerk's limits.
 SELECT endpoint, closed_until > now() AS closed FROM clerk_rate_limit_status();
 SELECT status FROM clerk_create_organization_invitation_bulk('org_test', people('held-back', 1));
 SET clerk_invite.bulk_requests_per_hour = 0;
 SELECT status FROM clerk_create_organization_invitation_bulk('org_test', people('no-budget', 1));
 RESET clerk_invite.bulk_requests_per_hour;
 
--- Not sent.
+-- Requests that are not sent.
 SELECT "SQLSTATE", message, hint, detail ~ '^Reason: .*\. Nothing was created\.$' AS with_reason
 FROM error_of($$
     SET clerk_invite.api_url = 'http://127.0.0.1:1';
@@ -275,7 +275,7 @@ FROM error_of($$
 RESET clerk_invite.api_url;
 RESET clerk_invite.secret_key_file;
 
--- Outcomes that are not known.
+-- Unknown outcomes.
 SELECT * FROM refusal(people('x-500@example.com', 'unknown@example.com'));
 SELECT * FROM refusal(people('x-500-after@example.com', 'unknown-1@example.com'));
 SELECT "SQLSTATE", message, hint FROM refusal(people('x-half-body@example.com', 'unknown-2@example.com'));
@@ -287,12 +287,12 @@ SELECT "SQLSTATE", detail FROM refusal(people('x-not-object@example.com', 'unkno
 SELECT "SQLSTATE", detail FROM refusal(people('x-html-502@example.com', 'unknown@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('x-redirect@example.com', 'unknown@example.com'));
 
--- It is the unknown one that matters, whatever else is refused.
+-- An unknown outcome takes precedence over refusals.
 SELECT * FROM refusal(people('one', 1) || people('worst', 9) || people('x-500-after--2@example.com')
                       || people('worse', 9) || people('created', 5));
 
--- Answers that are not about exactly what was asked for.  What they name was
--- created all the same.
+-- Responses that do not match the request.  The invitations that they name were
+-- created nevertheless.
 SELECT * FROM refusal(people('left-1@example.com', 'x-left-out@example.com', 'left-3@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('else-1@example.com', 'x-someone-else--1@example.com', 'x-someone-else--2@example.com'));
 SELECT "SQLSTATE", detail FROM refusal(people('twice-1@example.com', 'x-twice@example.com'));
@@ -302,19 +302,19 @@ SELECT "SQLSTATE", detail FROM refusal(people('type-1@example.com', 'x-wrong-typ
 SELECT "SQLSTATE", detail FROM refusal(people('type-2@example.com', 'x-wrong-type-data@example.com'));
 \x off
 
--- One that is left over is the one that is missing.
+-- If a single address is left on both sides, the two belong together.
 SELECT email_address FROM clerk_create_organization_invitation_bulk(
     'org_test', people('else-2@example.com', 'x-someone-else--3@example.com', 'else-3@example.com'));
 \pset format aligned
 
--- Answers that lack something, or have more than is known.
+-- Responses with missing or additional fields.
 SELECT email_address, status, public_metadata, created_at IS NOT NULL AS created
 FROM clerk_create_organization_invitation_bulk('org_test', people('x-minimal@example.com', 'little@example.com'));
 SELECT email_address, status
 FROM clerk_create_organization_invitation_bulk('org_test', people('x-extra@example.com', 'much@example.com'));
 
--- After a failure nothing more is started: of five tens, one at a time, the
--- third is the last that is sent.
+-- After a failure no further request is started: of five requests, one at a
+-- time, the third is the last one sent.
 SET clerk_invite.max_concurrent_requests = 1;
 SELECT requests AS before FROM counted \gset
 SELECT "SQLSTATE", detail FROM refusal(people('halt', 20) || people('x-429-17--halt@example.com') || people('never', 29));
@@ -322,7 +322,7 @@ SELECT requests - :before AS requests FROM counted;
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', people('never', 29));
 RESET clerk_invite.max_concurrent_requests;
 
--- An invitation does not go with its transaction.
+-- A rollback does not undo invitations.
 BEGIN;
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', people('rolled-back', 12));
 ROLLBACK;
@@ -333,8 +333,8 @@ ROLLBACK TO s;
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', people('kept', 2));
 COMMIT;
 
--- Where nothing may be written, nobody is invited; nor in a parallel worker,
--- although someone has declared the function safe.
+-- Read-only transactions do not invite anyone, and neither do parallel workers,
+-- even if somebody has declared the function parallel safe.
 BEGIN READ ONLY;
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', people('read-only', 2));
 ROLLBACK;
@@ -347,7 +347,7 @@ WHERE name IN ('force_parallel_mode', 'debug_parallel_query');
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', '[{"email_address": "p@example.com", "role": "org:member"}]');
 ROLLBACK;
 
--- It is nobody's until it is granted.
+-- Only superusers can execute the function until it is granted.
 CREATE ROLE regress_clerk_invite;
 SET ROLE regress_clerk_invite;
 SELECT count(*) FROM clerk_create_organization_invitation_bulk('org_test', '[]');

@@ -1,13 +1,13 @@
 --
--- What each of Clerk's refusals becomes: SQLSTATE, message, detail, hint; the
--- constraint name is Clerk's code and the column name the field it is about.
+-- The error for each of Clerk's refusals: SQLSTATE, message, detail, hint; the
+-- constraint name is Clerk's code, and the column name the field in question.
 --
 CREATE EXTENSION clerk_invite;
 \set ECHO none
 \i test/error_of.sql
 \set ECHO all
 
--- Why this invitation does not come about.  The trace ID is random.
+-- The error of this invitation.  Hides the trace ID, which is random.
 CREATE FUNCTION refusal(
     email text,
     inviter text DEFAULT NULL,
@@ -30,7 +30,7 @@ $$;
 \pset format unaligned
 \x on
 
--- Every code that is known, one by one.
+-- Every known code.
 SELECT r.*
 FROM (VALUES
     (1, 400, 'organization_invitation_not_unique'),
@@ -78,11 +78,11 @@ FROM (VALUES
     LATERAL refusal(format('x-error-%s-%s@example.com', status, code)) AS r
 ORDER BY number;
 
--- How long to wait: seconds, not told, or a date, which is two seconds ahead.
+-- The time to wait: seconds, missing, or a date that is two seconds ahead.
 SELECT "SQLSTATE", message, hint FROM refusal('x-429-17@example.com');
 SELECT "SQLSTATE", message, hint FROM refusal('x-429-3600@example.com');
 SELECT "SQLSTATE", message, hint FROM refusal('x-429-none@example.com');
--- (Three times, because a slow machine may see a date in the past.)
+-- (Three times, because on a slow machine the date may have passed.)
 SELECT bool_or(hint ~ '^Nothing was created\. Try again in [1-3] seconds?\.$') AS counts_seconds_until_date
 FROM generate_series(1, 3) AS n, LATERAL refusal(format('x-429-date--%s@example.com', n));
 SELECT "SQLSTATE", message, detail, hint, constraint_name
@@ -92,7 +92,7 @@ FROM refusal('x-429-empty@example.com');
 \pset format aligned
 \pset null (null)
 
--- A code that is not known, or not known with this status, goes by the status.
+-- For a code that is unknown, or unknown with this status, the status decides.
 SELECT status, code, "SQLSTATE", constraint_name = code AS names_code
 FROM (VALUES
     (400, 'never_heard_of'),
@@ -115,7 +115,7 @@ FROM (VALUES
     LATERAL refusal(format('x-error-%s-%s--fallback@example.com', status, code)) AS r
 ORDER BY status;
 
--- What the status decides, no code overrides.
+-- Statuses that take precedence over codes.
 SELECT status, code, "SQLSTATE"
 FROM (VALUES
     (401, 'duplicate_record'),
@@ -125,7 +125,7 @@ FROM (VALUES
     LATERAL refusal(format('x-error-%s-%s--status@example.com', status, code)) AS r
 ORDER BY status, code;
 
--- Where the code decides, it does so with any status that refuses.
+-- Codes that take precedence over the status, with any 4xx status.
 SELECT status, code, "SQLSTATE"
 FROM (VALUES
     (409, 'organization_invitation_not_unique'),
@@ -136,7 +136,7 @@ FROM (VALUES
     LATERAL refusal(format('x-error-%s-%s--code@example.com', status, code)) AS r
 ORDER BY status, code;
 
--- Refusals that a real mistake brings about.
+-- Refusals caused by real mistakes.
 \pset format unaligned
 \x on
 SELECT "SQLSTATE" FROM refusal('twice@example.com');
@@ -151,10 +151,10 @@ SELECT * FROM refusal('ann@example.com', role => 'Member');
 SELECT * FROM refusal('ann@@example.com');
 SELECT * FROM refusal('ann@example.com', metadata => jsonb_build_object('a', repeat('x', 8192)));
 
--- None of them did any harm.
+-- None of them had an effect.
 SELECT "SQLSTATE" FROM refusal('ann@example.com');
 
--- As psql shows it.
+-- As displayed by psql.
 \x off
 \pset format aligned
 SELECT status FROM clerk_create_organization_invitation(

@@ -1,18 +1,18 @@
 --
--- The extension as a set of objects: described, not for everyone, at home in
--- any schema, deaf to search_path, and gone when it is dropped.
+-- The extension's objects: comments, privileges, installation in any schema,
+-- independence from search_path, and complete removal when it is dropped.
 --
 CREATE EXTENSION clerk_invite;
 
--- Every object has a comment, and so has every column, constraint, index and
--- trigger of one.
+-- Every object has a comment, and so does every column, constraint, index and
+-- trigger.
 WITH members AS (
     SELECT classid, objid
     FROM pg_depend
     WHERE refclassid = 'pg_extension'::regclass
       AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite')
       AND deptype = 'e'
-      -- Some versions count array types and tables' row types as members, too.
+      -- Some versions also count array types and row types as members.
       AND NOT (classid = 'pg_type'::regclass AND
                (objid IN (SELECT typarray FROM pg_type) OR
                 objid IN (SELECT reltype FROM pg_class WHERE relkind IN ('r', 'v'))))
@@ -35,7 +35,7 @@ WITH members AS (
           SELECT typrelid FROM members JOIN pg_type ON pg_type.oid = objid
           WHERE classid = 'pg_type'::regclass)
     UNION ALL
-    -- NOT NULL is one of them since 18.
+    -- Includes NOT NULL constraints since version 18.
     SELECT 'pg_constraint'::regclass, oid, 0
     FROM pg_constraint
     WHERE conrelid IN (SELECT objid FROM members WHERE classid = 'pg_class'::regclass)
@@ -62,7 +62,7 @@ FROM objects AS o
 LEFT JOIN pg_description AS d
     ON d.classoid = o.classid AND d.objoid = o.objid AND d.objsubid = o.objsubid;
 
--- The longest line of one is as wide as a terminal.
+-- No line of a comment is wider than a terminal.
 SELECT max(length(line)) <= 80 AS fits
 FROM pg_description AS d,
      LATERAL regexp_split_to_table(description, '\n') AS line
@@ -71,9 +71,9 @@ WHERE classoid IN ('pg_proc'::regclass, 'pg_class'::regclass, 'pg_type'::regclas
               WHERE e.classid = d.classoid AND e.objid = d.objoid AND e.deptype = 'e'
                 AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'clerk_invite'));
 
--- Functions that do something are volatile and parallel unsafe, act with the
--- caller's rights, and are nobody's until they are granted, but for one that
--- asks for a privilege itself.
+-- Functions with side effects are volatile and parallel unsafe.  All run with
+-- the caller's privileges, and PUBLIC cannot execute any of them, except those
+-- that check for privileges themselves.
 SELECT p.oid::regproc AS function, provolatile AS volatility,
        proparallel AS parallel, proisstrict AS strict,
        prosecdef AS security_definer, proconfig AS settings,
@@ -97,7 +97,7 @@ SELECT status FROM clerk_create_organization_invitation(
 RESET ROLE;
 REVOKE EXECUTE ON FUNCTION clerk_create_organization_invitation FROM regress_clerk_invite;
 
--- What somebody has altered is not taken for what it was.
+-- Altered objects are detected.
 \i test/error_of.sql
 SELECT probin FROM pg_proc WHERE proname = 'clerk_worker_status' \gset
 BEGIN;
@@ -112,7 +112,7 @@ FROM unnest(ARRAY['SELECT altered_status()',
 ROLLBACK;
 DROP FUNCTION error_of(text);
 
--- While something uses it, it stays.
+-- The extension cannot be dropped while other objects depend on it.
 CREATE TABLE kept (id integer, invitation clerk_organization_invitation);
 CREATE VIEW inviting AS
 SELECT status FROM clerk_create_organization_invitation(
@@ -124,7 +124,7 @@ DROP EXTENSION clerk_invite CASCADE;
 SELECT * FROM kept;
 DROP TABLE kept;
 
--- Nothing of it is left.
+-- Nothing is left behind.
 CREATE VIEW left_over AS
 SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^_?clerk_') AS relations,
        (SELECT count(*) FROM pg_type WHERE typname ~ '^_?clerk_') AS types,
@@ -132,7 +132,7 @@ SELECT (SELECT count(*) FROM pg_class WHERE relname ~ '^_?clerk_') AS relations,
        (SELECT count(*) FROM pg_extension WHERE extname = 'clerk_invite') AS extensions;
 SELECT * FROM left_over;
 
--- It is the superuser's to create, since it can send data away.
+-- Only superusers can create the extension, because it can send data away.
 \set VERBOSITY sqlstate
 GRANT CREATE ON DATABASE :"DBNAME" TO regress_clerk_invite;
 SET ROLE regress_clerk_invite;
@@ -141,7 +141,7 @@ RESET ROLE;
 REVOKE CREATE ON DATABASE :"DBNAME" FROM regress_clerk_invite;
 DROP ROLE regress_clerk_invite;
 
--- It works in any schema, whether or not search_path has it.
+-- It works in any schema, whether or not the schema is in search_path.
 CREATE SCHEMA "Clerk API";
 CREATE EXTENSION clerk_invite SCHEMA "Clerk API";
 SELECT status FROM clerk_create_organization_invitation(
@@ -159,7 +159,7 @@ RESET search_path;
 ALTER EXTENSION clerk_invite SET SCHEMA public;
 DROP EXTENSION clerk_invite;
 
--- Nor can search_path put anything else in the place of what it uses.
+-- Objects in search_path cannot replace those that the extension uses.
 CREATE SCHEMA hostile;
 CREATE TYPE hostile.clerk_organization_invitation AS (trap integer);
 CREATE DOMAIN hostile.jsonb AS integer;
@@ -188,7 +188,7 @@ CREATE OPERATOR hostile.|| (
     LEFTARG = pg_catalog.text, RIGHTARG = pg_catalog.text,
     FUNCTION = hostile.trap_concatenate);
 SET search_path = hostile, pg_catalog;
--- The traps are armed.
+-- The traps work.
 \set VERBOSITY sqlstate
 SELECT 'a'::pg_catalog.text = 'a'::pg_catalog.text;
 SELECT 'a'::pg_catalog.text || 'a'::pg_catalog.text;
@@ -203,7 +203,7 @@ FROM "Clerk API".clerk_create_organization_invitation(
 SELECT pg_typeof("Clerk API".clerk_create_organization_invitation(
     'org_test', NULL, 'typed@example.com', 'org:member'));
 
--- Nor a temporary table, which comes before everything in any search_path.
+-- Temporary tables cannot either, although their schema is searched first.
 CREATE TEMPORARY TABLE clerk_organization_invitation (trap integer);
 SELECT email_address, status
 FROM "Clerk API".clerk_create_organization_invitation(
@@ -215,7 +215,7 @@ RESET search_path;
 DROP SCHEMA hostile CASCADE;
 \set VERBOSITY default
 
--- And again nothing is left.
+-- Again, nothing is left behind.
 DROP SCHEMA "Clerk API";
 SELECT * FROM left_over;
 DROP VIEW left_over;

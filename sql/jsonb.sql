@@ -1,11 +1,11 @@
 --
--- Metadata crosses to Clerk and back without a change, public and private.
+-- Public and private metadata are sent and returned unchanged.
 --
 CREATE EXTENSION clerk_invite;
 
 -- Invites with this document as public metadata, and with an object around it
--- as private metadata; tells whether both came back equal, and the same text.
--- Null if the database's encoding lacks one of the document's characters.
+-- as private metadata.  Returns whether both come back equal, and with the same
+-- text; null if the database encoding lacks one of the document's characters.
 CREATE FUNCTION crosses_unchanged(name text, document text) RETURNS boolean
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -62,7 +62,7 @@ UNION ALL
 SELECT 'long text', crosses_unchanged('long text',
     jsonb_build_object('text', repeat('x', 8000))::text);
 
--- Every script, as far as the database's encoding has it.
+-- Every script that the database encoding can represent.
 SELECT name, coalesce(crosses_unchanged(name, document), true) AS crosses_unchanged
 FROM (VALUES
     ('Latin', '{"stra\u00dfe": "\u00c5ngstr\u00f6m, na\u00efve, \u0141\u00f3d\u017a, \u0130stanbul"}'),
@@ -81,7 +81,7 @@ FROM (VALUES
     ('specials', '{"\ufeff": "\ufeff\ufffd\u00a0\u0085\u00ad\ue000"}'))
     AS documents (name, document);
 
--- A NUL is no character of a text: jsonb itself refuses it, and nothing is
+-- NUL characters are not allowed: jsonb itself rejects them, and nothing is
 -- sent.
 \set VERBOSITY sqlstate
 SELECT status

@@ -1,5 +1,5 @@
 --
--- What becomes of invitations: looked at, listed, revoked.
+-- Getting, listing and revoking invitations.
 --
 CREATE EXTENSION clerk_invite;
 \set ECHO none
@@ -15,7 +15,7 @@ SELECT id AS bob FROM clerk_create_organization_invitation(
 SELECT id AS eve FROM clerk_create_organization_invitation(
     'org_other', NULL, 'eve@example.com', 'org:member') \gset
 
--- One of them, with everything that Clerk says of it.
+-- A single invitation with all of its fields.
 \x on
 SELECT id = :'ann' AS is_ann, organization_id, email_address, role, role_name,
        status, inviter_id, url LIKE 'https://%' AS url_is_given,
@@ -27,7 +27,7 @@ SELECT id = :'ann' AS is_ann, organization_id, email_address, role, role_name,
 FROM clerk_get_organization_invitation('org_test', :'ann');
 \x off
 
--- Revoked; Clerk then shows no url any more, and does not revoke it again.
+-- After revocation, Clerk returns no url, and refuses to revoke again.
 SELECT id = :'bob' AS is_bob, email_address, status, url,
        updated_at >= created_at AS updated
 FROM clerk_revoke_organization_invitation('org_test', :'bob', 'user_ines');
@@ -35,7 +35,7 @@ SELECT status FROM clerk_get_organization_invitation('org_test', :'bob');
 SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'bob@example.com', 'org:member');
 
--- What else is refused.  IDs and the trace ID are random.
+-- Other refusals.  The IDs and the trace ID are random.
 CREATE FUNCTION refusal(
     call text,
     OUT "SQLSTATE" text, OUT message text, OUT detail text, OUT hint text,
@@ -64,7 +64,7 @@ SELECT * FROM refusal('clerk_list_instance_organization_invitations(''{open}'')'
 \pset format aligned
 SELECT status FROM clerk_get_organization_invitation('org_test', :'ann');
 
--- Arguments that cannot be meant are not sent.
+-- Invalid arguments are not sent.
 SELECT call, "SQLSTATE", message
 FROM unnest(ARRAY[
     'clerk_get_organization_invitation(NULL, ''orginv_1'')',
@@ -87,7 +87,7 @@ FROM unnest(ARRAY[
     'clerk_list_instance_organization_invitations(query => '''')'
     ]) AS call, LATERAL refusal(call) AS r;
 
--- Lists are in the order of creation; every filter is Clerk's own.
+-- Lists are in order of creation; all filters are applied by Clerk.
 SELECT email_address, status, public_organization_data
 FROM clerk_list_organization_invitations('org_test');
 SELECT email_address, status FROM clerk_list_organization_invitations('org_test', '{revoked}');
@@ -101,13 +101,13 @@ FROM clerk_list_instance_organization_invitations();
 SELECT email_address FROM clerk_list_instance_organization_invitations('{pending}', 'B@EXAMPLE');
 SELECT email_address FROM clerk_list_instance_organization_invitations(query => :'eve');
 
--- As one column, in a SELECT list; and over a table.
+-- In the SELECT list, as one column; and joined to a table.
 SELECT (clerk_list_organization_invitations('org_other')).email_address;
 SELECT org_id, i.email_address
 FROM (VALUES ('org_other'), ('org_none'), ('org_test')) AS o (org_id),
      LATERAL clerk_list_organization_invitations(org_id, '{pending}') AS i;
 
--- Reading is allowed where nothing may be written, revoking is not.
+-- In read-only transactions, reading is allowed, but revoking is not.
 BEGIN READ ONLY;
 SELECT status FROM clerk_get_organization_invitation('org_test', :'ann');
 SELECT count(*) FROM clerk_list_organization_invitations('org_test');
@@ -115,8 +115,8 @@ SELECT count(*) FROM clerk_list_instance_organization_invitations();
 SELECT status FROM clerk_revoke_organization_invitation('org_test', 'orginv_1');
 ROLLBACK;
 
--- None of it has a place in a parallel worker, although someone has declared
--- the functions safe.
+-- None of the functions can be executed in a parallel worker, even if somebody
+-- has declared them parallel safe.
 \set VERBOSITY terse
 BEGIN;
 SELECT format('ALTER FUNCTION %s PARALLEL SAFE', oid::regprocedure) FROM pg_proc

@@ -1,16 +1,16 @@
 --
--- The outbox as a table: what may go in and how, who may see it, and which
--- changes by hand are refused.
+-- The outbox as a table: which rows are accepted, who can read them, and which
+-- changes by users are rejected.
 --
 CREATE EXTENSION clerk_invite;
 
--- Three columns are enough.
+-- Three columns are sufficient.
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 VALUES ('org_test', 'ann@example.com', 'org:member')
 RETURNING id, state, attempts, send_after = now() AS due_now,
           enqueued_at = now() AS enqueued_now, claimed_at, settled_at;
 
--- The function, INSERT ... SELECT and COPY are equal ways in.
+-- The function, INSERT ... SELECT and COPY are equivalent.
 SELECT clerk_enqueue_organization_invitation('org_test', 'user_ines',
     'bob@example.com', 'org:admin', 'https://app.example.com',
     '{"team": "red"}', '{"plan": 7}', 14, false, '2040-01-01 00:00+00') AS id;
@@ -29,7 +29,7 @@ SELECT id, inviter_user_id, email_address, role, redirect_url, public_metadata,
 FROM clerk_invitation_outbox
 ORDER BY id;
 
--- What Clerk would refuse for certain.
+-- Values that Clerk would certainly refuse.
 CREATE FUNCTION enqueue(org_id text, email text, role text,
                         redirect text DEFAULT NULL, metadata jsonb DEFAULT NULL,
                         expires_in_days integer DEFAULT NULL,
@@ -74,7 +74,7 @@ SELECT enqueue('', 'ann@example.com', 'org:member') AS empty_organization,
        enqueue('org_test', 'ann@example.com', 'org:member', send_after => '-infinity') AS no_time
 \gx
 
--- The lengths are those of the synchronous functions.
+-- Maximum lengths are those of the synchronous functions.
 SELECT argument, maximum,
        CASE argument
            WHEN 'org_id' THEN enqueue(long, 'ann@example.com', 'org:member')
@@ -88,7 +88,7 @@ FROM (VALUES ('org_id', 255), ('inviter', 255), ('email', 320), ('role', 255),
      LATERAL (VALUES (maximum), (maximum + 1), (9000000)) AS l (length),
      LATERAL repeat('x', length) AS long;
 
--- White space around an address is taken off, that within is not.
+-- White space around an address is removed, but not within it.
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
 VALUES ('org_test', E'\t spaced@example.com\r\n', 'org:member'),
        ('org_test', 'with in@example.com ', 'org:member');
@@ -100,7 +100,7 @@ UPDATE clerk_invitation_outbox SET email_address = ' changed@example.com ' WHERE
 SELECT quote_literal(email_address) FROM clerk_invitation_outbox
 WHERE email_address ~ 'spaced|with|copied|function|changed' ORDER BY id;
 
--- Numbers leave room, and attempts can go on.
+-- Ids leave room for further rows, and attempts leave room for further ones.
 \set VERBOSITY terse
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
 VALUES (9223372036854775807, 'org_test', 'ann@example.com', 'org:member');
@@ -112,19 +112,19 @@ INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, attem
 VALUES ('org_test', 'ann@example.com', 'org:member', -1);
 \set VERBOSITY default
 
--- Cancel and retry tell whether they did something.
+-- Cancel and retry return whether they have changed a row.
 SELECT clerk_cancel_invitation(1) AS canceled, clerk_cancel_invitation(1) AS again,
        clerk_cancel_invitation(-1) AS no_such_row, clerk_retry_invitation(1) AS retried;
 SELECT state, settled_at IS NOT NULL AS settled FROM clerk_invitation_outbox WHERE id = 1;
 
--- Changes by hand: what loses or doubles an invitation is refused.
+-- Changes by users that would lose or duplicate an invitation are rejected.
 UPDATE clerk_invitation_outbox SET state = 'queued' WHERE id = 1;
 UPDATE clerk_invitation_outbox SET state = 'sent' WHERE id = 4;
 UPDATE clerk_invitation_outbox SET state = 'nonsense' WHERE id = 4;
 UPDATE clerk_invitation_outbox SET role = 'org:admin' WHERE id = 4;
 UPDATE clerk_invitation_outbox SET state = 'canceled' WHERE id = 4;
 DELETE FROM clerk_invitation_outbox WHERE id = 4;
--- A dump may have rows in every state.
+-- Rows from a dump can have any state.
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, state)
 SELECT 'org_test', state || '@example.com', 'org:member', state
 FROM unnest(ARRAY['sending', 'verifying', 'sent', 'skipped', 'failed', 'canceled']) AS state;
@@ -138,8 +138,8 @@ ORDER BY id;
 SELECT state, attempts, settled_at FROM clerk_invitation_outbox
 WHERE email_address = 'failed@example.com';
 
--- An ordinary role sees and does nothing of it until it is granted; the
--- functions need no privilege on the table.
+-- Ordinary roles can neither read nor change anything without grants; the
+-- functions require no privileges on the table.
 CREATE ROLE regress_clerk_plain;
 SET ROLE regress_clerk_plain;
 SELECT count(*) FROM clerk_invitation_outbox;
@@ -156,7 +156,7 @@ SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'x@example.com', 
 SELECT clerk_cancel_invitation(2) AS canceled;
 SELECT count(*) FROM clerk_invitation_outbox;
 RESET ROLE;
--- Who is granted some columns can read these, and not the url.
+-- With privileges on some columns, a role can read these, but not the url.
 GRANT SELECT (id, state) ON clerk_invitation_outbox TO regress_clerk_plain;
 SET ROLE regress_clerk_plain;
 SELECT state FROM clerk_invitation_outbox WHERE id = 2;
@@ -165,8 +165,8 @@ RESET ROLE;
 DROP OWNED BY regress_clerk_plain;
 DROP ROLE regress_clerk_plain;
 
--- Who may insert or change rows, and is not the owner, chooses no internal
--- column: they are as the table says.
+-- Roles that may insert or change rows, but are not the owner, cannot set
+-- internal columns, which get their defaults.
 CREATE ROLE regress_clerk_owner;
 CREATE ROLE regress_clerk_app;
 GRANT ALL ON clerk_invitation_outbox TO regress_clerk_app;
@@ -175,14 +175,14 @@ SET ROLE regress_clerk_app;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, notify, send_after)
 VALUES ('org_test', ' app@example.com', 'org:member', false, 'infinity')
 RETURNING email_address, state, attempts;
--- What is given may be what the table says.
+-- Explicit values are accepted if they are the defaults.
 INSERT INTO clerk_invitation_outbox
     (organization_id, email_address, role, send_after, state, attempts, send_alone, enqueued_at, url)
 VALUES ('org_test', 'app2@example.com', 'org:member', 'infinity', 'queued', 0, false, now(), NULL)
 RETURNING state, attempts;
 RESET ROLE;
 \i test/error_of.sql
--- Each column that a sender keeps account in, with a value that could be.
+-- Each internal column, with a plausible value.
 CREATE TEMPORARY TABLE internal AS
 SELECT attname AS name,
        CASE attname
@@ -205,7 +205,7 @@ SELECT name, "SQLSTATE", message, hint, column_name = name AS names_it
 FROM internal, error_of(format(
     'INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, %I)
      VALUES (''org_test'', ''a@example.com'', ''org:member'', %L)', name, value));
--- Nor by COPY, nor at a conflict, nor in a row of many.
+-- The same applies to COPY, to ON CONFLICT, and to one row among many.
 COPY clerk_invitation_outbox (organization_id, email_address, role, attempts) FROM stdin;
 org_test	a@example.com	org:member	0
 org_test	b@example.com	org:member	2147483647
@@ -215,7 +215,7 @@ VALUES ('org_test', 'conflict@example.com', 'org:member') RETURNING id \gset
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
 VALUES (:id, 'org_test', 'conflict@example.com', 'org:member')
 ON CONFLICT (id) DO UPDATE SET attempts = 7;
--- Numbers are the sequence's to give out.
+-- Ids must come from the sequence.
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
 VALUES (:id + 1, 'org_test', 'a@example.com', 'org:member');
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
@@ -224,8 +224,8 @@ VALUES (-1, 'org_test', 'a@example.com', 'org:member');
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role)
 VALUES (NULL, 'org_test', 'a@example.com', 'org:member');
 \set VERBOSITY default
--- A change of what is asked for is fine, and so are the changes of the state
--- that there are, with what comes with them and nothing else.
+-- Users can change what is requested, and make the allowed changes of the
+-- state, which set related columns, but no other columns.
 SELECT name, "SQLSTATE", message, column_name = name AS names_it
 FROM internal, error_of(format(
     'UPDATE clerk_invitation_outbox SET %I = %L WHERE id = %s', name, value, :id))
@@ -248,7 +248,7 @@ UPDATE clerk_invitation_outbox SET state = 'queued', attempts = -5 WHERE id = :i
 RETURNING attempts, send_alone, first_claimed_at, claimed_at IS NOT NULL AS was_claimed, settled_at, next_attempt_at,
     error_code;
 RESET ROLE;
--- The owner may, who need not be a superuser, and whoever is a member of it.
+-- The owner, who need not be a superuser, can, and so can members of its role.
 GRANT CREATE ON SCHEMA public TO regress_clerk_owner;
 ALTER TABLE clerk_invitation_outbox OWNER TO regress_clerk_owner;
 REVOKE CREATE ON SCHEMA public FROM regress_clerk_owner;
@@ -267,8 +267,8 @@ DROP ROLE regress_clerk_app, regress_clerk_owner;
 DROP FUNCTION error_of(text);
 DROP TABLE internal;
 
--- Rows that come with their numbers, as from a restore or a subscription, are
--- not met by those that get one; nor when the sequence is set back at its end.
+-- Rows that are inserted with ids, as by a restore or a subscription, do not
+-- conflict with generated ids, even if the sequence is set back afterwards.
 SELECT last_value AS last FROM clerk_invitation_outbox_id_seq \gset
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role, send_after)
 SELECT :last + n, 'org_test', 'restored' || n || '@example.com', 'org:member', 'infinity'
@@ -278,7 +278,7 @@ VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id -
 SELECT setval('clerk_invitation_outbox_id_seq', :last) = :last AS set_back;
 SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'next@example.com', 'org:member',
     send_after => 'infinity') - :last AS after;
--- Far ahead, and in a transaction that is rolled back.
+-- An id far ahead, in a transaction that is rolled back.
 BEGIN;
 INSERT INTO clerk_invitation_outbox (id, organization_id, email_address, role, send_after)
 VALUES (:last + 1000000, 'org_test', 'far@example.com', 'org:member', 'infinity');
@@ -288,7 +288,7 @@ ROLLBACK;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
 VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id - :last AS after;
 
--- A rollback leaves nothing to send.
+-- After a rollback there is nothing to send.
 BEGIN;
 SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'gone@example.com', 'org:member') > 0 AS enqueued;
 SAVEPOINT s;
@@ -297,7 +297,7 @@ ROLLBACK TO s;
 ROLLBACK;
 SELECT count(*) FROM clerk_invitation_outbox WHERE email_address LIKE 'gone%';
 
--- Metadata that is stored out of line reaches Clerk, in every wave of a CALL.
+-- Metadata that is stored out of line reaches Clerk, in every batch of a CALL.
 SET clerk_invite.max_concurrent_requests = 1;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, public_metadata)
 SELECT 'org_test', 'large' || n || '@example.com', 'org:member', jsonb_build_object('text', noise)

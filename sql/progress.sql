@@ -1,14 +1,14 @@
 --
--- How far the outbox has come: the view's figures, its estimate, and who may
--- read it.
+-- The progress view of the outbox: its numbers, its estimate, and who can read
+-- it.
 --
 CREATE EXTENSION clerk_invite;
 
--- In a session that has not loaded the library yet; nothing is open.
+-- In a session that has not loaded the library, with no open rows.
 \connect -
 SELECT * FROM clerk_invitation_progress;
 
--- Counts by state; what is due, and since when.
+-- Counts by state; rows that are due, and for how long.
 BEGIN;
 INSERT INTO clerk_invitation_outbox
     (organization_id, email_address, role, state, send_after, next_attempt_at)
@@ -28,14 +28,14 @@ INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_
 VALUES ('org_test', 'later@example.com', 'org:member', now() + interval '1 day');
 SELECT queued, due, overdue, time_to_empty FROM clerk_invitation_progress;
 
--- In whole seconds, and days.
+-- In days and whole seconds.
 BEGIN;
 UPDATE clerk_invitation_outbox SET send_after = now() - interval '75 hours 0.9 seconds';
 SELECT overdue FROM clerk_invitation_progress;
 COMMIT;
 
--- A row fits a terminal of 120 columns, with counts of five digits and times in
--- the ISO style, unless an invitation has been due for days.
+-- A row fits in 120 columns with counts of five digits and times in ISO style,
+-- unless an invitation has been due for days.
 SELECT sum(greatest(length(attname),
                     CASE format_type(atttypid, NULL)
                         WHEN 'bigint' THEN length('10000')
@@ -46,8 +46,8 @@ SELECT sum(greatest(length(attname),
 FROM pg_attribute
 WHERE attrelid = 'clerk_invitation_progress'::regclass AND attnum > 0;
 
--- The estimate: 250 single requests and 50 bulk requests an hour, none of them
--- used up yet.
+-- The estimate, with 250 single requests and 50 bulk requests an hour, none of
+-- them used so far.
 CREATE FUNCTION time_to_empty(organizations integer, invitations integer,
                               must_go_alone integer DEFAULT 0)
 RETURNS interval LANGUAGE sql AS $$
@@ -66,7 +66,7 @@ SELECT time_to_empty(1, 750) AS what_an_hour_allows,
        time_to_empty(1, 1500, 1500) AS all_alone,
        time_to_empty(30, 1000) AS days;
 
--- One budget may be 0, or both.
+-- One budget or both can be 0.
 SET clerk_invite.bulk_requests_per_hour = 0;
 SELECT time_to_empty(1, 500) AS singles_only;
 RESET clerk_invite.bulk_requests_per_hour;
@@ -76,7 +76,7 @@ SET clerk_invite.bulk_requests_per_hour = 0;
 SELECT single_left, bulk_left, more_at, time_to_empty
 FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 
--- Nothing is left: when more can be sent, and nothing goes out before.
+-- No budget is left: nothing is sent before the time when more can be sent.
 SET clerk_invite.single_requests_per_hour = 1;
 SELECT single_left, bulk_left, budget_left, more_at,
        time_to_empty IS NOT NULL AS estimated
@@ -91,7 +91,7 @@ RESET clerk_invite.single_requests_per_hour;
 RESET clerk_invite.bulk_requests_per_hour;
 SELECT single_left, bulk_left, more_at FROM clerk_invitation_progress_limits();
 
--- An endpoint that Clerk has closed takes none.
+-- Nothing can be sent to an endpoint that Clerk has closed.
 \set VERBOSITY sqlstate
 SELECT clerk_create_organization_invitation(
     'org_test', NULL, 'x-429-600@example.com', 'org:member');
@@ -104,13 +104,13 @@ SELECT single_left, bulk_left,
 FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 RESET clerk_invite.bulk_requests_per_hour;
 
--- Without a key, the counts.
+-- Without a key, only the counts are available.
 SET clerk_invite.secret_key_file = '';
 SELECT queued, due, budget_left, single_left, bulk_left, more_at, time_to_empty
 FROM clerk_invitation_progress, clerk_invitation_progress_limits();
 RESET clerk_invite.secret_key_file;
 
--- It is its owner's.  Who is granted it needs nothing else.
+-- Only its owner can read the view; a grant on it suffices for other roles.
 CREATE ROLE regress_clerk_invite;
 SET ROLE regress_clerk_invite;
 SELECT queued FROM clerk_invitation_progress;
@@ -131,7 +131,7 @@ SELECT count(*) FROM clerk_rate_limit_status();
 RESET ROLE;
 REVOKE SELECT ON clerk_invitation_progress FROM regress_clerk_invite;
 
--- A view on it is read with the rights of whoever reads that.
+-- A view on this view requires the privilege to read this one as well.
 CREATE VIEW on_view AS SELECT queued FROM clerk_invitation_progress;
 GRANT SELECT ON on_view TO regress_clerk_invite;
 SET ROLE regress_clerk_invite;
@@ -140,7 +140,7 @@ RESET ROLE;
 
 DROP EXTENSION clerk_invite CASCADE;
 
--- It finds everything in the extension's schema, whatever search_path has.
+-- It uses the extension's schema, regardless of search_path.
 CREATE SCHEMA elsewhere;
 CREATE EXTENSION clerk_invite SCHEMA elsewhere;
 SET search_path = '';

@@ -1,9 +1,9 @@
 --
--- The budgets of requests: their settings and what they show.
+-- The request budgets: settings and status.
 --
 CREATE EXTENSION clerk_invite;
 
--- The settings, their bounds and who may change them.
+-- The settings, their ranges, and who can change them.
 SELECT name, setting, unit, context, min_val, max_val
 FROM pg_settings
 WHERE name ~ '^clerk_invite\.(.*_per_hour|rate_limit_window)$'
@@ -27,14 +27,14 @@ SET ROLE regress_clerk_invite;
 SELECT count(*) FROM clerk_rate_limit_status();
 RESET ROLE;
 
--- Where nothing may be sent, nothing ever will be; the maximum is no problem.
+-- A limit of 0 never allows a request; the maximum limit works.
 SELECT endpoint, requests_per_window, remaining > 0 AS remains, available_at,
        closed_until
 FROM clerk_rate_limit_status();
 RESET clerk_invite.single_requests_per_hour;
 RESET clerk_invite.bulk_requests_per_hour;
 
--- A call counts, a refusal closes.
+-- A call is counted, and a 429 closes the endpoint.
 SELECT used AS used_before FROM clerk_rate_limit_status() WHERE endpoint = 'single' \gset
 SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'ann@example.com', 'org:member');
@@ -49,7 +49,7 @@ SELECT endpoint, closed_until > now() + interval '590 seconds' AS closed,
        available_at = closed_until AS available_then
 FROM clerk_rate_limit_status();
 
--- Without a key there is no instance to tell of.
+-- Without a key, there is no instance to report on.
 SET clerk_invite.secret_key_file = '/nonexistent/clerk.key';
 SELECT * FROM clerk_rate_limit_status();
 RESET clerk_invite.secret_key_file;

@@ -1,6 +1,6 @@
 --
--- An invitation does not go with its transaction: a warning tells which ones
--- stay, and where nothing may be written nobody is invited.
+-- A rollback does not undo invitations: a warning says which ones remain.  In
+-- read-only transactions, nobody is invited.
 --
 CREATE EXTENSION clerk_invite;
 
@@ -11,15 +11,15 @@ LANGUAGE sql AS $$
         'org_test', NULL, name || '@example.com', 'org:member')
 $$;
 
--- The warning names the invitations.  They are hidden here because they are
--- random; the rest of this file shows warnings without them.
+-- The warning names the invitations.  Their IDs are hidden here because they
+-- are random; the rest of this file shows warnings without them.
 \setenv PGDATABASE :DBNAME
 \! psql -XAtq -c BEGIN -c "SELECT invite('named')" -c ROLLBACK 2>&1 >/dev/null | sed 's/orginv_[A-Za-z0-9]*/(id)/g'
 \! psql -XAtq -c BEGIN -c "SELECT invite('named-' || n) FROM generate_series(1, 3) AS n" -c ROLLBACK 2>&1 >/dev/null | sed 's/orginv_[A-Za-z0-9]*/(id)/g'
 \set VERBOSITY terse
 \pset tuples_only on
 
--- A commit is silent, and so is what comes after it.
+-- There is no warning at a commit, nor for later transactions.
 SELECT invite('autocommit');
 BEGIN;
 SELECT invite('committed');
@@ -27,14 +27,14 @@ COMMIT;
 BEGIN;
 ROLLBACK;
 
--- A rollback is not, once.
+-- There is one warning at a rollback.
 BEGIN;
 SELECT invite('rolled-back');
 ROLLBACK;
 BEGIN;
 ROLLBACK;
 
--- A savepoint's rollback tells of those since the savepoint.
+-- A rollback to a savepoint reports those created since the savepoint.
 BEGIN;
 SELECT invite('before-savepoint');
 SAVEPOINT s;
@@ -46,7 +46,7 @@ SELECT invite('after-savepoint-3');
 ROLLBACK TO s;
 COMMIT;
 
--- The transaction's then tells of the others.
+-- The rollback of the transaction then reports the others.
 BEGIN;
 SELECT invite('outside');
 SAVEPOINT s;
@@ -55,7 +55,7 @@ SELECT invite('inside-2');
 ROLLBACK TO s;
 ROLLBACK;
 
--- A released savepoint belongs to what is around it.
+-- A released savepoint is merged into the enclosing (sub)transaction.
 BEGIN;
 SAVEPOINT s;
 SELECT invite('released-1');
@@ -77,7 +77,7 @@ RELEASE b;
 ROLLBACK TO a;
 COMMIT;
 
--- Savepoints that are still open share their transaction's end.
+-- Savepoints that are still open end with their transaction.
 BEGIN;
 SELECT invite('open-1');
 SAVEPOINT a;
@@ -102,7 +102,7 @@ BEGIN
     END;
 END
 $$;
--- Leaving it at its end does not.
+-- Leaving it normally does not.
 BEGIN;
 DO $$
 BEGIN
@@ -113,7 +113,7 @@ END
 $$;
 ROLLBACK;
 
--- Code that ends its own transactions.
+-- Code that commits and rolls back by itself.
 DO $$
 BEGIN
     PERFORM invite('own-transaction-1');
@@ -125,14 +125,14 @@ BEGIN
 END
 $$;
 
--- A cursor invites whom it has come to.
+-- A cursor invites only those whose rows have been fetched.
 BEGIN;
 DECLARE everyone CURSOR FOR
     SELECT invite('cursor-' || n) FROM generate_series(1, 9) AS n;
 FETCH 2 FROM everyone;
 ROLLBACK;
 
--- A refusal leaves nothing behind.
+-- A refusal creates nothing, so there is no warning.
 BEGIN;
 SAVEPOINT s;
 SELECT invite('committed');
@@ -140,7 +140,7 @@ ROLLBACK TO s;
 COMMIT;
 
 -- An error later in the statement, later in the transaction, or at its commit.
--- (Sorted, because error and warning reach psql in no certain order.)
+-- (Sorted, because the error and the warning reach psql in either order.)
 CREATE TABLE members (
     name text UNIQUE DEFERRABLE INITIALLY DEFERRED,
     status text
@@ -149,10 +149,10 @@ CREATE TABLE members (
 \! psql -XAtq -v VERBOSITY=terse -c BEGIN -c "SELECT invite('later')" -c "SELECT 1 / 0" -c ROLLBACK 2>&1 | LC_ALL=C sort
 \! psql -XAtq -v VERBOSITY=terse -c "INSERT INTO members VALUES ('x', invite('commit-1')), ('x', invite('commit-2'))" 2>&1 | LC_ALL=C sort
 
--- The session's end is a rollback, too, but there is nobody left to tell.
+-- Disconnecting also rolls back, but there is no client to warn.
 \! psql -XAtq -c BEGIN -c "SELECT invite('disconnected')" 2>&1
 
--- Where nothing may be written, nobody is invited.
+-- Read-only transactions do not invite anyone.
 BEGIN READ ONLY;
 SELECT invite('read-only');
 ROLLBACK;
@@ -166,8 +166,8 @@ SELECT invite('read-only');
 RESET default_transaction_read_only;
 SELECT invite('read-only');
 
--- Nor in a parallel worker, although someone has declared the function safe.
--- The setting that makes even this query parallel got another name with 16.
+-- Neither do parallel workers, even if the function has been declared safe.
+-- The setting that forces a parallel plan for this query was renamed in 16.
 BEGIN;
 ALTER FUNCTION clerk_create_organization_invitation(
     text, text, text, text, text, jsonb, jsonb, integer, boolean) PARALLEL SAFE;
@@ -179,8 +179,8 @@ SELECT invite('parallel');
 ROLLBACK;
 SELECT invite('parallel');
 
--- A prepared transaction is another session's to decide: nothing is said, and
--- the next transaction in this one knows nothing of it.
+-- There is no warning about a prepared transaction, which any session can
+-- commit or roll back, nor does it affect this session's next transaction.
 SELECT setting::integer > 0 AS can_prepare FROM pg_settings
 WHERE name = 'max_prepared_transactions' \gset
 \if :can_prepare

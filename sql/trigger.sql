@@ -1,10 +1,10 @@
 --
--- clerk_invitation_trigger(): new members become rows of the outbox, whichever
--- way they come and whoever brings them.
+-- clerk_invitation_trigger(): new members become rows of the outbox, no matter
+-- how they are inserted, and by which role.
 --
 CREATE EXTENSION clerk_invite;
 
--- What has been enqueued since the last look.
+-- Returns and removes the rows enqueued since the last call.
 CREATE FUNCTION taken(OUT org text, OUT inviter text, OUT email text,
                       OUT role text, OUT redirect text, OUT metadata jsonb)
 RETURNS SETOF record
@@ -62,7 +62,7 @@ UPDATE members SET org_id = 'org_3';
 SELECT * FROM taken();
 DROP TRIGGER invite ON members;
 
--- All of a statement's rows by one INSERT into the outbox, either way.
+-- Both forms insert all rows of a statement by one INSERT into the outbox.
 CREATE FUNCTION count_inserts() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -85,7 +85,7 @@ DROP FUNCTION count_inserts();
 DELETE FROM members WHERE email LIKE '%.example.com';
 TRUNCATE clerk_invitation_outbox;
 
--- Literals, for all of it.
+-- Literals for all arguments.
 CREATE TRIGGER invite AFTER INSERT ON members
 FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger(
     '=org_9', '=user_9', '=nine@example.com', '=a=b', '=https://example.com/9',
@@ -94,7 +94,7 @@ INSERT INTO members DEFAULT VALUES;
 SELECT * FROM taken();
 DROP TRIGGER invite ON members;
 
--- An update that gives an address, and no other.
+-- Only updates that set an address.
 CREATE TRIGGER invite AFTER INSERT OR UPDATE OF email ON members
 FOR EACH ROW WHEN (NEW.email LIKE 'e%')
 EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=org:member');
@@ -113,7 +113,7 @@ DROP TRIGGER invite ON members;
 TRUNCATE members;
 
 --
--- Faults: how it is fired.
+-- Errors: how the trigger is fired.
 --
 SELECT clerk_invitation_trigger();
 CREATE TABLE wrong (org_id text, email text);
@@ -146,7 +146,7 @@ DELETE FROM wrong;
 DROP TRIGGER delete ON wrong;
 
 --
--- Faults: its arguments.
+-- Errors: the arguments.
 --
 CREATE PROCEDURE try(VARIADIC arguments text[])
 LANGUAGE plpgsql AS $$
@@ -176,12 +176,12 @@ CALL try('org_id', '', 'email', '=r', '', '=[]');
 CALL try('org_id', '', 'email', '=');
 CALL try('email', '', 'email', '=r');
 CALL try('org_id', '', 'org_id', '=r');
--- The whole of it.
+-- A complete error message.
 CREATE TRIGGER invite AFTER INSERT ON wrong
 FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', 'role');
 INSERT INTO wrong VALUES ('org_1', 'a@example.com');
 DROP TRIGGER invite ON wrong;
--- Without an argument that it must have, a row is as it would be by hand.
+-- A null value in a required argument is the same error as with a plain INSERT.
 CREATE TRIGGER invite AFTER INSERT ON wrong
 FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=r');
 \set VERBOSITY terse
@@ -220,7 +220,7 @@ INSERT INTO typed VALUES
     (17, '8a5e0b3c-1111-4222-8333-444455556666', 'a@example.com', 'b@example.com',
      'org:admin', '{x,"y z"}', '{"a": 1.10}', '{"a":1, "a":2}', ' {"c": "\u0041"} ');
 SELECT org, inviter, email || '|' AS email, role, redirect, metadata FROM taken();
--- Values that are compressed, or not in the row at all.
+-- Values that are compressed or stored out of line.
 ALTER TABLE typed ALTER json_text SET STORAGE EXTERNAL;
 INSERT INTO typed (org_id, email, padded, role, facts, json, json_text)
 SELECT 1, 'a@example.com', 'b@example.com', 'org:member', long, long, long
@@ -231,7 +231,7 @@ DROP DOMAIN facts;
 DROP DOMAIN address;
 DROP TYPE rank;
 
--- A column that is computed only when it is read has no value in a trigger.
+-- Virtual generated columns have no value in a trigger.
 SELECT current_setting('server_version_num')::integer >= 180000 AS has_virtual \gset
 \set state 0A000
 \if :has_virtual
@@ -251,8 +251,8 @@ DROP TABLE virtual;
 \echo :state
 
 --
--- Ways in.  Each with a row trigger and with a statement trigger, which the
--- roles tell apart.
+-- Ways to insert rows, each with a row trigger and with a statement trigger,
+-- which are distinguished by the roles.
 --
 CREATE TRIGGER by_row AFTER INSERT OR UPDATE ON members FOR EACH ROW
 EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=row');
@@ -293,7 +293,7 @@ INSERT INTO members (org_id, email) VALUES ('org_4', 'merged@example.com');
 \endif
 SELECT org, email, role FROM taken() ORDER BY role COLLATE "C", email COLLATE "C";
 
--- Prepared statements, with the table altered between two executions.
+-- Prepared statements, with the table altered between executions.
 PREPARE add(text) AS INSERT INTO members (org_id, email) VALUES ('org_1', $1);
 EXECUTE add('prepared-1@example.com');
 ALTER TABLE members ADD added text DEFAULT 'x';
@@ -303,7 +303,7 @@ EXECUTE add('prepared-3@example.com');
 DEALLOCATE add;
 SELECT org, email, role FROM taken();
 
--- More than fits into memory, in order.
+-- More rows than fit into work_mem, in order.
 SET work_mem = '64kB';
 INSERT INTO members (org_id, email) SELECT 'org_1', n || '@example.com' FROM generate_series(1, 5000) AS n;
 RESET work_mem;
@@ -314,7 +314,7 @@ FROM clerk_invitation_outbox GROUP BY role ORDER BY role COLLATE "C";
 TRUNCATE members, clerk_invitation_outbox;
 
 --
--- Beside other triggers.
+-- Together with other triggers.
 --
 CREATE FUNCTION tell() RETURNS trigger
 LANGUAGE plpgsql AS $$
@@ -351,7 +351,7 @@ DROP TRIGGER guest ON members;
 DROP TRIGGER aaa ON members;
 DROP TRIGGER zzz ON members;
 
--- One that has the others not fire comes too late for a row that has been taken.
+-- A trigger that disables other triggers does not affect rows collected before.
 CREATE FUNCTION replicate() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -366,7 +366,7 @@ DROP TRIGGER aaa ON members;
 DROP FUNCTION replicate();
 DELETE FROM members WHERE email LIKE 'replica%';
 
--- A foreign key's action is part of the statement that causes it.
+-- A foreign key action is part of the statement that causes it.
 CREATE TABLE orgs (id text PRIMARY KEY);
 INSERT INTO orgs VALUES ('org_1');
 ALTER TABLE members ADD FOREIGN KEY (org_id) REFERENCES orgs ON UPDATE CASCADE;
@@ -376,7 +376,7 @@ ALTER TABLE members DROP CONSTRAINT members_org_id_fkey;
 DROP TABLE orgs;
 
 --
--- What is rolled back invites nobody.
+-- After a rollback, nobody is invited.
 --
 BEGIN;
 INSERT INTO members (org_id, email) VALUES ('org_1', 'stays@example.com');
@@ -403,7 +403,7 @@ DROP TRIGGER refuse ON members;
 SELECT org, email, role FROM taken();
 DROP FUNCTION refuse();
 
--- At the end of the transaction, or when the constraints are set.
+-- A deferred trigger fires at commit, or at SET CONSTRAINTS.
 DROP TRIGGER by_row ON members;
 DROP TRIGGER by_insert ON members;
 DROP TRIGGER by_update ON members;
@@ -428,7 +428,7 @@ COMMIT;
 DROP TRIGGER at_commit ON members;
 
 --
--- Partitions, of which each has its columns in an order of its own, and
+-- Partitions, each with a different order of columns, and inheritance
 -- children.
 --
 CREATE TABLE parts (org_id text, email text) PARTITION BY LIST (org_id);
@@ -461,21 +461,21 @@ DROP TRIGGER by_update ON members;
 DROP TABLE child;
 
 --
--- Whose rights.  Who inserts members has none on the outbox.
+-- Privileges.  Roles that insert members need none on the outbox.
 --
 SET client_min_messages = warning;
 CREATE ROLE regress_clerk_owner;
 CREATE ROLE regress_clerk_app;
 CREATE SCHEMA app AUTHORIZATION regress_clerk_owner;
 GRANT EXECUTE ON FUNCTION clerk_invitation_trigger() TO regress_clerk_owner;
--- A type whose text form tells who asks for it.
+-- A type whose text form is the current user.
 CREATE TYPE spy;
 CREATE FUNCTION spy_in(cstring) RETURNS spy LANGUAGE internal IMMUTABLE STRICT AS 'int4in';
 CREATE FUNCTION spy_out(spy) RETURNS cstring LANGUAGE internal STABLE STRICT AS 'current_user';
 CREATE TYPE spy (INPUT = spy_in, OUTPUT = spy_out, INTERNALLENGTH = 4, PASSEDBYVALUE, ALIGNMENT = int4);
 CREATE DOMAIN spy_domain AS spy;
 RESET client_min_messages;
--- The outbox's owner may have triggers there, too.
+-- The outbox's owner may have triggers on it.
 CREATE FUNCTION tell_rights() RETURNS trigger
 LANGUAGE plpgsql AS $$
 BEGIN
@@ -503,7 +503,7 @@ SELECT current_user, current_setting('search_path') AS search_path;
 \set VERBOSITY sqlstate
 SELECT * FROM clerk_invitation_outbox;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role) VALUES ('o', 'a@b', 'r');
--- What goes wrong with the owner's rights leaves none of them behind.
+-- An error while the owner's privileges are in effect gives them back.
 BEGIN;
 SAVEPOINT s;
 INSERT INTO app.members VALUES ('org_1', '0', 'no address', '0');
@@ -526,7 +526,7 @@ DROP TRIGGER tell_rights ON clerk_invitation_outbox;
 DROP FUNCTION tell_rights();
 
 --
--- A search_path that leads elsewhere.
+-- A hostile search_path.
 --
 CREATE SCHEMA hostile;
 CREATE TABLE hostile.clerk_invitation_outbox (LIKE clerk_invitation_outbox INCLUDING DEFAULTS);
@@ -558,8 +558,8 @@ DROP ROLE regress_clerk_owner;
 DROP ROLE regress_clerk_app;
 
 --
--- Nothing is enqueued while clerk_invite.enqueue is off, which everybody may
--- choose.
+-- Nothing is enqueued while clerk_invite.enqueue is off, which every role can
+-- set.
 --
 CREATE FUNCTION stop_enqueueing() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -583,7 +583,7 @@ silent3@example.com
 \.
 RESET clerk_invite.enqueue;
 INSERT INTO members (email) VALUES ('loud@example.com');
--- For a transaction; what is deferred to its end is, too.
+-- For one transaction, including triggers deferred to its end.
 BEGIN;
 SET LOCAL clerk_invite.enqueue = off;
 INSERT INTO members (email) VALUES ('local@example.com');
@@ -605,7 +605,7 @@ DROP OWNED BY regress_clerk_app;
 DROP ROLE regress_clerk_app;
 
 --
--- The outbox altered, made anew, and in other schemas, in one session.
+-- The outbox is altered, re-created, and moved to other schemas in one session.
 --
 CREATE TRIGGER invite AFTER INSERT ON members FOR EACH ROW
 EXECUTE FUNCTION clerk_invitation_trigger('org_id', '', 'email', '=org:member');

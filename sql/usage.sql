@@ -1,10 +1,10 @@
 --
--- How the function is called, and what it gives: from a query, over a table,
--- from PL/pgSQL and from a trigger.
+-- How to call the function, and what it returns: in a query, joined to a table,
+-- from PL/pgSQL, and from a trigger.
 --
 CREATE EXTENSION clerk_invite;
 
--- The columns of an invitation.
+-- The columns of the result type.
 SELECT attname AS column, format_type(atttypid, atttypmod) AS type
 FROM pg_attribute
 WHERE attrelid = (SELECT typrelid FROM pg_type
@@ -14,8 +14,8 @@ ORDER BY attnum;
 \pset null (null)
 \x on
 
--- The six arguments that most invitations have, in their order.  The id is
--- random and the url is a secret: only their form is shown.
+-- The six arguments that most invitations have, by position.  The id is random
+-- and the url is a secret: only their format is shown.
 SELECT id ~ '^orginv_[A-Za-z0-9]{27}$' AS id_is_clerks, organization_id,
        email_address, role, role_name, status, inviter_id,
        url LIKE 'https://%' AS url_is_given, public_metadata, private_metadata,
@@ -29,13 +29,13 @@ FROM clerk_create_organization_invitation(
     'org_test', 'user_ines', 'six@example.com', 'org:billing_lead',
     'https://app.example.com/welcome', '{"team": "blue"}');
 
--- Four are enough; nobody needs to be the inviter.
+-- Four arguments are sufficient, and the inviter may be null.
 SELECT email_address, inviter_id, public_inviter_data, public_metadata,
        private_metadata
 FROM clerk_create_organization_invitation(
     'org_test', NULL, 'four@example.com', 'org:member');
 
--- All nine, by name and in an order of the caller's.
+-- All nine, by name and in any order.
 SELECT email_address, role, inviter_id, public_metadata, private_metadata,
        expires_at - created_at AS valid_for
 FROM clerk_create_organization_invitation(
@@ -49,7 +49,7 @@ FROM clerk_create_organization_invitation(
     inviter => 'user_ines',
     org_id => 'org_test');
 
--- Positions first, names after them.
+-- Positional arguments followed by named ones.
 SELECT email_address, expires_at - created_at AS valid_for
 FROM clerk_create_organization_invitation(
     'org_test', NULL, 'mixed@example.com', 'org:member', expires_in_days => 1);
@@ -73,7 +73,7 @@ FROM people AS p,
          CASE WHEN p.may_bill THEN 'org:billing_lead' ELSE 'org:member' END) AS i
 ORDER BY p.email;
 
--- Invitations stored as they are made.
+-- Invitations stored as they are created.
 CREATE TABLE invitations (email text PRIMARY KEY, id text NOT NULL);
 TRUNCATE people;
 INSERT INTO people VALUES ('stored-1@example.com'), ('stored-2@example.com');
@@ -85,7 +85,7 @@ FROM people AS p,
 RETURNING email, id ~ '^orginv_' AS has_an_id;
 SELECT count(*), count(DISTINCT id) FROM invitations;
 
--- Or as a whole, in a column of the type.
+-- Or stored as a whole, in a column of the composite type.
 CREATE TABLE whole_invitations (invitation clerk_organization_invitation);
 INSERT INTO whole_invitations
 SELECT i
@@ -93,8 +93,8 @@ FROM clerk_create_organization_invitation(
     'org_test', NULL, 'whole@example.com', 'org:member') AS i;
 SELECT (invitation).email_address, (invitation).status FROM whole_invitations;
 
--- In PL/pgSQL somebody who was invited before is an exception like any other
--- duplicate; the constraint name tells a pending invitation from a membership.
+-- In PL/pgSQL, inviting somebody again is a unique_violation like any other;
+-- the constraint name distinguishes a pending invitation from a membership.
 CREATE FUNCTION invite(email text) RETURNS text
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -113,8 +113,8 @@ SELECT invite('plpgsql@example.com');
 SELECT invite('plpgsql@example.com');
 SELECT invite('member@example.com');
 
--- A trigger of the user's own: whoever becomes a member is invited.  What
--- Clerk refuses does not become a row.
+-- A user-defined trigger that invites new members.  If Clerk refuses an
+-- invitation, the row is not inserted.
 CREATE TABLE members (
     organization_id text NOT NULL,
     email text NOT NULL,
@@ -144,8 +144,8 @@ INSERT INTO members (organization_id, email) VALUES ('org_missing', 'trigger-3@e
 SELECT organization_id, email, invitation_id ~ '^orginv_' AS invited
 FROM members ORDER BY 1, 2;
 
--- PostgreSQL expands (f(...)).* to one call for each column.  Clerk refuses
--- the second one, and the warning tells that the first one has been heard.
+-- PostgreSQL expands (f(...)).* to one call for each column.  Clerk refuses the
+-- second one, and the warning reports the invitation from the first one.
 DO $$
 DECLARE
     everything record;
@@ -160,14 +160,14 @@ EXCEPTION WHEN unique_violation THEN
 END
 $$;
 
--- In FROM it is called once, whatever the number of columns.
+-- In FROM it is called once, regardless of the number of columns.
 SELECT count(*) AS rows, count(id) AS ids, count(url) AS urls
 FROM (SELECT i.*
       FROM (VALUES ('from@example.com')) AS p (email),
            LATERAL clerk_create_organization_invitation(
                'org_test', NULL, p.email, 'org:member') AS i) AS everything;
 
--- To plan a call is not to call.
+-- Planning a call does not execute it.
 EXPLAIN (COSTS OFF)
 SELECT status FROM clerk_create_organization_invitation(
     'org_test', NULL, 'planned@example.com', 'org:member');

@@ -252,7 +252,7 @@ read_whole(const char *text, int length, Target *target,
 static void
 read_fields(Reader *reader, Fields *fields, Target *target)
 {
-	ClerkJsonValue unwanted;
+	ClerkJsonValue unwanted = {0};
 
 	for (int i = 0; i < fields->count; i++)
 		fields->values[i].kind = CLERK_JSON_ABSENT;

@@ -5,16 +5,8 @@
  *
  * Two steps with different rights.  First the values are computed, as the user
  * whose statement fired the trigger: that runs output functions, which may be
- * anyone's.  The results, plain text and jsonb, go into a tuplestore.  Then
- * the outbox's owner inserts what is in there: one statement of ours, in which
- * nothing is looked up through a search_path that others have set, and nothing
- * of theirs is called.
- *
- * Most of what an INSERT of one row costs is the preparation of the outbox's
- * constraints and indexes, so rows are inserted by the statement, also by a
- * row trigger.  That one collects its rows, and at the first of them queues an
- * event for itself, which fires when the row events of the statement have
- * fired: see queue_flush().
+ * anyone's.  Then the outbox's owner inserts the results, plain text and jsonb
+ * (outbox/enqueued_rows.c).
  *
  * What is found out about a trigger hangs on its FmgrInfo.  That belongs to
  * one trigger on one relation in one execution of a statement, so nothing in
@@ -33,20 +25,13 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
-#include "outbox/owner_rights.h"
-#include "outbox/statement_table.h"
+#include "outbox/enqueued_rows.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/queryenvironment.h"
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
-
-#define OUTBOX "clerk_invitation_outbox"
-
-/* Name of the rows that are to be inserted, in the statement that does it. */
-#define NEW_ROWS "clerk_new_rows"
 
 /* The trigger's arguments, and the values of an outbox row, in this order. */
 enum
@@ -103,10 +88,7 @@ typedef struct Source
 typedef struct Enqueuer
 {
 	Source		sources[FIELDS];
-	TupleDesc	descriptor;		/* of the rows, in the order of the fields */
-	Tuplestorestate *rows;		/* to be inserted; NULL if there are none */
-	int64		count;			/* how many */
-	MemoryContext context;		/* keeps all this */
+	ClerkEnqueuedRows *rows;	/* in the order of the fields */
 	MemoryContext row_context;	/* reset for each row of a transition table */
 } Enqueuer;
 
@@ -117,18 +99,7 @@ typedef struct Work
 	int			field;			/* being computed; -1: none */
 } Work;
 
-/* An INSERT, kept for the session. */
-typedef struct KeptPlan
-{
-	char	   *text;
-	SPIPlanPtr	plan;			/* NULL: could not be made so far */
-	struct KeptPlan *next;
-} KeptPlan;
-
-static KeptPlan *kept_plans = NULL;
-
 static const TriggerData *checked_trigger(FunctionCallInfo fcinfo);
-static bool is_flush(const TriggerData *trigger);
 static void describe_work(void *arg);
 static Enqueuer *get_enqueuer(FunctionCallInfo fcinfo, Work *work);
 static void check_arguments(const Trigger *trigger);
@@ -139,11 +110,6 @@ static void find_column(Source *source, const char *name, Relation members,
 static void collect_transition_table(Enqueuer *enqueuer, Work *work);
 static void collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work);
 static Datum converted(Source *source, Datum value);
-static void queue_flush(const TriggerData *trigger);
-static void flush(Enqueuer *enqueuer, Oid function);
-static void insert_as_owner(Oid function);
-static SPIPlanPtr kept_plan(const char *schema, Oid outbox);
-static char *insert_statement(const char *schema);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_trigger);
 
@@ -163,23 +129,18 @@ clerk_invitation_trigger(PG_FUNCTION_ARGS)
 	ErrorContextCallback context = {error_context_stack, describe_work, &work};
 	Enqueuer   *enqueuer;
 
-	/* What has been collected is inserted in any case. */
-	if (!clerk_enqueue_enabled && !is_flush(work.trigger))
+	if (!clerk_enqueue_enabled)
 		return PointerGetDatum(NULL);
 
 	error_context_stack = &context;
 	enqueuer = get_enqueuer(fcinfo, &work);
-	if (is_flush(work.trigger))
-		flush(enqueuer, fcinfo->flinfo->fn_oid);
-	else if (TRIGGER_FIRED_FOR_STATEMENT(event))
+	if (TRIGGER_FIRED_FOR_STATEMENT(event))
 	{
 		collect_transition_table(enqueuer, &work);
-		flush(enqueuer, fcinfo->flinfo->fn_oid);
+		clerk_insert_enqueued_rows(enqueuer->rows);
 	}
 	else
 	{
-		bool		first = enqueuer->count == 0;
-
 		collect_row(enqueuer,
 					TRIGGER_FIRED_BY_UPDATE(event) ?
 					work.trigger->tg_newslot : work.trigger->tg_trigslot,
@@ -190,9 +151,9 @@ clerk_invitation_trigger(PG_FUNCTION_ARGS)
 		 * statement to whose events one could be added.
 		 */
 		if (work.trigger->tg_trigger->tgdeferrable)
-			flush(enqueuer, fcinfo->flinfo->fn_oid);
-		else if (first && enqueuer->count > 0)
-			queue_flush(work.trigger);
+			clerk_insert_enqueued_rows(enqueuer->rows);
+		else
+			clerk_insert_enqueued_rows_later(enqueuer->rows);
 	}
 	error_context_stack = context.previous;
 	return PointerGetDatum(NULL);
@@ -211,9 +172,6 @@ checked_trigger(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" can only be called as a trigger",
 						"clerk_invitation_trigger")));
-
-	if (is_flush(trigger))
-		return trigger;
 
 	name = trigger->tg_trigger->tgname;
 	members = RelationGetRelationName(trigger->tg_relation);
@@ -240,14 +198,6 @@ checked_trigger(FunctionCallInfo fcinfo)
 	return trigger;
 }
 
-/* No row trigger is ever fired by TRUNCATE, except by queue_flush(). */
-static bool
-is_flush(const TriggerData *trigger)
-{
-	return TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event) &&
-		TRIGGER_FOR_ROW(trigger->tg_trigger->tgtype);
-}
-
 static void
 describe_work(void *arg)
 {
@@ -266,6 +216,8 @@ get_enqueuer(FunctionCallInfo fcinfo, Work *work)
 {
 	const Trigger *trigger = work->trigger->tg_trigger;
 	Enqueuer   *enqueuer = fcinfo->flinfo->fn_extra;
+	const char *names[FIELDS];
+	Oid			types[FIELDS];
 	MemoryContext caller;
 
 	if (enqueuer != NULL)
@@ -274,18 +226,21 @@ get_enqueuer(FunctionCallInfo fcinfo, Work *work)
 	check_arguments(trigger);
 	caller = MemoryContextSwitchTo(fcinfo->flinfo->fn_mcxt);
 	enqueuer = palloc0(sizeof(Enqueuer));
-	enqueuer->context = fcinfo->flinfo->fn_mcxt;
-	enqueuer->descriptor = CreateTemplateTupleDesc(FIELDS);
 	for (int i = 0; i < FIELDS; i++)
 	{
-		TupleDescInitEntry(enqueuer->descriptor, i + 1, fields[i].column,
-						   fields[i].type, -1, 0);
+		names[i] = fields[i].column;
+		types[i] = fields[i].type;
 		work->field = i;
 		find_source(&enqueuer->sources[i],
 					i < trigger->tgnargs ? trigger->tgargs[i] : "",
 					work->trigger->tg_relation, i);
 	}
 	work->field = -1;
+	enqueuer->rows = clerk_enqueue_rows(get_func_namespace(fcinfo->flinfo->fn_oid),
+										names, types, FIELDS,
+										psprintf("invitations enqueued by trigger \"%s\" on table \"%s\"",
+												 trigger->tgname,
+												 RelationGetRelationName(work->trigger->tg_relation)));
 	MemoryContextSwitchTo(caller);
 	fcinfo->flinfo->fn_extra = enqueuer;
 	return enqueuer;
@@ -411,7 +366,6 @@ collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work)
 {
 	Datum		values[FIELDS];
 	bool		nulls[FIELDS];
-	MemoryContext caller;
 
 	if (enqueuer->sources[FIELD_EMAIL].column != 0 &&
 		slot_attisnull(slot, enqueuer->sources[FIELD_EMAIL].column))
@@ -436,12 +390,7 @@ collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work)
 	}
 	work->field = -1;
 
-	caller = MemoryContextSwitchTo(enqueuer->context);
-	if (enqueuer->rows == NULL)
-		enqueuer->rows = tuplestore_begin_heap(false, false, work_mem);
-	tuplestore_putvalues(enqueuer->rows, enqueuer->descriptor, values, nulls);
-	enqueuer->count++;
-	MemoryContextSwitchTo(caller);
+	clerk_add_enqueued_row(enqueuer->rows, values, nulls);
 }
 
 /* Runs as the invoking user: an output function may be anyone's. */
@@ -462,152 +411,4 @@ converted(Source *source, Datum value)
 									   CStringGetDatum(OutputFunctionCall(&source->output, value)));
 	}
 	pg_unreachable();
-}
-
-/*
- * Has this row trigger called once more, after the row events of its
- * statement.
- *
- * The server queues what a statement's triggers add to it behind its other
- * events, but only for triggers that exist: so the row trigger itself is shown
- * to it, as if it were a statement trigger.  The event says TRUNCATE because
- * an INSERT or UPDATE event would replace those of the table's own statement
- * triggers, as a foreign key's second action on a table does.
- *
- * The event is then fired with the same FmgrInfo, where the rows are.  It is
- * never lost: it is fired in the same loop as the row events, or the
- * statement fails.
- */
-static void
-queue_flush(const TriggerData *trigger)
-{
-	Trigger		statement_trigger = *trigger->tg_trigger;
-	TriggerDesc triggers = {0};
-	ResultRelInfo *members = makeNode(ResultRelInfo);
-
-	statement_trigger.tgtype = TRIGGER_TYPE_AFTER | TRIGGER_TYPE_STATEMENT |
-		TRIGGER_TYPE_TRUNCATE;
-	statement_trigger.tgqual = NULL;
-	/* Whatever session_replication_role is by now: the row trigger has fired. */
-	statement_trigger.tgenabled = TRIGGER_FIRES_ALWAYS;
-	triggers.triggers = &statement_trigger;
-	triggers.numtriggers = 1;
-	triggers.trig_truncate_after_statement = true;
-	members->ri_RelationDesc = trigger->tg_relation;
-	members->ri_TrigDesc = &triggers;
-	/* Only a WHEN condition would need an executor state. */
-	ExecASTruncateTriggers(NULL, members);
-	pfree(members);
-}
-
-/* Inserts the collected rows into the outbox, and forgets them. */
-static void
-flush(Enqueuer *enqueuer, Oid function)
-{
-	EphemeralNamedRelationData rows = {0};
-	int			result;
-
-	if (enqueuer->count == 0)
-		return;
-
-	rows.md.name = pstrdup(NEW_ROWS);
-	rows.md.tupdesc = enqueuer->descriptor;
-	rows.md.enrtype = ENR_NAMED_TUPLESTORE;
-	rows.md.enrtuples = enqueuer->count;
-	rows.reldata = enqueuer->rows;
-
-	SPI_connect();
-	result = SPI_register_relation(&rows);
-	if (result != SPI_OK_REL_REGISTER)
-		elog(ERROR, "SPI_register_relation failed: %s",
-			 SPI_result_code_string(result));
-	insert_as_owner(get_func_namespace(function));
-	SPI_finish();
-
-	tuplestore_end(enqueuer->rows);
-	enqueuer->rows = NULL;
-	enqueuer->count = 0;
-}
-
-/*
- * Inserts the rows of NEW_ROWS into the outbox of a schema, with the rights of
- * the outbox's owner (outbox/owner_rights.c).
- */
-static void
-insert_as_owner(Oid schema)
-{
-	char	   *schema_name = get_namespace_name(schema);
-	Oid			outbox = get_relname_relid(OUTBOX, schema);
-	ClerkRights rights;
-	int			result;
-
-	if (schema_name == NULL || !OidIsValid(outbox))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is no table \"%s\" in the schema of function \"%s\"",
-						OUTBOX, "clerk_invitation_trigger"),
-				 errhint("Run ALTER EXTENSION clerk_invite UPDATE.")));
-
-	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox), &rights);
-	clerk_defer_no_constraint_of(outbox);
-	result = SPI_execute_plan(kept_plan(schema_name, outbox), NULL, NULL, false, 0);
-	if (result != SPI_OK_INSERT)
-		elog(ERROR, "SPI_execute_plan failed: %s",
-			 SPI_result_code_string(result));
-
-	clerk_refuse_temporary_objects(&rights);
-	clerk_restore_rights(&rights);
-}
-
-/*
- * The INSERT into the outbox of a schema.  Kept by its text, which names the
- * schema: when the outbox is another one, or has been altered, the server
- * analyzes the statement again, but it cannot know of a schema's new name.
- * There is one in a session, or two.
- */
-static SPIPlanPtr
-kept_plan(const char *schema, Oid outbox)
-{
-	char	   *text = insert_statement(schema);
-	KeptPlan   *kept = kept_plans;
-
-	while (kept != NULL && strcmp(kept->text, text) != 0)
-		kept = kept->next;
-
-	if (kept == NULL)
-	{
-		kept = MemoryContextAllocZero(TopMemoryContext, sizeof(KeptPlan));
-		kept->text = MemoryContextStrdup(TopMemoryContext, text);
-		kept->next = kept_plans;
-		kept_plans = kept;
-	}
-	clerk_expect_table(kept->text, outbox);
-	if (kept->plan == NULL)
-	{
-		SPIPlanPtr	plan = SPI_prepare(kept->text, 0, NULL);
-
-		if (plan == NULL)
-			elog(ERROR, "SPI_prepare failed: %s",
-				 SPI_result_code_string(SPI_result));
-		SPI_keepplan(plan);
-		kept->plan = plan;
-	}
-	return kept->plan;
-}
-
-static char *
-insert_statement(const char *schema)
-{
-	StringInfoData columns;
-	StringInfoData statement;
-
-	initStringInfo(&columns);
-	for (int i = 0; i < FIELDS; i++)
-		appendStringInfo(&columns, "%s%s", i > 0 ? ", " : "",
-						 fields[i].column);
-	initStringInfo(&statement);
-	appendStringInfo(&statement, "INSERT INTO %s (%s) SELECT %s FROM %s",
-					 quote_qualified_identifier(schema, OUTBOX),
-					 columns.data, columns.data, NEW_ROWS);
-	return statement.data;
 }

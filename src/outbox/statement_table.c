@@ -27,7 +27,7 @@ static struct
 static post_parse_analyze_hook_type previous_hook = NULL;
 
 static void check_analyzed(CLERK_POST_PARSE_ANALYZE_PARAMETERS);
-static bool check_tables(Node * node, void *context);
+static bool check_tables(Node *node, void *context);
 
 /*
  * From now on, a statement with this text may be about this table only: an
@@ -60,13 +60,13 @@ check_analyzed(CLERK_POST_PARSE_ANALYZE_PARAMETERS)
 }
 
 static bool
-check_tables(Node * node, void *context)
+check_tables(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, RangeTblEntry))
 	{
-		const		RangeTblEntry *entry = (const RangeTblEntry *) node;
+		const RangeTblEntry *entry = (const RangeTblEntry *) node;
 
 		if (entry->rtekind == RTE_RELATION && entry->relid != expected.table)
 			ereport(ERROR,
