@@ -103,12 +103,17 @@ sub check_archive
 	is_deeply(
 		[
 			grep { !-e "$folder/$_" }
-			  qw(META.json Makefile README.md CHANGELOG.md LICENSE src sql
-			  expected test docs monitoring clerk_invite.control),
+			  qw(META.json Makefile README.md CHANGELOG.md CONTRIBUTING.md
+			  SECURITY.md LICENSE src sql expected test docs docs/README.md
+			  monitoring clerk_invite.control),
 			map { @$_{qw(file docfile)} } values %{ $meta->{provides} }
 		],
 		[], '... which has all that it must');
-	is_deeply([ grep { -e "$folder/$_" } qw(.git .ci .gitignore .gitattributes) ],
+	is_deeply(
+		[
+			grep { -e "$folder/$_" }
+			  qw(.git .ci .editorconfig .github .gitignore .gitattributes)
+		],
 		[], '... and nothing that concerns the repository alone');
 	unlike(slurp_file("$folder/Makefile"),
 		qr/not committed/, '... as it was committed');

@@ -125,7 +125,6 @@ my %STEPS = (
 			q(SELECT state = 'waiting' AND last_error IS NOT NULL FROM clerk_worker_status()))
 		  or die 'the worker has no trouble';
 	},
-	'Clerk is back' => sub { configure('api_url', $clerk->url) },
 	'5,000 rows in new_people' => sub {
 		sql(
 			q(INSERT INTO new_people

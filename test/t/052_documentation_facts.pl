@@ -1,7 +1,7 @@
 # What the documentation says in its tables and links: the settings with their
 # types, defaults and who may change them, every SQLSTATE and code of Clerk's,
-# every page and section that is linked to; and the drawings are those of their
-# texts.
+# every page and section that is linked to; the README is short; and the
+# drawings are those of their texts.
 use strict;
 use warnings;
 
@@ -9,6 +9,7 @@ use ClerkTest;
 use Cwd qw(abs_path);
 use Digest::SHA qw(sha256_hex);
 use File::Basename qw(basename dirname);
+use File::Find qw(find);
 use MarkdownPage;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -19,6 +20,8 @@ my %WHO = (
 	superuser => 'superuser',
 	sighup => '`postgresql.conf` and `ALTER SYSTEM` only');
 
+my $README_LINES = 350;
+
 my %UNIT = (ms => ', milliseconds', s => ', seconds', '' => '');
 
 my $source = abs_path("$ClerkTest::TEST_FOLDER/..");
@@ -26,6 +29,7 @@ my $source = abs_path("$ClerkTest::TEST_FOLDER/..");
 check_settings();
 check_errors();
 check_links();
+check_length();
 check_drawings();
 
 done_testing();
@@ -74,7 +78,7 @@ sub check_errors
 {
 	my $page = slurp_file("$source/docs/errors.md");
 	my @codes =
-	  slurp_file("$source/src/clerk/error_rules.c") =~ /^\t\{\d+, "([a-z_]+)"/mg;
+	  map { slurp_file($_) =~ /^\t\{\d+, "([a-z_]+)"/mg } c_files();
 	my %sqlstates = map { $_ => 1 } map { /\b([0-9][0-9A-Z]{4})\b(?=\s+\()/g }
 	  slurp_file("$source/clerk_invite--1.0.sql") =~ /^raises: (.*?)';$/msg;
 	my @rows = $page =~ /^(?:[0-9][0-9A-Z]{4}|any 4xx|any|[1-5]\d\d|[35]xx|2xx.*?) \| .*$/mg;
@@ -90,9 +94,18 @@ sub check_errors
 	return;
 }
 
+# The files of src/, in whichever folder of it.
+sub c_files
+{
+	my @files;
+
+	find(sub { push @files, $File::Find::name if /\.c$/ }, "$source/src");
+	return sort @files;
+}
+
 sub check_links
 {
-	my @pages = ("$source/README.md", glob("$source/docs/*.md"));
+	my @pages = map { glob("$source/$_") } qw(*.md docs/*.md src/*.md src/*/*.md);
 	my %anchors;
 	my @broken;
 
@@ -116,10 +129,24 @@ sub check_links
 	}
 	is_deeply(\@broken, [], 'every link leads somewhere');
 
-	my $readme = slurp_file("$source/README.md");
+	my $list = slurp_file("$source/docs/README.md");
 	is_deeply(
-		[ grep { index($readme, "](docs/$_)") < 0 } map { basename($_) } @pages[ 1 .. $#pages ] ],
-		[], 'the README links to every page');
+		[
+			grep { $_ ne 'README.md' && index($list, "]($_)") < 0 }
+			map { basename($_) } glob("$source/docs/*.md")
+		],
+		[],
+		'the list of pages has every page');
+	return;
+}
+
+# What does not fit belongs on a page of its own.
+sub check_length
+{
+	my @lines = split(/\n/, slurp_file("$source/README.md"));
+
+	cmp_ok(scalar(@lines), '<=', $README_LINES,
+		"the README has at most $README_LINES lines");
 	return;
 }
 
