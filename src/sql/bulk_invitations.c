@@ -339,7 +339,7 @@ match(const Bulk *bulk, const Batch *batch, const ClerkInvitationList *created,
 	  int *positions)
 {
 	const char **found = palloc(Max(created->count, 1) * sizeof(char *));
-	const char *wanted[CLERK_BULK_MAX];
+	const char *wanted[CLERK_BULK_MAX] = {0};
 	int			matches[CLERK_BULK_MAX];
 
 	for (int i = 0; i < created->count; i++)
