@@ -122,7 +122,7 @@ changed_by_sender(void)
 {
 	/* Its argument list is empty; what is passed is not looked at. */
 	return clerk_is_worker() ||
-		(clerk_outbox_at_work() &&
+		(clerk_outbox_in_internal_statement() &&
 		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
 }
 
