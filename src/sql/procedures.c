@@ -193,16 +193,16 @@ report_refreshed(const ClerkRefreshReport *report)
 static void
 report_untold(const ClerkRefreshReport *report)
 {
-	const ClerkError *error = report->untold_for;
+	const ClerkError *error = report->unreported_reason;
 	char	   *organizations;
 
-	if (report->untold == 0)
+	if (report->unreported == 0)
 		return;
-	organizations = some_of(report->untold_organizations);
+	organizations = some_of(report->unreported_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
 			 errmsg("Clerk tells nothing about %lld pending invitations",
-					(long long) report->untold),
+					(long long) report->unreported),
 			 error == NULL ?
 			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
 			 errdetail("The last reason: %s. Organizations: %s.", error->summary,
