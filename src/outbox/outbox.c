@@ -72,6 +72,8 @@ static ClerkOutboxStatement take_over_rows = {
  * A send_after that is later than enqueued_at by more than this is taken for a
  * date that the user has chosen, which a wrong clock does not change.
  */
+#define USER_DATE_THRESHOLD "interval '1 day'"
+
 /*
  * Corrects times that were stored while the wall clock was ahead.  A row that
  * was enqueued in the future is moved to now, and keeps its delay.  No attempt
@@ -79,8 +81,6 @@ static ClerkOutboxStatement take_over_rows = {
  * first claimed in the future counts as claimed when it was enqueued, since it
  * cannot have been claimed earlier.
  */
-#define USER_DATE_THRESHOLD "interval '1 day'"
-
 #define CORRECT_FUTURE_TIMES(states, condition) \
 	"UPDATE ONLY %1$s AS o SET " \
 	"send_after = CASE WHEN o.send_after - o.enqueued_at <= " USER_DATE_THRESHOLD " " \
