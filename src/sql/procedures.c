@@ -207,16 +207,16 @@ report_refresh(const ClerkRefreshReport *report)
 static void
 report_missing_statuses(const ClerkRefreshReport *report)
 {
-	const ClerkError *error = report->untold_for;
+	const ClerkError *error = report->unreported_reason;
 	char	   *organizations;
 
-	if (report->untold == 0)
+	if (report->unreported == 0)
 		return;
-	organizations = first_organizations(report->untold_organizations);
+	organizations = first_organizations(report->unreported_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
 			 errmsg("Clerk tells nothing about %lld pending invitations",
-					(long long) report->untold),
+					(long long) report->unreported),
 			 error == NULL ?
 			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
 			 errdetail("The last reason: %s. Organizations: %s.", error->summary,

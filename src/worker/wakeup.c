@@ -128,7 +128,7 @@ changed_by_sender(void)
 {
 	/* pg_trigger_depth() takes no argument and ignores this one. */
 	return clerk_is_worker() ||
-		(clerk_outbox_at_work() &&
+		(clerk_outbox_in_internal_statement() &&
 		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
 }
 
