@@ -446,8 +446,8 @@ settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservatio
 	{
 		case CLERK_HTTP_RUNNING:
 			return;
-		case CLERK_HTTP_ANSWERED:
-			clerk_rate_limit_answered(reservation, clerk_http_answered_at(request));
+		case CLERK_HTTP_COMPLETED:
+			clerk_rate_limit_answered(reservation, clerk_http_response_time(request));
 			heed_refusal(request, reservation->instance, reservation->endpoint);
 			return;
 		case CLERK_HTTP_LOST:

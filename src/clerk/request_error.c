@@ -47,7 +47,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 			error->summary = "the answer of Clerk was lost";
 			error->detail = psprintf("Reason: %s.", clerk_http_error(request));
 			return error;
-		case CLERK_HTTP_ANSWERED:
+		case CLERK_HTTP_COMPLETED:
 			break;
 	}
 

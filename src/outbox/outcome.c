@@ -513,13 +513,13 @@ static TimestampTz
 first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 							const ClerkHttpRequest *request)
 {
-	TimestampTz answered_at = clerk_http_answered_at(request);
+	TimestampTz answered_at = clerk_http_response_time(request);
 	int64		passed = answered_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
 
 	if (row->first_claimed_clock != 0)
 		passed = Max(passed,
 					 clerk_server_clock_elapsed(row->first_claimed_clock,
-												clerk_http_answered_clock(request)) * 1000);
+												clerk_http_response_clock(request)) * 1000);
 	return (date == 0 ? answered_at : time_t_to_timestamptz(date)) - passed;
 }
