@@ -373,8 +373,8 @@ note_failure(ClerkOutboxChange *change, const ClerkError *error)
 {
 	change->progress.http_status = error->http_status;
 	change->progress.error_code = error->code;
-	change->progress.error_message = error->said != NULL ?
-		psprintf("%s. %s", error->summary, error->said) : error->summary;
+	change->progress.error_message = error->clerk_message != NULL ?
+		psprintf("%s. %s", error->summary, error->clerk_message) : error->summary;
 	change->progress.trace_id = error->trace_id;
 }
 
