@@ -8,7 +8,7 @@
  * because jsonb decodes every string, sorts the keys and copies every value
  * twice.
  *
- * The first method accepts any JSON in a value that nobody asks for. jsonb
+ * The first method accepts any JSON in a value that nobody asks for.  jsonb
  * also rejects numbers that do not fit into numeric, and \u0000.
  */
 #include "postgres.h"
@@ -211,7 +211,7 @@ clerk_json_text_field(JsonbContainer *object, const char *name)
 }
 
 /*
- * Calls read_whole() and catches errors about the data.  The lexer reports
+ * Calls read_document() and catches errors about the data.  The lexer reports
  * only that something is wrong.  So if it fails, the text is also converted to
  * jsonb, which sets *json_error to the same value for both methods.
  */

@@ -8,9 +8,9 @@
  * The functions that start a request return NULL and the reason in *error if
  * the request cannot be formed; nothing was sent then.  The reasons are no
  * usable secret key or API URL (55000), an argument that is not a Clerk
- * identifier, and text that cannot be converted to UTF-8 (22021).  Otherwise
- * they return a request as clerk_http_start() does, and raise the errors that
- * it raises.
+ * identifier (22021), and text that cannot be converted to UTF-8 (22021).
+ * Otherwise they return a request as clerk_http_start() does, and raise the
+ * errors that it raises.
  *
  * The functions that read the response return false and the reason in *error
  * unless Clerk reports success and its response can be read.  The request must
