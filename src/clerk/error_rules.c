@@ -1,11 +1,11 @@
 /*
  * error_rules.c
- *		What Clerk's refusals mean: a table from HTTP status and Clerk's code to
- *		class, SQLSTATE and texts.
+ *		What Clerk's refusals mean: a table that maps HTTP status and Clerk's
+ *		error code to class, SQLSTATE and messages.
  *
- * Written from Clerk's documented error catalogue for the operations on
- * organization invitations.  A status that the table lacks has the meaning of
- * its hundred.
+ * The table follows Clerk's documented error codes for the operations on
+ * organization invitations.  A status that is not in the table means the same
+ * as any other 4xx status: see the last rule.
  */
 #include "postgres.h"
 
@@ -15,8 +15,8 @@
 	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."
 
 /*
- * What is different about requests that concern existing invitations; asked
- * before the table for all.
+ * Rules for requests that concern existing invitations, which take precedence
+ * over the general rules.
  */
 static const ClerkErrorRule refusals_about_existing[] = {
 	{403, "not_a_member_in_organization", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -33,15 +33,15 @@ static const ClerkErrorRule refusals_about_existing[] = {
 	"Check the organization ID, and that the secret key belongs to the same Clerk instance."},
 };
 
-/* The first rule that fits counts. */
+/* General rules.  The first rule that matches applies. */
 static const ClerkErrorRule refusals[] = {
-	/* What the status alone decides, whatever the body says. */
+	/* These depend on the status alone, whatever the body contains. */
 	{401, NULL, CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 	"Clerk does not accept the secret key", CLERK_HINT_KEY},
 	{429, NULL, CLERK_ERROR_RATE_LIMITED, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 	"Clerk's rate limit is exceeded", NULL},
 
-	/* Clerk already has it. */
+	/* Clerk already has the invitation or the member. */
 	{0, "organization_invitation_not_unique", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"an invitation for this address is already pending",
 	"The pending invitation stays valid. Revoke it first if it is to be replaced."},
@@ -92,11 +92,11 @@ static const ClerkErrorRule refusals[] = {
 	{404, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"Clerk did not find it", "Check \"clerk_invite.api_url\"."},
 
-	/* Another change is in the way. */
+	/* A conflict with another change. */
 	{409, NULL, CLERK_ERROR_TRY_LATER, ERRCODE_OBJECT_IN_USE,
 	"Clerk cannot do it at the moment", NULL},
 
-	/* Refused by the form of the request. */
+	/* The form of the request. */
 	{0, "api_version_invalid", CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_PARAMETER_VALUE,
 		"Clerk does not know the API version that was asked for",
 	"Check \"clerk_invite.api_version\"."},
@@ -115,8 +115,9 @@ static const ClerkErrorRule *find_rule(const ClerkErrorRule *rules, int count,
 									   int http_status, const char *code);
 
 /*
- * The rule for a response from 400 to 499 to a request with this effect; "code"
- * is Clerk's, or NULL.
+ * Returns the rule for a response with an HTTP status from 400 to 499 to a
+ * request with this effect.  "code" is Clerk's error code, or NULL.  The
+ * result is never NULL.
  */
 const ClerkErrorRule *
 clerk_find_error_rule(ClerkEffect effect, int http_status, const char *code)
@@ -131,7 +132,10 @@ clerk_find_error_rule(ClerkEffect effect, int http_status, const char *code)
 	return rule;
 }
 
-/* NULL if none fits, which cannot be of the table for all. */
+/*
+ * Returns the first rule that matches, or NULL.  The last general rule matches
+ * everything.
+ */
 static const ClerkErrorRule *
 find_rule(const ClerkErrorRule *rules, int count, int http_status,
 		  const char *code)

@@ -397,8 +397,8 @@ note_failure(ClerkOutboxChange *change, const ClerkError *error)
 {
 	change->progress.http_status = error->http_status;
 	change->progress.error_code = error->code;
-	change->progress.error_message = error->said != NULL ?
-		psprintf("%s. %s", error->summary, error->said) : error->summary;
+	change->progress.error_message = error->clerk_message != NULL ?
+		psprintf("%s. %s", error->summary, error->clerk_message) : error->summary;
 	change->progress.trace_id = error->trace_id;
 }
 
@@ -553,13 +553,13 @@ static TimestampTz
 first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 							const ClerkHttpRequest *request)
 {
-	TimestampTz response_at = clerk_http_answered_at(request);
+	TimestampTz response_at = clerk_http_response_time(request);
 	int64		elapsed = response_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
 
 	if (row->first_claimed_clock != 0)
 		elapsed = Max(elapsed,
 					  clerk_server_clock_elapsed(row->first_claimed_clock,
-												 clerk_http_answered_clock(request)) * 1000);
+												 clerk_http_response_clock(request)) * 1000);
 	return (date == 0 ? response_at : time_t_to_timestamptz(date)) - elapsed;
 }

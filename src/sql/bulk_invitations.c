@@ -324,7 +324,7 @@ record_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 	for (int i = 0; i < created->count; i++)
 		clerk_warn_on_rollback(clerk_invitation_text(&created->invitations[i],
 													 CLERK_INVITATION_ID));
-	if (!created->legible)
+	if (!created->lossless)
 	{
 		batch->created = Min(created->count, batch->count);
 		batch->error = clerk_error_unreadable(batch->request,

@@ -333,7 +333,7 @@ read_page(Reading *reading, const ClerkListing *wanted)
 	clerk_http_release(request);
 	MemoryContextSwitchTo(caller);
 
-	if (!page.legible)
+	if (!page.lossless)
 		raise_unusable(reading, ERRCODE_UNTRANSLATABLE_CHARACTER,
 					   clerk_json_error_text(CLERK_JSON_UNTRANSLATABLE));
 	reason = clerk_pages_take(reading->pages, &page);
