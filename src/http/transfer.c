@@ -86,13 +86,13 @@ static bool headers_match(const ClerkHeaderList *headers,
 						  const ClerkHttpSpec *spec);
 static ClerkHeaderList *build_headers(const ClerkHttpSpec *spec);
 static void release_headers(ClerkHeaderList *headers);
-static bool take_handle(ClerkTransfer *transfer, const char *ca_file,
-						bool fresh_connection);
+static bool take_handle(ClerkTransfer *transfer, const char *ca_file);
 static bool set_permanent_options(ClerkTransfer *transfer,
-								  const char *ca_file, bool fresh_connection);
+								  const char *ca_file);
 static bool set_resolver_options(CURL *easy);
 static bool set_request_options(ClerkTransfer *transfer,
-								const ClerkHttpSpec *spec);
+								const ClerkHttpSpec *spec,
+								bool fresh_connection);
 static bool set_body_options(ClerkTransfer *transfer);
 static bool set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
 static bool sending_has_begun(const ClerkTransfer *transfer);
@@ -131,8 +131,8 @@ clerk_transfer_prepare(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 	transfer->body = spec->body;
 	transfer->body_length = spec->body_length;
 	if (!share_headers(transfer, spec) ||
-		!take_handle(transfer, spec->ca_file, fresh_connection) ||
-		!set_request_options(transfer, spec) ||
+		!take_handle(transfer, spec->ca_file) ||
+		!set_request_options(transfer, spec, fresh_connection) ||
 		curl_easy_setopt(transfer->easy, CURLOPT_PRIVATE, owner) != CURLE_OK)
 		return false;
 	transfer->outcome = CLERK_HTTP_RUNNING;
@@ -332,13 +332,10 @@ release_headers(ClerkHeaderList *headers)
  *
  * The CA file is one of these options, because libcurl's default cannot be
  * restored once it has been replaced.  When the CA file changes, the handles
- * are freed.  A request that must open a new connection gets a new handle,
- * which is not kept afterward because the multi handle is about to be
- * discarded.
+ * are freed.
  */
 static bool
-take_handle(ClerkTransfer *transfer, const char *ca_file,
-			bool fresh_connection)
+take_handle(ClerkTransfer *transfer, const char *ca_file)
 {
 	if (strcmp(cache.ca_file, ca_file) != 0)
 	{
@@ -349,15 +346,14 @@ take_handle(ClerkTransfer *transfer, const char *ca_file,
 	}
 	transfer->generation = cache.generation;
 
-	if (cache.idle_count > 0 && !fresh_connection)
+	if (cache.idle_count > 0)
 	{
 		transfer->easy = cache.idle[--cache.idle_count];
-
 		return true;
 	}
 	transfer->easy = curl_easy_init();
 	return transfer->easy != NULL &&
-		set_permanent_options(transfer, ca_file, fresh_connection);
+		set_permanent_options(transfer, ca_file);
 }
 
 /* An option's value is a long or a pointer. */
@@ -374,8 +370,7 @@ take_handle(ClerkTransfer *transfer, const char *ca_file,
  * environment variable no_proxy.
  */
 static bool
-set_permanent_options(ClerkTransfer *transfer, const char *ca_file,
-					  bool fresh_connection)
+set_permanent_options(ClerkTransfer *transfer, const char *ca_file)
 {
 	CURL	   *easy = transfer->easy;
 
@@ -388,7 +383,6 @@ set_permanent_options(ClerkTransfer *transfer, const char *ca_file,
 		clerk_set_protocols(easy) == CURLE_OK &&
 		SET(CURLOPT_NOPROXY, "") &&
 		SET(CURLOPT_NOSIGNAL, 1L) &&
-		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
 		set_resolver_options(easy) &&
 		SET(CURLOPT_READFUNCTION, on_body_read) &&
 		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
@@ -418,11 +412,13 @@ set_resolver_options(CURL *easy)
  * machine, which is never reached through a proxy.
  */
 static bool
-set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
+set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
+					bool fresh_connection)
 {
 	CURL	   *easy = transfer->easy;
 
 	return SET(CURLOPT_URL, spec->url) &&
+		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
 		SET(CURLOPT_HTTPHEADER, transfer->headers->lines) &&
 		set_body_options(transfer) &&
 		SET(CURLOPT_PROXY, transfer->loopback_only ? "" : spec->proxy) &&
