@@ -74,8 +74,8 @@ warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
 	ereport(WARNING,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 			 sent == 1 ?
-			 errmsg("the request to Clerk had been sent already") :
-			 errmsg("%d requests to Clerk had been sent already", sent),
+			 errmsg("the request to Clerk had already been sent") :
+			 errmsg("%d requests to Clerk had already been sent", sent),
 			 errdetail("%s", what_may_be_done(sent, effect)),
 			 errhint("%s", clerk_error_look_first(effect))));
 }

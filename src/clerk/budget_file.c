@@ -64,7 +64,7 @@ clerk_budget_file_read(int number, void *record, size_t size)
 	int			error;
 
 	StaticAssertStmt(sizeof(Place) == PLACE_SIZE,
-					 "a place in the file has another size");
+					 "PLACE_SIZE does not match the size of a place");
 	Assert(size <= sizeof(place.record));
 	if (file < 0)
 		return false;

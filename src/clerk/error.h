@@ -7,7 +7,7 @@
 
 /* What to do when Clerk does not accept the key. */
 #define CLERK_HINT_KEY \
-	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\" or the server's environment variable CLERK_SECRET_KEY: the first one that is set counts."
+	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\", and the server's environment variable CLERK_SECRET_KEY. The first one that is set is used."
 
 /* What the failure means for whoever wants the request to succeed. */
 typedef enum ClerkErrorClass

@@ -248,7 +248,7 @@ read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 		default:
 			elog(ERROR, "unexpected type %u of an invitation's field", type);
 	}
-	return good ? NULL : "is not of the documented type, or out of range";
+	return good ? NULL : "is not of the documented type, or is out of range";
 }
 
 /*

@@ -149,7 +149,7 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 	if (reason != NULL)
 		return reason;
 	if (++pages->fruitless > MAX_FRUITLESS)
-		return "its pages do not go on: they bring nothing new";
+		return "successive pages contain no new invitations";
 	if (begins_too_late(pages))
 	{
 		pages->page.count = 0;
@@ -224,7 +224,7 @@ order_error(const ClerkInvitationList *page)
 			return "\"created_at\" is missing";
 		if (i > 0 &&
 			created_at(&page->invitations[i]) < created_at(&page->invitations[i - 1]))
-			return "it is not in the order that was asked for";
+			return "it is not in the requested order";
 	}
 	return NULL;
 }

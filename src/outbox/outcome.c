@@ -132,7 +132,7 @@ outcome_of_failed_lookup(ClerkOutboxChange *change, const ClerkError *error)
 		change->progress.state = CLERK_OUTBOX_FAILED;
 		change->progress.error_code = CLERK_OUTBOX_ABANDONED;
 		change->progress.error_message =
-			psprintf("the outcome was unknown, and the organization does not exist any more: %s",
+			psprintf("the outcome was unknown, and the organization no longer exists: %s",
 					 change->progress.error_message);
 		return;
 	}
@@ -236,7 +236,7 @@ outcome_of_missing(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
-	change->progress.error_message = "Clerk's answer to a bulk request lacks this address";
+	change->progress.error_message = "Clerk's response to a bulk request does not contain this address";
 	change->next_attempt_at = GetCurrentTimestamp();
 }
 
@@ -339,7 +339,7 @@ nothing_found(ClerkOutboxChange *change)
 
 	/* Its sender died before it could say anything. */
 	if (change->progress.error_message == NULL)
-		change->progress.error_message = "the request was given up without an answer, and Clerk has no invitation";
+		change->progress.error_message = "the request ended without a response, and Clerk has no such invitation";
 	if (attempts_are_used_up(row))
 		change->progress.state = CLERK_OUTBOX_FAILED;
 	else

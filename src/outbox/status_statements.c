@@ -155,7 +155,7 @@ status_failed(int position, const ErrorData *error, const void *rows)
 			 errmsg("could not record the status of invitation \"%s\": SQLSTATE %s",
 					new->invitation_ids[position],
 					unpack_sql_state(error->sqlerrcode)),
-			 errhint("Look for triggers, constraints and indexes that were added to the outbox.")));
+			 errhint("Check for triggers, constraints, and indexes that were added to the outbox.")));
 }
 
 /* Rows of an organization share its name. */

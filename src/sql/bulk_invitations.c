@@ -316,7 +316,7 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 	{
 		if (positions[i] < 0)
 		{
-			reason = "it has an invitation that was not asked for";
+			reason = "it contains an invitation that was not requested";
 			continue;
 		}
 		MemoryContextSwitchTo(bulk->result_memory);
@@ -326,7 +326,7 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 		batch->created++;
 	}
 	if (batch->created < batch->count)
-		reason = psprintf("it lacks \"%s\"", first_missing(bulk, batch));
+		reason = psprintf("it does not contain \"%s\"", first_missing(bulk, batch));
 	if (reason != NULL)
 		batch->error = clerk_error_unreadable(batch->request,
 											  CLERK_EFFECT_CREATES_SEVERAL,
@@ -393,12 +393,12 @@ raise_failed(const Bulk *bulk)
 		appendStringInfoString(&detail, "Nothing was created.");
 	else
 		appendStringInfo(&detail,
-						 "Invitations created, which stay: %d; perhaps created: %d; not created: %d.",
+						 "Invitations created, which remain: %d; possibly created: %d; not created: %d.",
 						 tally.created, tally.unknown,
 						 bulk->count - tally.created - tally.unknown);
 	error.detail = detail.data;
 	if (tally.created > 0 && tally.unknown == 0)
-		error.hint = psprintf("%s%sWhen you try again, leave out what was created.",
+		error.hint = psprintf("%s%sWhen you try again, omit the invitations that were created.",
 							  error.hint != NULL ? error.hint : "",
 							  error.hint != NULL ? " " : "");
 	clerk_raise(&error, not_invited(bulk, worst));
@@ -463,7 +463,7 @@ not_invited(const Bulk *bulk, const Batch *worst)
 static void
 append_named(StringInfo detail, const Bulk *bulk)
 {
-	const char *separator = "Clerk names ";
+	const char *separator = "Addresses named by Clerk: ";
 
 	for (int i = 0; i < bulk->next; i++)
 	{

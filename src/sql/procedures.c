@@ -126,12 +126,12 @@ report_sending(const ClerkDeliveryReport *report)
 	report_sent(report);
 	if (TIMESTAMP_IS_NOEND(report->limited_until))
 		ereport(NOTICE,
-				(errmsg("no invitation is sent while \"%s\" and \"%s\" are 0",
+				(errmsg("no invitations are sent while \"%s\" and \"%s\" are 0",
 						"clerk_invite.single_requests_per_hour",
 						"clerk_invite.bulk_requests_per_hour")));
 	else if (report->limited_until != 0)
 		ereport(NOTICE,
-				(errmsg("Clerk's rate limits are used up until %s",
+				(errmsg("Clerk's rate limits are exhausted until %s",
 						timestamptz_to_str(report->limited_until))));
 	if (report->set_aside > 0)
 		ereport(WARNING,
@@ -166,7 +166,7 @@ clerk_refresh_invitations(PG_FUNCTION_ARGS)
 	report_refreshed(&report);
 	if (report.limited_until != 0)
 		ereport(NOTICE,
-				(errmsg("Clerk takes no lists until %s",
+				(errmsg("Clerk accepts no list requests until %s",
 						timestamptz_to_str(report.limited_until))));
 	else if (report.stopped_by != NULL)
 		report_stop(report.stopped_by, "refreshing invitations");
@@ -201,13 +201,13 @@ report_untold(const ClerkRefreshReport *report)
 	organizations = some_of(report->untold_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
-			 errmsg("Clerk tells nothing about %lld pending invitations",
+			 errmsg("Clerk reported nothing about %lld pending invitations",
 					(long long) report->untold),
 			 error == NULL ?
-			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
-			 errdetail("The last reason: %s. Organizations: %s.", error->summary,
+			 errdetail("Clerk's lists do not contain them. Organizations: %s.", organizations) :
+			 errdetail("The last error was: %s. Organizations: %s.", error->summary,
 					   organizations),
-			 errhint("If their organization was deleted, set their status by hand.")));
+			 errhint("If their organization was deleted, set their status manually.")));
 }
 
 /* The first of them, for a message; which are deleted can be seen one by one. */
@@ -249,7 +249,7 @@ begin_procedure(FunctionCallInfo fcinfo, const char *procedure)
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("%s cannot run inside a transaction block or a function",
 						procedure),
-				 errhint("Call it as a statement of its own.")));
+				 errhint("Call it as a separate statement.")));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(PortalContext);
 	/* The caller's own transaction may have a snapshot from before this. */

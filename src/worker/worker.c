@@ -89,8 +89,8 @@ static const char *const overridden[][2] = {
 static const ClerkError read_only = {
 	.class = CLERK_ERROR_CONFIGURATION,
 	.sqlstate = ERRCODE_READ_ONLY_SQL_TRANSACTION,
-	.summary = "the database is read-only by \"default_transaction_read_only\"",
-	.hint = "Reset the parameter for the database or for the role of the worker, or in postgresql.conf. Invitations stay queued until then."
+	.summary = "the database is read-only because of \"default_transaction_read_only\"",
+	.hint = "Reset the parameter for the database, for the worker's role, or in postgresql.conf. Invitations remain queued until then."
 };
 
 /* What this worker remembers from look to look. */
@@ -204,7 +204,7 @@ enter(Oid database, Outlook *outlook)
 		proc_exit(0);
 	strlcpy(outlook->last_error,
 			worker.last_error[0] != '\0' ? worker.last_error :
-			"the worker has ended early, see the server's log",
+			"the worker exited unexpectedly; see the server log",
 			CLERK_WORKER_ERROR_SIZE);
 }
 
@@ -412,7 +412,7 @@ note_error(const ClerkError *error)
 				 error->hint != NULL ? errhint("%s", error->hint) : 0));
 	else
 		ereport(LOG,
-				(errmsg("sending invitations again")));
+				(errmsg("resumed sending invitations")));
 	strlcpy(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE);
 }
 
@@ -444,7 +444,7 @@ recover(Outlook *outlook)
 
 	outlook->rest.earliest = outlook->rest.latest = from_now(delay);
 	snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
-			 "error %s, see the server's log", unpack_sql_state(sqlstate));
+			 "error %s; see the server log", unpack_sql_state(sqlstate));
 }
 
 /*
@@ -474,7 +474,7 @@ make_way(const Outlook *outlook)
 	{
 		if (outlook->outdated)
 			ereport(LOG,
-					(errmsg("a worker with another version of the library goes on sending invitations")));
+					(errmsg("a worker with another version of the library continues to send invitations")));
 	}
 	else if (clerk_worker_enter(MyDatabaseId, &before, worker.last_error))
 		return;
