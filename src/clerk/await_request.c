@@ -83,8 +83,8 @@ warn_before_interrupt(ClerkHttpRequest *const *requests, int count,
 	ereport(WARNING,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 			 sent == 1 ?
-			 errmsg("the request to Clerk had been sent already") :
-			 errmsg("%d requests to Clerk had been sent already", sent),
+			 errmsg("the request to Clerk had already been sent") :
+			 errmsg("%d requests to Clerk had already been sent", sent),
 			 errdetail("%s", possible_effect(sent, effect)),
 			 errhint("%s", clerk_error_retry_hint(effect))));
 }

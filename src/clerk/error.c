@@ -11,10 +11,10 @@
 
 /* Hints for the case that it is unknown whether an invitation was created. */
 #define HINT_CHECK_FIRST \
-	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
+	"Before you try again, check whether the invitation exists: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
 
 #define HINT_CHECK_FIRST_FOR_SEVERAL \
-	"Before you try again, look which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
+	"Before you try again, check which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
 
 static bool contains_address(const char *text, const char *wanted);
 static bool contains_similar(const char *text, const char *address);
@@ -48,8 +48,8 @@ clerk_error_unusable_address(const char *reason)
 
 	error->class = CLERK_ERROR_CONFIGURATION;
 	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-	error->summary = "the configured address cannot be used";
-	error->detail = psprintf("In \"clerk_invite.api_url\", %s.", reason);
+	error->summary = "the configured API URL cannot be used";
+	error->detail = psprintf("The value of \"clerk_invite.api_url\" is invalid: %s.", reason);
 	error->hint = "Nothing was sent.";
 	return error;
 }

@@ -7,7 +7,7 @@
 
 /* Hint for the case that Clerk does not accept the key. */
 #define CLERK_HINT_KEY \
-	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\" or the server's environment variable CLERK_SECRET_KEY: the first one that is set counts."
+	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\", and the server's environment variable CLERK_SECRET_KEY. The first one that is set is used."
 
 /* What a failure means for a retry. */
 typedef enum ClerkErrorClass

@@ -239,7 +239,7 @@ clerk_error_describe(const ClerkHttpRequest *request, const ClerkError *error)
 	{
 		(void) clerk_http_body(request, &length);
 		appendStringInfo(&detail,
-						 "The answer does not say why (%zu bytes). ", length);
+						 "The response gives no reason (%zu bytes). ", length);
 	}
 	appendStringInfo(&detail, "HTTP status %d", error->http_status);
 	if (error->trace_id != NULL)

@@ -283,7 +283,7 @@ read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 		default:
 			elog(ERROR, "unexpected type %u of an invitation's field", type);
 	}
-	return valid ? NULL : "is not of the documented type, or out of range";
+	return valid ? NULL : "is not of the documented type, or is out of range";
 }
 
 /*

@@ -161,7 +161,7 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 	if (reason != NULL)
 		return reason;
 	if (++pages->requests_without_progress > MAX_REQUESTS_WITHOUT_PROGRESS)
-		return "its pages do not go on: they bring nothing new";
+		return "successive pages contain no new invitations";
 	if (begins_too_late(pages))
 	{
 		pages->page.count = 0;
@@ -246,7 +246,7 @@ order_error(const ClerkInvitationList *page)
 		if (i > 0 &&
 			creation_time(&page->invitations[i]) <
 			creation_time(&page->invitations[i - 1]))
-			return "it is not in the order that was asked for";
+			return "it is not in the requested order";
 	}
 	return NULL;
 }

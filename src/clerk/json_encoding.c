@@ -122,11 +122,11 @@ clerk_json_error_text(ClerkJsonError json_error)
 		case CLERK_JSON_NOT_UTF8:
 			return "it is not valid UTF-8, or contains a NUL byte";
 		case CLERK_JSON_MALFORMED:
-			return "it is not JSON that jsonb can hold";
+			return "it is not JSON that can be stored as jsonb";
 		case CLERK_JSON_NOT_OBJECT:
 			return "it is not a JSON object";
 		case CLERK_JSON_UNTRANSLATABLE:
-			return "it contains characters that the encoding of the database lacks";
+			return "it contains characters that have no equivalent in the database encoding";
 	}
 	pg_unreachable();
 }

@@ -382,7 +382,7 @@ list_query(const ClerkListing *listing, ClerkError **error)
 		valid = valid && append_parameter(&query, "status", lfirst(cell));
 	if (valid)
 		return query.data;
-	*error = clerk_error_unsendable("the request cannot be expressed in a URL");
+	*error = clerk_error_unsendable("the request cannot be encoded in a URL");
 	return NULL;
 }
 
@@ -439,7 +439,7 @@ start_request(const char *path, char *body, ClerkReservation *reservation,
 		clerk_json_to_wire(body, &spec.body_length);
 	if (spec.body == NULL && body != NULL)
 	{
-		*error = clerk_error_unsendable("the request cannot be expressed in UTF-8");
+		*error = clerk_error_unsendable("the request cannot be converted to UTF-8");
 		return NULL;
 	}
 	headers[0] = "Content-Type: application/json";

@@ -410,7 +410,7 @@ lock_state(void)
 	if (state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("requests to Clerk cannot be counted"),
+				 errmsg("could not track requests to Clerk"),
 				 errdetail("There is not enough shared memory left."),
 				 errhint("Add clerk_invite to \"shared_preload_libraries\".")));
 	if (!callbacks_registered)
@@ -447,9 +447,9 @@ unlock_state(void)
 	if (error != 0)
 		ereport(LOG,
 				(errcode_for_file_access(),
-				 errmsg("could not keep Clerk's budgets in file \"%s\": %m",
+				 errmsg("could not access request budget file \"%s\": %m",
 						clerk_budget_file_name()),
-				 errdetail("A restart of the server will forget which requests were sent.")));
+				 errdetail("The record of the requests that were sent will be lost when the server restarts.")));
 }
 
 /*

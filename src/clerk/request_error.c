@@ -47,7 +47,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 			return error;
 		case CLERK_HTTP_LOST:
 			outcome_unknown(error, effect);
-			error->summary = "the answer of Clerk was lost";
+			error->summary = "no response received from Clerk";
 			error->detail = psprintf("Reason: %s.", clerk_http_error(request));
 			return error;
 		case CLERK_HTTP_COMPLETED:
@@ -59,7 +59,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 	{
 		outcome_unknown(error, effect);
 		error->summary = error->http_status >= 500 ?
-			"Clerk failed to answer properly" : "Clerk's answer is unexpected";
+			"Clerk returned a server error" : "unexpected response from Clerk";
 	}
 	else
 		interpret_refusal(error, effect);
@@ -82,8 +82,8 @@ clerk_error_unreadable(const ClerkHttpRequest *request, ClerkEffect effect,
 	error->http_status = clerk_http_status(request);
 	error->trace_id = clerk_error_trace_id(request);
 	outcome_unknown(error, effect);
-	error->summary = "the answer of Clerk cannot be read";
-	error->clerk_message = psprintf("The answer is not as documented: %s",
+	error->summary = "could not read the response from Clerk";
+	error->clerk_message = psprintf("The response does not match Clerk's documentation: %s",
 									reason);
 	error->detail = clerk_error_describe(request, error);
 	if (id != NULL && effect != CLERK_EFFECT_NONE)
@@ -118,7 +118,7 @@ interpret_refusal(ClerkError *error, ClerkEffect effect)
 		error->hint = try_again_hint(error->retry_after, effect);
 	else if (rule->http_status == 0 && rule->code == NULL &&
 			 error->param_name != NULL)
-		error->summary = psprintf("Clerk does not accept \"%s\"",
+		error->summary = psprintf("Clerk rejected parameter \"%s\"",
 								  error->param_name);
 }
 

@@ -363,7 +363,7 @@ run_transfer(ClerkLoopEntry *entry)
 	}
 	else
 		clerk_transfer_refuse(&entry->transfer, CLERK_HTTP_NOT_SENT,
-							  "memory has run out, or libcurl lacks an option");
+							  "memory is exhausted, or libcurl does not support a required option");
 	leave_libcurl(&saved);
 }
 

@@ -50,7 +50,7 @@ clerk_http_start(const ClerkHttpSpec *spec)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not prepare an HTTP request"),
-				 errdetail("Memory has run out, or libcurl lacks an option.")));
+				 errdetail("Memory is exhausted, or libcurl does not support a required option.")));
 	}
 	return request;
 }

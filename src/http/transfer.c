@@ -517,9 +517,9 @@ static const char *
 failure_text(const ClerkTransfer *transfer, CURLcode result)
 {
 	if (transfer->too_large)
-		return "the answer is too large";
+		return "the response is too large";
 	if (transfer->resend_refused)
-		return "the server closed the connection without an answer";
+		return "the server closed the connection without a response";
 	if (transfer->error[0] == '\0' ||
 		strstr(transfer->error, "://") != NULL ||
 		result == CURLE_COULDNT_RESOLVE_PROXY ||

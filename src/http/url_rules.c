@@ -41,7 +41,7 @@ clerk_url_error(const char *url, bool *loopback_only)
 
 	reason = host_error(strchr(url, ':') + 3, host);
 	if (reason == NULL && *loopback_only && !is_loopback_host(host))
-		reason = "the URL begins with http://, which is allowed for a loopback address only";
+		reason = "the URL begins with http://, which is allowed only for a loopback address";
 	return reason;
 }
 
