@@ -23,7 +23,9 @@ make_workspace
 if [ -e .git ]; then
 	git --git-dir=.git --work-tree=. ls-files -z >"$WORKSPACE/tracked"
 fi
-fetch_program prometheus-postgres-exporter
+case " ${CHECKS:-tap} " in
+	*" tap "*) fetch_program prometheus-postgres-exporter ;;
+esac
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
 	TAP_FILES="${TAP_FILES:-}" \
 	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" PATH="$PATH:$WORKSPACE/programs" \

@@ -6,8 +6,8 @@
 #	is($run->{status}, 0, ...); like($run->{stdout}, ...)
 #	is_deeply([ $checkout->left_behind ], [], ...)
 #
-# The scripts are what a newcomer runs, but for three things: they install no
-# packages, it is known which folders they make for themselves, and those are
+# The scripts are what a newcomer runs, but for three things: they install and
+# fetch no packages, it is known which folders they make for themselves, and those are
 # removed a little later.  A server whose folder is removed may end by itself,
 # which would hide that nobody has stopped it.
 
@@ -52,6 +52,11 @@ prepare_machine()
 }
 
 install_where_available()
+{
+	:
+}
+
+fetch_program()
 {
 	:
 }
