@@ -1,9 +1,9 @@
 /*
  * clerk_invite.c
- *		Module entry: what happens when the library is loaded.
+ *		Entry point of the module: what happens when the library is loaded.
  *
- * Nothing here may start libcurl: the library may be loaded by the
- * postmaster, and neither threads nor connections survive a fork.
+ * Nothing here may start libcurl: the postmaster may load the library, and
+ * neither threads nor connections survive a fork.
  */
 #include "postgres.h"
 
@@ -18,6 +18,11 @@ CLERK_MODULE_MAGIC;
 
 PGDLLEXPORT void _PG_init(void);
 
+/*
+ * Called once per process when it loads the library; if the library is
+ * preloaded, also by the postmaster, while shared memory and background
+ * workers can still be requested.
+ */
 void
 _PG_init(void)
 {

@@ -1,11 +1,10 @@
 /*
  * compat.h
- *		Every difference between PostgreSQL 13 to 18, and between libcurl 7.74
- *		and later, that the other files would otherwise test for themselves.
+ *		Differences between PostgreSQL 13 to 18, and between versions of
+ *		libcurl from 7.74 on, so that no other file tests a version.
  *
- * The parts for libcurl, for the JSON parser and for pg_database take effect only
- * in a file that has included curl.h, jsonapi.h or pg_database.h before this
- * header.
+ * The parts for libcurl, the JSON parser and pg_database take effect only in a
+ * file that includes curl.h, jsonapi.h or pg_database.h before this header.
  */
 #ifndef CLERK_COMPAT_H
 #define CLERK_COMPAT_H
@@ -14,8 +13,8 @@
 #include "utils/guc.h"
 
 /*
- * 18 stores a module's name and version with its magic block, where
- * pg_get_loaded_modules() shows them.
+ * PostgreSQL 18 stores a module's name and version in its magic block, where
+ * pg_get_loaded_modules() finds them.
  */
 #if PG_VERSION_NUM >= 180000
 #define CLERK_MODULE_MAGIC \
@@ -24,31 +23,39 @@
 #define CLERK_MODULE_MAGIC PG_MODULE_MAGIC
 #endif
 
-/* 18 renamed it, and wants it in front. */
+/*
+ * PostgreSQL 18 renamed this attribute, and it must precede the declaration.
+ */
 #if PG_VERSION_NUM < 180000
 #define pg_noreturn pg_attribute_noreturn()
 #endif
 
-/* 15 renamed it when it began to refuse, not only report, unknown settings. */
+/*
+ * PostgreSQL 15 renamed this function, which since then rejects unknown
+ * settings rather than only warning about them.
+ */
 #if PG_VERSION_NUM < 150000
 #define MarkGUCPrefixReserved(prefix) EmitWarningsOnPlaceholders(prefix)
 #endif
 
 /*
- * Since 16 the strings that a check hook replaces live in a memory context of
- * guc.c's; before that they came from malloc().
+ * Since PostgreSQL 16, the strings that a check hook replaces belong to a
+ * memory context of guc.c.  Before, they were allocated by malloc().
  */
 #if PG_VERSION_NUM < 160000
 #define guc_malloc(elevel, size) malloc(size)
 #define guc_free(pointer) free(pointer)
 #endif
 
-/* 18 moved wait event sets to a header of their own. */
+/* PostgreSQL 18 moved wait event sets to a header of their own. */
 #if PG_VERSION_NUM >= 180000
 #include "storage/waiteventset.h"
 #endif
 
-/* 17 hangs wait event sets on resource owners; NULL means for good. */
+/*
+ * In PostgreSQL 17 wait event sets belong to a resource owner; with NULL they
+ * last until they are freed.
+ */
 #if PG_VERSION_NUM >= 170000
 #define clerk_create_wait_event_set(nevents) CreateWaitEventSet(NULL, nevents)
 #else
@@ -56,7 +63,7 @@
 	CreateWaitEventSet(TopMemoryContext, nevents)
 #endif
 
-/* Extensions can name their own wait events since 17. */
+/* Since PostgreSQL 17, extensions can name their own wait events. */
 #if PG_VERSION_NUM >= 170000
 #include "utils/wait_event.h"
 #define clerk_new_wait_event(name) WaitEventExtensionNew(name)
@@ -70,8 +77,9 @@
 #endif
 
 /*
- * 15 wants shared memory to be asked for in a hook, which finds in "previous"
- * the one to call before; until then each request is made at once.
+ * Since PostgreSQL 15, shared memory must be requested in a hook, which must
+ * first call the hook that "previous" is set to.  Before, each request is made
+ * immediately.
  */
 #if PG_VERSION_NUM >= 150000
 #define clerk_at_shmem_request(hook, previous) \
@@ -83,9 +91,10 @@
 #endif
 
 /*
- * Whether commits wait for synchronous standbys, as far as the checkpointer has
- * told all processes.  The minor releases of May 2025 made flags of it.  Only
- * for a file that has included walsender_private.h before this header.
+ * Whether commits wait for synchronous standbys, as far as the checkpointer
+ * has published it.  The minor releases of May 2025 replaced the boolean with
+ * flags.  Only for a file that includes walsender_private.h before this
+ * header.
  */
 #ifdef _WALSENDER_PRIVATE_H
 #ifdef SYNC_STANDBY_DEFINED
@@ -96,7 +105,10 @@
 #endif
 #endif
 
-/* 17 can also look for stronger modes. */
+/*
+ * In PostgreSQL 17 this function has a parameter for also accepting stronger
+ * lock modes.
+ */
 #if PG_VERSION_NUM >= 170000
 #define clerk_lock_is_held(tag, mode) LockHeldByMe((tag), (mode), false)
 #else
@@ -104,8 +116,9 @@
 #endif
 
 /*
- * A new kind of LWLock, once a server, and its name in this process.  19 takes
- * the name once, for all processes.
+ * Allocates a new LWLock tranche, once per server, and registers its name in
+ * this process.  PostgreSQL 19 takes the name when the tranche is allocated,
+ * for all processes.
  */
 #if PG_VERSION_NUM >= 190000
 #define clerk_new_lwlock_tranche(name) LWLockNewTrancheId(name)
@@ -117,14 +130,17 @@
 #endif
 
 /*
- * The connection limit of a database whose DROP DATABASE did not finish; minor
- * releases of August 2023 brought it.
+ * The connection limit that marks a database whose DROP DATABASE was
+ * interrupted, added in the minor releases of August 2023.
  */
 #if defined(PG_DATABASE_H) && !defined(DATCONNLIMIT_INVALID_DB)
 #define DATCONNLIMIT_INVALID_DB (-2)
 #endif
 
-/* 16 brought one function for the privileges on objects of all kinds. */
+/*
+ * PostgreSQL 16 replaced the privilege checks for each object type by one
+ * function.
+ */
 #if PG_VERSION_NUM >= 160000
 #define clerk_function_aclcheck(function, user) \
 	object_aclcheck(ProcedureRelationId, (function), (user), ACL_EXECUTE)
@@ -133,14 +149,16 @@
 	pg_proc_aclcheck((function), (user), ACL_EXECUTE)
 #endif
 
-/* Since 15 SPI_commit() begins the next transaction by itself. */
+/*
+ * Since PostgreSQL 15, SPI_commit() begins the next transaction automatically.
+ */
 #if PG_VERSION_NUM >= 150000
 #define clerk_spi_commit_and_begin() SPI_commit()
 #else
 #define clerk_spi_commit_and_begin() (SPI_commit(), SPI_start_transaction())
 #endif
 
-/* 14 handed the hook that is called after analysis a third argument. */
+/* PostgreSQL 14 added a third parameter to post_parse_analyze_hook. */
 #if PG_VERSION_NUM >= 190000
 #define CLERK_POST_PARSE_ANALYZE_PARAMETERS \
 	ParseState *pstate, Query *query, const JumbleState *jumble
@@ -154,7 +172,7 @@
 #define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query
 #endif
 
-/* A random number from 0 to 1; 15 brought a generator of its own. */
+/* A random number from 0 to 1.  PostgreSQL 15 added its own generator. */
 #if PG_VERSION_NUM >= 150000
 #include "common/pg_prng.h"
 #define clerk_random_fraction() pg_prng_double(&pg_global_prng_state)
@@ -162,19 +180,19 @@
 #define clerk_random_fraction() ((double) random() / MAX_RANDOM_VALUE)
 #endif
 
-/* 17 brought transaction_timeout. */
+/* PostgreSQL 17 added transaction_timeout. */
 #if PG_VERSION_NUM >= 170000
 #define clerk_transaction_timeout_pending() TransactionTimeoutPending
 #else
 #define clerk_transaction_timeout_pending() false
 #endif
 
-/* Not in locale.h there. */
+/* On these systems locale.h does not declare the functions for locale_t. */
 #if defined(__APPLE__) || defined(__FreeBSD__)
 #include <xlocale.h>
 #endif
 
-/* macOS has these under other names. */
+/* macOS has other names for these members of struct stat. */
 #ifdef __APPLE__
 #define st_mtim st_mtimespec
 #define st_ctim st_ctimespec
@@ -182,7 +200,10 @@
 
 #ifdef JSONAPI_H
 
-/* 17 takes the lexer's memory from the caller, or allocates it for NULL. */
+/*
+ * PostgreSQL 17 takes the lexer's memory from the caller, or allocates it if
+ * that is NULL.
+ */
 #if PG_VERSION_NUM >= 170000
 #define clerk_make_json_lexer(text, length, encoding) \
 	makeJsonLexContextCstringLen(NULL, text, length, encoding, false)
@@ -196,9 +217,9 @@
 #ifdef LIBCURL_VERSION_NUM
 
 /*
- * With CURLOPT_QUICK_EXIT (7.87) libcurl leaves the thread behind that looks
- * up the name of a transfer that ends early; before that it joins the thread.
- * True if the option was set, which also needs a library of that age at run
+ * With CURLOPT_QUICK_EXIT (7.87), when a transfer ends early, libcurl leaves
+ * behind the thread that does its name lookup.  Before, it joins the thread.
+ * True if the option was set, which also requires a new enough library at run
  * time.
  */
 #if LIBCURL_VERSION_NUM >= 0x075700
@@ -209,16 +230,18 @@
 #endif
 
 /*
- * Since 8.20 the threads that look names up belong to the multi handle, whose
- * cleanup joins them unless this option, number 21, is set.  A library that is
- * older than that does not know it, and has no need of it.  True if all is well.
+ * Since 8.20, the threads for name lookups belong to the multi handle, and its
+ * cleanup joins them unless this option, number 21, is set.  An older library
+ * does not know the option and does not need it.  True if the multi handle is
+ * valid.
  */
 #define clerk_set_quick_cleanup(multi) \
 	(curl_multi_setopt(multi, (CURLMoption) 21, 1L) != CURLM_BAD_HANDLE)
 
 /*
- * Since 7.80 a callback is asked before each attempt to send a request.  True
- * if the callback was set, which also needs a library of that age at run time.
+ * Since 7.80, libcurl can call a function before each attempt to send a
+ * request.  True if the function was set, which also requires a new enough
+ * library at run time.
  */
 #if LIBCURL_VERSION_NUM >= 0x075000
 #define clerk_ask_before_attempt(easy, callback, data) \
@@ -231,7 +254,7 @@
 	((void) (callback), false)
 #endif
 
-/* 7.85 deprecated the bit mask for a list of names. */
+/* 7.85 replaced the bit mask with a list of names. */
 #if LIBCURL_VERSION_NUM >= 0x075500
 #define clerk_set_protocols(easy) \
 	curl_easy_setopt(easy, CURLOPT_PROTOCOLS_STR, "http,https")
@@ -242,8 +265,8 @@
 #endif
 
 /*
- * Since 7.88 a host can be had in the form that the DNS has; a library that is
- * older than that ignores the flag.
+ * Since 7.88, libcurl can return a host name in its DNS form (Punycode).  An
+ * older library ignores the flag.
  */
 #if LIBCURL_VERSION_NUM < 0x075800
 #define CURLU_PUNYCODE (1 << 12)

@@ -17,58 +17,46 @@ complain()
 	failed=1
 }
 
-# Whether room $1 is below room $2.
-is_below()
-{
-	for room in $rooms; do
-		case $room in
-			"$2") seen=1 ;;
-			"$1") [ "${seen:-}" = 1 ]; return ;;
-		esac
-	done
-	return 1
-}
-
-# Headers of ours that a file includes, as paths below src/.
-included_by()
-{
-	sed -n 's/^#include "\(.*\)"$/\1/p' "$1" | while read -r header; do
-		[ ! -f "$header" ] || echo "$header"
-	done
-}
-
 for folder in */; do
 	echo "$rooms" | grep -qx "${folder%/}" ||
 		complain "README.md has no room $folder"
 done
 for room in $rooms; do
 	[ -f "$room/README.md" ] || complain "$room/ has no README.md"
-	for file in "$room"/*.[ch]; do
-		for header in $(included_by "$file"); do
-			case $header in
-				"$room"/* | compat.h) ;;
-				*/*)
-					(is_below "${header%/*}" "$room") ||
-						complain "$file includes $header, which is not below it" ;;
-				*) complain "$file includes $header, which is above it" ;;
-			esac
-		done
-		[ "$room" = http ] || ! grep -q '^#include <curl/' "$file" ||
-			complain "$file includes libcurl's header"
-	done
+done
 
-	# A module is a file and its header: tsort names those of a circle.
-	circle=$(for file in "$room"/*.[ch]; do
-		for header in $(included_by "$file"); do
-			[ "${header%/*}" != "$room" ] || echo "${file%.*} ${header%.*}"
-		done
-	done | awk '$1 != $2' | tsort 2>&1 >/dev/null | sed 's/^tsort: *//')
+# FILE HEADER, for each header of ours that a file in a room includes.
+included=$(grep '^#include "' */*.[ch] | sed 's/^\(.*\):#include "\(.*\)".*/\1 \2/' |
+	while read -r file header; do
+		[ ! -f "$header" ] || echo "$file $header"
+	done)
+
+upward=$(echo "$included" | awk -v rooms="$rooms" '
+	BEGIN { count = split(rooms, room); for (i = 1; i <= count; i++) depth[room[i]] = i }
+	{
+		split($1, from, "/"); split($2, to, "/")
+		if ($2 == "compat.h" || from[1] == to[1])
+			next
+		if ($2 !~ "/")
+			print $1 " includes " $2 ", which is above it"
+		else if (depth[to[1]] <= depth[from[1]])
+			print $1 " includes " $2 ", which is not below it"
+	}')
+[ -z "$upward" ] || complain "$upward"
+
+# A module is a file and its header: tsort names those of a circle.
+for room in $rooms; do
+	circle=$(echo "$included" | sed -n "s/\.[ch]//g; /^$room\/.* $room\//p" |
+		awk '$1 != $2' | tsort 2>&1 >/dev/null | sed 's/^tsort: *//')
 	[ -z "$circle" ] || complain "in $room/ files include each other:" $circle
 done
-! grep -nE '(PG_VERSION_NUM|LIBCURL_VERSION_NUM) *[<>=]' *.c */*.[ch] ||
-	complain 'these test a version, which is for compat.h'
+
+curl=$(grep -l '^#include <curl/' *.c */*.[ch] | grep -v '^http/' || true)
+[ -z "$curl" ] || complain "these include libcurl's header outside http/:" $curl
 ! grep -l '^#include <curl/' http/http.h ||
 	complain 'http.h shows libcurl to other rooms'
+! grep -nE '(PG_VERSION_NUM|LIBCURL_VERSION_NUM) *[<>=]' *.c */*.[ch] ||
+	complain 'these test a version, which is for compat.h'
 
 if [ -f ../clerk_invite.so ]; then
 	for symbol in $(nm -D --defined-only ../clerk_invite.so | awk '{print $3}'); do

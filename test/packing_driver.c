@@ -29,7 +29,7 @@ elements_of(Datum array, Oid type, int length, bool by_value, char align)
 
 /*
  * (organizations text[], addresses text[], alone boolean[], overdue boolean[],
- * singles integer, bulks integer, worthwhile integer) RETURNS text
+ * singles integer, bulks integer, min_bulk_size integer) RETURNS text
  *
  * How such invitations are packed: a line for each request, of its kind and its
  * invitations' positions, from 1.
@@ -45,7 +45,7 @@ driver_plan(PG_FUNCTION_ARGS)
 	ClerkPackingBudget budget = {
 		.singles = PG_GETARG_INT32(4),
 		.bulks = PG_GETARG_INT32(5),
-		.worthwhile = PG_GETARG_INT32(6)
+		.min_bulk_size = PG_GETARG_INT32(6)
 	};
 	ClerkDueInvitation *due = palloc0(count * sizeof(ClerkDueInvitation));
 	ClerkPackedRequests packed;

@@ -46,7 +46,7 @@ driver_age_starts(PG_FUNCTION_ARGS)
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < SLOTS; i++)
 		if (shared->slots[i].status.state == CLERK_WORKER_STARTING)
-			shared->slots[i].since -= PG_GETARG_INT32(0) * USECS_PER_SEC;
+			shared->slots[i].expected_since -= PG_GETARG_INT32(0) * USECS_PER_SEC;
 	LWLockRelease(&shared->lock);
 	PG_RETURN_VOID();
 }

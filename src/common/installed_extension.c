@@ -1,22 +1,25 @@
 /*
  * installed_extension.c
- *		The extension as this database has it, and whether this library fits it.
+ *		The extension as it is installed in this database, and whether this
+ *		library is compatible with it.
  *
- * A package's upgrade replaces the file of the library, ALTER EXTENSION UPDATE
- * the SQL objects, and a process keeps the library that it has loaded: so for a
- * while either of them may be the newer one.  A library knows what the SQL
- * objects were like before it, and says how old they may be; it cannot know
- * what they will be like.
+ * A package upgrade replaces the library file, ALTER EXTENSION UPDATE replaces
+ * the SQL objects, and a process keeps the library that it has loaded.  So for
+ * a while either the library or the SQL objects may be newer.  A library knows
+ * what older SQL objects were like and how old they may be, but not what newer
+ * ones will be like.
  *
- * Whatever calls Clerk asks for the fit before it looks at an argument or a
- * row: the SQL functions once a statement, a sender with each plan.  What runs
- * when rows are put into the outbox does not ask, since no INSERT shall fail
- * because a package was upgraded: outbox/enqueue_trigger.c, worker/wakeup.c and
- * outbox/guard.c use nothing but what all versions have.  The functions that
- * only tell something ask for the columns that they return.
+ * Everything that calls Clerk checks compatibility before it reads an argument
+ * or a row: the SQL functions once per statement, a sender each time it plans
+ * what to send.  Code that runs when rows are added to the outbox
+ * (outbox/enqueue_trigger.c, outbox/guard.c, worker/wakeup.c) does not check
+ * it, because a package upgrade must not make an INSERT fail; it uses only
+ * what all versions have.  The monitoring functions only check that their
+ * result has the columns that they return.
  *
- * The row of pg_extension is read each time.  That takes some microseconds, and
- * the server tells nobody when ALTER EXTENSION UPDATE has changed it.
+ * The row in pg_extension is read each time, which takes some microseconds.
+ * It cannot be cached, because the server sends no invalidation for it when
+ * ALTER EXTENSION UPDATE changes it.
  */
 #include "postgres.h"
 
@@ -34,15 +37,15 @@
 #define EXTENSION "clerk_invite"
 
 /*
- * The oldest SQL objects that this library works with.  To be raised to the
- * version whose script brings something that the library cannot do without.
+ * The oldest version of the SQL objects that this library works with.  Raise
+ * it to the version whose script adds something that the library requires.
  */
 #define OLDEST_SQL_VERSION "1.0"
 
-/* The row of pg_extension. */
+/* The extension's row in pg_extension. */
 typedef struct InstalledExtension
 {
-	Oid			schema;			/* invalid: there is no such extension */
+	Oid			schema;			/* invalid if the extension does not exist */
 	char	   *version;		/* of the SQL objects */
 } InstalledExtension;
 
@@ -51,7 +54,10 @@ static int	compare_versions(const char *a, const char *b);
 static ClerkMisfit describe_misfit(const char *sql_version, const char *hint);
 pg_noreturn static void raise_misfit(const ClerkMisfit *misfit);
 
-/* The schema that the extension is in; invalid if there is no extension. */
+/*
+ * Returns the schema of the extension, or InvalidOid if the extension does not
+ * exist.
+ */
 Oid
 clerk_extension_schema(void)
 {
@@ -59,9 +65,10 @@ clerk_extension_schema(void)
 }
 
 /*
- * Whether this library fits the SQL objects; if not, fills in *misfit, in the
- * current memory context, with which of the two must be upgraded.  Without the
- * extension the functions were declared by hand, which is accepted.
+ * Returns whether this library is compatible with the SQL objects.  If not,
+ * fills in *misfit, in the current memory context, which says which of the two
+ * must be upgraded.  If the extension does not exist, the functions were
+ * created manually, which is accepted.
  */
 ClerkFit
 clerk_find_fit(ClerkMisfit *misfit)
@@ -87,7 +94,7 @@ clerk_find_fit(ClerkMisfit *misfit)
 	return CLERK_FIT_GOOD;
 }
 
-/* Raises 55000 if this library does not fit the SQL objects. */
+/* Raises 55000 if this library is not compatible with the SQL objects. */
 void
 clerk_require_fit(void)
 {
@@ -98,8 +105,8 @@ clerk_require_fit(void)
 }
 
 /*
- * Raises 55000: an SQL object is not what this library expects.  The versions
- * explain it, or somebody has altered the object.
+ * Raises 55000 because an SQL object is not what this library expects.  Either
+ * the versions explain it, or somebody has altered the object.
  */
 void
 clerk_raise_misfit(void)
@@ -112,6 +119,7 @@ clerk_raise_misfit(void)
 	raise_misfit(&misfit);
 }
 
+/* Reads the extension's row in pg_extension. */
 static InstalledExtension
 read_catalog(void)
 {
@@ -141,7 +149,10 @@ read_catalog(void)
 	return installed;
 }
 
-/* Of numbers with dots between them, such as 1.0: as strcmp(). */
+/*
+ * Compares versions that consist of numbers and dots, such as 1.0.  Returns a
+ * negative number, 0 or a positive number, as strcmp() does.
+ */
 static int
 compare_versions(const char *a, const char *b)
 {

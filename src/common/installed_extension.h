@@ -1,6 +1,7 @@
 /*
  * installed_extension.h
- *		The extension as this database has it, and whether this library fits it.
+ *		The extension as it is installed in this database, and whether this
+ *		library is compatible with it.
  */
 #ifndef CLERK_INSTALLED_EXTENSION_H
 #define CLERK_INSTALLED_EXTENSION_H
@@ -12,11 +13,14 @@
 typedef enum ClerkFit
 {
 	CLERK_FIT_GOOD,
-	CLERK_FIT_SQL_TOO_OLD,		/* until ALTER EXTENSION UPDATE */
-	CLERK_FIT_LIBRARY_TOO_OLD	/* until the process loads a newer one */
+	CLERK_FIT_SQL_TOO_OLD,		/* ALTER EXTENSION UPDATE is needed */
+	CLERK_FIT_LIBRARY_TOO_OLD	/* a newer library must be loaded */
 } ClerkFit;
 
-/* Why the library does not fit, for a message with CLERK_MISFIT_SQLSTATE. */
+/*
+ * Why the library and the SQL objects are not compatible, for a message with
+ * CLERK_MISFIT_SQLSTATE.
+ */
 typedef struct ClerkMisfit
 {
 	const char *summary;

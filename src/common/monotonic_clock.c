@@ -1,9 +1,9 @@
 /*
  * monotonic_clock.c
- *		A clock that nobody sets.
+ *		A monotonic clock.
  *
- * What must last an hour lasts an hour by this clock, whatever happens to the
- * time of day meanwhile.
+ * Intervals are measured by this clock, so that setting the wall clock does
+ * not shorten or lengthen them.
  */
 #include "postgres.h"
 
@@ -12,9 +12,9 @@
 #include "common/monotonic_clock.h"
 
 /*
- * Linux has a clock that goes on while the machine is suspended, as Clerk's
- * does.  Elsewhere what is measured may be shorter than it was: then we wait
- * too long, which does no harm.
+ * CLOCK_BOOTTIME, which only Linux has, continues while the machine is
+ * suspended, as time does at Clerk.  On other systems a measured interval may
+ * be shorter than it was.  Then we wait too long, which does no harm.
  */
 #ifdef CLOCK_BOOTTIME
 #define CLOCK CLOCK_BOOTTIME
@@ -23,15 +23,16 @@
 #endif
 
 /*
- * Microseconds since some moment that is the same for all processes until the
- * machine starts again, so never negative, and maybe little.
+ * Returns the microseconds since an unspecified moment that is the same for
+ * all processes until the machine restarts.  The value is never negative, but
+ * it may be small.
  */
 int64
 clerk_monotonic_microseconds(void)
 {
 	struct timespec time;
 
-	/* It fails for a clock that does not exist only, and this one does. */
+	/* This fails only for a clock that does not exist, and this one does. */
 	(void) clock_gettime(CLOCK, &time);
 	return time.tv_sec * INT64CONST(1000000) + time.tv_nsec / 1000;
 }

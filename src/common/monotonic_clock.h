@@ -1,6 +1,6 @@
 /*
  * monotonic_clock.h
- *		A clock that nobody sets.
+ *		A monotonic clock.
  */
 #ifndef CLERK_MONOTONIC_CLOCK_H
 #define CLERK_MONOTONIC_CLOCK_H

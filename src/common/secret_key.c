@@ -1,9 +1,8 @@
 /*
  * secret_key.c
- *		What a Clerk secret key may look like, and reading one from a file.
+ *		Checks a Clerk secret key, and reads it from a file.
  *
- * No text made here ever contains the key or a part of it: what is wrong is
- * said in words alone.
+ * No text that is produced here contains the key or a part of it.
  */
 #include "postgres.h"
 
@@ -15,26 +14,28 @@
 #include "common/secret_key.h"
 #include "compat.h"
 
-/* The file's identity and content when it was last read. */
+/* The key from the file that was read last, and the file's identity then. */
 static struct
 {
 	bool		valid;
-	TimestampTz statement;		/* start of the one that last looked */
+	TimestampTz checked_in;		/* start of the statement that checked the
+								 * file last */
 	struct stat status;
 	char		path[MAXPGPATH];
 	char		key[CLERK_SECRET_KEY_MAX + 1];
 }			last_read;
 
-static const char *file_error(const struct stat *status);
+static const char *permissions_error(const struct stat *status);
 static const char *read_key(int file, char *key);
-static bool same_file(const struct stat *a, const struct stat *b);
+static bool is_unchanged(const struct stat *a, const struct stat *b);
 
 /*
- * What is wrong with this key: NULL if nothing, else a static sentence.
+ * Returns what is wrong with a secret key, as a static sentence, or NULL if
+ * nothing is.
  *
- * The key becomes part of a header line, so only characters that can stand in
- * one are let through.  Clerk's publishable keys begin with "pk_" and are the
- * usual mistake.
+ * The key becomes part of a header line, so only characters that are allowed
+ * there are accepted.  Clerk's publishable keys, which begin with "pk_", are
+ * rejected with a message of their own because they are the usual mistake.
  */
 const char *
 clerk_secret_key_error(const char *key)
@@ -54,15 +55,13 @@ clerk_secret_key_error(const char *key)
 }
 
 /*
- * The key kept in a file, without the white space around it.  The result is
- * valid until the next call.
+ * Returns the key in a file, without surrounding white space.  The result is
+ * valid until the next call.  If the file contains no usable key, returns NULL
+ * and sets *reason to a sentence that is also valid until the next call.
  *
- * A relative path starts at the data directory.  The file's status is looked
- * at once a statement, and the file read again when that has changed: so a key
+ * A relative path starts at the data directory.  The file's status is checked
+ * once per statement, and the file is read again if it has changed.  So a key
  * can be replaced without a reload.
- *
- * Returns NULL and sets *reason to a sentence if there is no usable key in it;
- * the sentence is valid until the next call.
  */
 const char *
 clerk_secret_key_from_file(const char *path, const char **reason)
@@ -73,11 +72,11 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 	int			file;
 
 	if (last_read.valid && strcmp(last_read.path, path) == 0 &&
-		(last_read.statement == statement ||
+		(last_read.checked_in == statement ||
 		 (stat(path, &status) == 0 &&
-		  same_file(&status, &last_read.status))))
+		  is_unchanged(&status, &last_read.status))))
 	{
-		last_read.statement = statement;
+		last_read.checked_in = statement;
 		return last_read.key;
 	}
 	last_read.valid = false;
@@ -86,14 +85,17 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 	file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
 	if (file < 0 || fstat(file, &status) < 0)
 	{
-		/* Who may not see the setting need not learn the file's name. */
+		/*
+		 * The message omits the file's name, because it is also shown to
+		 * users who are not allowed to see the setting.
+		 */
 		snprintf(system_error, sizeof(system_error),
 				 "Could not open the key file: %s.", strerror(errno));
 		*reason = system_error;
 	}
 	else
 	{
-		*reason = file_error(&status);
+		*reason = permissions_error(&status);
 		if (*reason == NULL)
 			*reason = read_key(file, last_read.key);
 		last_read.valid = (*reason == NULL);
@@ -103,7 +105,7 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 	if (!last_read.valid)
 		return NULL;
 
-	last_read.statement = statement;
+	last_read.checked_in = statement;
 	last_read.status = status;
 
 	strlcpy(last_read.path, path, sizeof(last_read.path));
@@ -111,12 +113,14 @@ clerk_secret_key_from_file(const char *path, const char **reason)
 }
 
 /*
- * The rule that PostgreSQL has for the server's TLS key
- * (check_ssl_key_file_permissions): for the owner of the server alone, or
- * root's and readable by a group of which the server is a member.
+ * Returns what is wrong with the file's type, owner or permissions, or NULL if
+ * nothing is.  The rule is that of PostgreSQL for the server's TLS key
+ * (check_ssl_key_file_permissions()): the file is accessible only to the
+ * server's owner, or it belongs to root and is readable by a group that the
+ * server belongs to.
  */
 static const char *
-file_error(const struct stat *status)
+permissions_error(const struct stat *status)
 {
 	if (!S_ISREG(status->st_mode))
 		return "The key file is not a regular file.";
@@ -128,11 +132,17 @@ file_error(const struct stat *status)
 	return NULL;
 }
 
-/* Reads the key into a buffer of CLERK_SECRET_KEY_MAX + 1 bytes. */
+/*
+ * Reads the key into a buffer of CLERK_SECRET_KEY_MAX + 1 bytes.  Returns what
+ * is wrong with it, or NULL if nothing is.
+ */
 static const char *
 read_key(int file, char *key)
 {
-	/* Room for some white space around the longest key, and to see more. */
+	/*
+	 * This has room for white space around the longest key, and for enough
+	 * bytes to recognize a longer one.
+	 */
 	char		content[CLERK_SECRET_KEY_MAX + 64];
 	ssize_t		length;
 	char	   *start = content;
@@ -155,11 +165,11 @@ read_key(int file, char *key)
 }
 
 /*
- * Whether two looks found the same, unchanged file.  The change time catches
- * a new mode or owner, which must be checked again.
+ * Whether two calls of stat() found the same, unchanged file.  The change time
+ * detects a new mode or owner, which must be checked again.
  */
 static bool
-same_file(const struct stat *a, const struct stat *b)
+is_unchanged(const struct stat *a, const struct stat *b)
 {
 	return a->st_dev == b->st_dev &&
 		a->st_ino == b->st_ino &&

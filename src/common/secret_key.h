@@ -1,13 +1,14 @@
 /*
  * secret_key.h
- *		What a Clerk secret key may look like, and reading one from a file.
+ *		Checks a Clerk secret key, and reads it from a file.
  */
 #ifndef CLERK_SECRET_KEY_H
 #define CLERK_SECRET_KEY_H
 
 /*
- * Longest key accepted, in bytes.  Clerk's are about 50; a header line has
- * room for far more, and a file that was named by mistake is seldom shorter.
+ * Longest key that is accepted, in bytes.  Clerk's keys have about 50, and a
+ * header line has room for far more.  A file that was named by mistake is
+ * seldom shorter.
  */
 #define CLERK_SECRET_KEY_MAX 255
 

@@ -1,10 +1,10 @@
 /*
  * server_clock.c
- *		A clock that nobody can set, for times that are kept in a table.
+ *		A monotonic clock for times that are stored in a table.
  *
- * A reading tells how long the machine has run, in milliseconds, and which run
- * of the server it is from: one of another run, which may be on another
- * machine, tells nothing here.
+ * A reading consists of the time since the machine started, in milliseconds,
+ * and a number that identifies the current run of the server.  A reading from
+ * another run, possibly on another machine, cannot be compared with a new one.
  */
 #include "postgres.h"
 
@@ -13,12 +13,14 @@
 #include "common/server_clock.h"
 #include "utils/timestamp.h"
 
-/* 48 bits hold milliseconds for 8,900 years, and leave 15 without the sign. */
+/*
+ * 48 bits hold the milliseconds of 8,900 years; 15 bits and the sign are left.
+ */
 #define RUN_SHIFT 48
 #define RUN_MASK INT64CONST(0x7FFF)
 #define TIME_MASK ((INT64CONST(1) << RUN_SHIFT) - 1)
 
-/* The time now; never negative. */
+/* Returns the current reading, which is never negative. */
 int64
 clerk_server_clock(void)
 {
@@ -30,7 +32,7 @@ clerk_server_clock(void)
 }
 
 /*
- * Milliseconds between two readings, not less than there were; 0 if they are
+ * Returns the milliseconds between two readings, rounded up, or 0 if they are
  * from different runs of the server.
  */
 int64
@@ -38,6 +40,6 @@ clerk_server_clock_elapsed(int64 then, int64 now)
 {
 	if (then >> RUN_SHIFT != now >> RUN_SHIFT)
 		return 0;
-	/* Both are cut off. */
+	/* Both readings are truncated, so up to 1 ms more may have passed. */
 	return Max((now & TIME_MASK) - (then & TIME_MASK) + 1, 0);
 }

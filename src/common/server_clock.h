@@ -1,6 +1,6 @@
 /*
  * server_clock.h
- *		A clock that nobody can set, for times that are kept in a table.
+ *		A monotonic clock for times that are stored in a table.
  */
 #ifndef CLERK_SERVER_CLOCK_H
 #define CLERK_SERVER_CLOCK_H

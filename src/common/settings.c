@@ -1,16 +1,18 @@
 /*
  * settings.c
- *		The settings: definitions, checks, and the choice of the secret key.
+ *		The settings: their definitions, their checks, and the choice of the
+ *		secret key.
  *
- * Who may change what follows from who would receive the key: the address it
- * is sent to, the authorities that vouch for that address, and the proxy in
- * between are the superuser's, time limits are anyone's.
+ * Who may change a setting depends on whether it determines who receives the
+ * key.  Only a superuser may set the address that the key is sent to, the
+ * certificate authorities that verify that address, and the proxy.  Anyone may
+ * set timeouts.
  *
- * The secret key never is the value of a setting.  The check hook of
- * clerk_invite.secret_key leaves a mask as the value and carries the key past
- * guc.c in the hook's private data: SHOW, pg_settings, and the log line that
- * the postmaster writes for each parameter that a reload has changed would
- * give it away otherwise.
+ * The secret key is never the value of a setting.  The check hook of
+ * clerk_invite.secret_key replaces the value with a mask, and passes the key
+ * to the assign hook in the private data that guc.c provides for this.
+ * Otherwise SHOW, pg_settings, and the log message about each parameter that a
+ * reload changes would reveal the key.
  */
 #include "postgres.h"
 
@@ -50,7 +52,7 @@ bool		clerk_worker_enabled;
 bool		clerk_enqueue_enabled;
 
 static char *secret_key_file;
-static char *secret_key_mask;	/* what guc.c believes the key to be */
+static char *secret_key_mask;	/* the value that guc.c knows */
 static const char *secret_key;	/* the key; NULL if not set */
 
 static void warn_of_readable_secret_key(void);
@@ -72,7 +74,10 @@ static bool check_api_version(char **newval, void **extra, GucSource source);
 static bool check_notify_channel(char **newval, void **extra,
 								 GucSource source);
 
-/* Defines all settings and reserves their prefix.  Called once a process. */
+/*
+ * Defines all settings and reserves their prefix.  Called once per process,
+ * when the library is loaded.
+ */
 void
 clerk_define_settings(void)
 {
@@ -87,11 +92,11 @@ clerk_define_settings(void)
 }
 
 /*
- * Until a library is loaded, guc.c takes its settings for placeholders, which
- * every role may read with SHOW.  Where the library is preloaded nobody gets
- * to run a statement in that state; elsewhere clerk_secret_key() refuses to use
- * the key.  Where a file comes before it, it will not be asked for: say so when
- * a statement loads the library.
+ * Until the library is loaded, its settings are placeholders in guc.c, which
+ * every role can read with SHOW.  If the library is preloaded, no statement
+ * can run in that state; otherwise clerk_secret_key() refuses to use the key.
+ * But if a key file is configured as well, that function never considers the
+ * setting, so warn when a statement loads the library.
  */
 static void
 warn_of_readable_secret_key(void)
@@ -107,13 +112,14 @@ warn_of_readable_secret_key(void)
 }
 
 /*
- * Defines a string that only a superuser may set.
+ * Defines a string setting that only a superuser may set.
  *
- * A connection option of an ordinary role replaces the configured value in the
- * placeholder.  guc.c refuses it when the setting is defined, but has forgotten
- * the configured value by then and falls back to the built-in one: the key
- * would go to another address than the administrator chose.  With a library
- * that is preloaded, such a connection fails; let it end here, too.
+ * An ordinary role can replace the configured value of the placeholder with a
+ * connection option.  When the setting is defined, guc.c rejects that value,
+ * but it no longer has the configured value and uses the built-in default.
+ * The key would then be sent to an address that the administrator did not
+ * choose.  If the library is preloaded, such a connection fails; make it fail
+ * here, too.
  */
 static void
 define_superusers_string(const char *name, const char *description,
@@ -133,8 +139,8 @@ define_superusers_string(const char *name, const char *description,
 }
 
 /*
- * What a setting that is not defined yet would be without this session's own
- * SET: a copy; NULL if it is not configured at all.
+ * Returns the value that a setting that is not defined yet would have without
+ * a SET of this session, as a palloc'd copy, or NULL if it is not configured.
  */
 static char *
 configured_value(const char *name)
@@ -147,6 +153,7 @@ configured_value(const char *name)
 	return value != NULL && value[0] != '\0' ? pstrdup(value) : NULL;
 }
 
+/* Raises 42501 and ends the session. */
 static void
 refuse_overridden(const char *name)
 {
@@ -166,8 +173,8 @@ define_secret_key_settings(void)
 							 &secret_key_file, "", GUC_SUPERUSER_ONLY);
 
 	/*
-	 * PGC_SIGHUP keeps it out of ALTER DATABASE and ALTER ROLE, whose catalog
-	 * everyone can read.
+	 * PGC_SIGHUP excludes it from ALTER DATABASE and ALTER ROLE, which would
+	 * store the key in a catalog that everyone can read.
 	 */
 	DefineCustomStringVariable(SECRET_KEY_SETTING,
 							   "Sets Clerk's secret key.",
@@ -189,7 +196,7 @@ define_transport_settings(void)
 							 "It may end in \"/v1\" or not.",
 							 &clerk_api_url, "https://api.clerk.com/v1", 0);
 
-	/* The version whose documents clerk/operations.c was written from. */
+	/* The version that clerk/operations.c was written for. */
 	DefineCustomStringVariable("clerk_invite.api_version",
 							   "Sets the version of Clerk's Backend API that is asked for.",
 							   NULL,
@@ -204,13 +211,13 @@ define_transport_settings(void)
 							 "Empty means those of the system.",
 							 &clerk_ca_file, "", 0);
 
-	/* A proxy's URL may contain its password. */
+	/* GUC_SUPERUSER_ONLY because the proxy's URL may contain a password. */
 	define_superusers_string("clerk_invite.proxy",
 							 "Sets the proxy through which Clerk is reached.",
 							 "Empty means none. The environment is not looked at.",
 							 &clerk_proxy, "", GUC_SUPERUSER_ONLY);
 
-	/* Name, connection and TLS take well under a second anywhere. */
+	/* Name lookup, connection and TLS normally take well under a second. */
 	DefineCustomIntVariable("clerk_invite.connect_timeout",
 							"Sets the time allowed for name lookup, connection and TLS together.",
 							NULL,
@@ -221,9 +228,9 @@ define_transport_settings(void)
 							NULL, NULL, NULL);
 
 	/*
-	 * Giving up a request whose answer may still come leaves its outcome
-	 * unknown, which costs more than waiting: allow far more than Clerk
-	 * needs.
+	 * If a request is canceled although a response may still arrive, its
+	 * outcome is unknown, and verifying it costs more than waiting.  So allow
+	 * far more time than Clerk needs.
 	 */
 	DefineCustomIntVariable("clerk_invite.request_timeout",
 							"Sets the time allowed for a whole request.",
@@ -257,7 +264,10 @@ define_delivery_settings(void)
 							0,
 							NULL, NULL, NULL);
 
-	/* With 10 attempts, doubling up to an hour, it goes on for some 4 hours. */
+	/*
+	 * With 10 attempts, these are 9 delays from 10 s to 2560 s: 85 minutes in
+	 * total, or up to 106 minutes with jitter.
+	 */
 	DefineCustomIntVariable("clerk_invite.retry_delay",
 							"Sets the time before the second attempt; it doubles with each further one.",
 							NULL,
@@ -277,8 +287,8 @@ define_delivery_settings(void)
 							NULL, NULL, NULL);
 
 	/*
-	 * A request given up here may still be on its way at Clerk's edge; none
-	 * is known to take longer than this.
+	 * A request that was canceled here may still be in transit at Clerk's
+	 * edge.  No request is known to take longer than this.
 	 */
 	DefineCustomIntVariable("clerk_invite.verify_delay",
 							"Sets how long after a request a look that finds no invitation is believed.",
@@ -294,8 +304,8 @@ static void
 define_outbox_settings(void)
 {
 	/*
-	 * PGC_USERSET: a restore need not be a superuser's, and who may insert a
-	 * member may do without the invitation.
+	 * PGC_USERSET: a restore need not run as a superuser, and a role that may
+	 * insert a member may decide against an invitation.
 	 */
 	DefineCustomBoolVariable("clerk_invite.enqueue",
 							 "Puts invitations for new members into the outbox.",
@@ -315,7 +325,10 @@ define_outbox_settings(void)
 							GUC_UNIT_S,
 							NULL, NULL, NULL);
 
-	/* Off by default: NOTIFY takes a lock of the whole server at commit. */
+	/*
+	 * Off by default, because NOTIFY takes a lock at commit that serializes
+	 * it with all other notifying transactions of the server.
+	 */
 	DefineCustomStringVariable("clerk_invite.notify_channel",
 							   "Sets the channel that is notified when an invitation is settled.",
 							   "The payload is the row's id and its state. Empty means none.",
@@ -326,7 +339,7 @@ define_outbox_settings(void)
 							   check_notify_channel, NULL, NULL);
 }
 
-/* The defaults are Clerk's documented limits. */
+/* The default values are the limits that Clerk documents. */
 static void
 define_rate_limit_settings(void)
 {
@@ -348,7 +361,7 @@ define_rate_limit_settings(void)
 							0,
 							NULL, NULL, NULL);
 
-	/* PGC_SIGHUP: all databases of the server share the counts. */
+	/* PGC_SIGHUP, because all databases of the server share the counts. */
 	DefineCustomIntVariable("clerk_invite.rate_limit_window",
 							"Sets the time that counts as an hour for the limits of requests.",
 							"It is Clerk's hour; other values are for tests.",
@@ -360,9 +373,9 @@ define_rate_limit_settings(void)
 }
 
 /*
- * PGC_SUSET: it can be set for a database or a session, but whether invitations
- * go out by themselves is the administrator's choice, like the rest of the
- * delivery.
+ * PGC_SUSET: the setting can differ between databases and sessions, but
+ * whether invitations are sent automatically is the administrator's decision,
+ * like the other settings of the delivery.
  */
 static void
 define_worker_settings(void)
@@ -378,13 +391,13 @@ define_worker_settings(void)
 }
 
 /*
- * The secret key from the first of its sources that is set: the file, the
- * setting, the environment of the server.  Valid until the next call or
- * reload.
+ * Returns the secret key from the first of these sources that is set: the
+ * file, the setting, the environment of the server.  The result is valid until
+ * the next call or reload.
  *
- * Returns NULL and sets *reason to a sentence, without the key in it, if none
- * is set or the first one that is set holds no usable key; *hint is another
- * about what to do, or NULL.
+ * If no source is set, or the first one that is set has no usable key, returns
+ * NULL and sets *reason to a sentence that does not contain the key, and *hint
+ * to a sentence about what to do, or NULL.
  */
 const char *
 clerk_secret_key(const char **reason, const char **hint)
@@ -409,9 +422,10 @@ clerk_secret_key(const char **reason, const char **hint)
 }
 
 /*
- * Takes the key out of the setting's value; see the head of this file.  It is
- * judged when it is used: refused here, it would leave the setting empty, and
- * the next source would be used as if this one had not been set.
+ * Check hook: replaces the key with a mask and passes the key on in *extra;
+ * see the head of this file.  Whether the key is valid is checked when it is
+ * used.  If an invalid key were rejected here, the setting would stay empty,
+ * and the next source would be used as if this one were not set.
  */
 static bool
 check_secret_key(char **newval, void **extra,
@@ -433,13 +447,14 @@ check_secret_key(char **newval, void **extra,
 	return true;
 }
 
+/* Assign hook: takes the key from the private data. */
 static void
 assign_secret_key(const char *newval pg_attribute_unused(), void *extra)
 {
 	secret_key = extra;
 }
 
-/* The version is sent in a header line. */
+/* Check hook: the version is sent in a header line. */
 static bool
 check_api_version(char **newval, void **extra pg_attribute_unused(),
 				  GucSource source pg_attribute_unused())
@@ -453,7 +468,7 @@ check_api_version(char **newval, void **extra pg_attribute_unused(),
 	return true;
 }
 
-/* Longer names are refused by NOTIFY, which must not happen to a sender. */
+/* Check hook: NOTIFY rejects longer names, and must not fail in a sender. */
 static bool
 check_notify_channel(char **newval, void **extra pg_attribute_unused(),
 					 GucSource source pg_attribute_unused())

@@ -1,9 +1,9 @@
 /*
  * settings.h
- *		The settings, all named clerk_invite.*.
+ *		The settings, all of which are named clerk_invite.*.
  */
-#ifndef CLERK_GUC_H
-#define CLERK_GUC_H
+#ifndef CLERK_SETTINGS_H
+#define CLERK_SETTINGS_H
 
 extern char *clerk_api_url;
 extern char *clerk_api_version;
@@ -17,16 +17,16 @@ extern int	clerk_max_attempts;
 extern int	clerk_retry_delay;	/* milliseconds */
 extern int	clerk_retry_delay_max;	/* milliseconds */
 extern int	clerk_verify_delay; /* milliseconds */
-extern int	clerk_retention;	/* seconds; 0: for ever */
-extern char *clerk_notify_channel;	/* empty: nobody is notified */
+extern int	clerk_retention;	/* seconds; 0: forever */
+extern char *clerk_notify_channel;	/* empty: no notifications */
 extern bool clerk_worker_enabled;
 extern bool clerk_enqueue_enabled;
 
-extern int	clerk_single_requests_per_hour; /* in each rate_limit_window */
-extern int	clerk_bulk_requests_per_hour;	/* in each rate_limit_window */
+extern int	clerk_single_requests_per_hour; /* in each clerk_rate_limit_window */
+extern int	clerk_bulk_requests_per_hour;	/* in each clerk_rate_limit_window */
 extern int	clerk_rate_limit_window;	/* milliseconds */
 
 extern void clerk_define_settings(void);
 extern const char *clerk_secret_key(const char **reason, const char **hint);
 
-#endif							/* CLERK_GUC_H */
+#endif							/* CLERK_SETTINGS_H */

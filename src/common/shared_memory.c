@@ -1,10 +1,10 @@
 /*
  * shared_memory.c
- *		A structure in shared memory, with the library preloaded or not.
+ *		Structures in shared memory, with or without preloading the library.
  *
- * Each structure begins with the LWLock that protects it.  Where the library is
- * preloaded the server is asked for the memory in time; otherwise a structure
- * is made from what the server has to spare when somebody first needs it.
+ * Each structure begins with the LWLock that protects it.  If the library is
+ * preloaded, the memory is requested at server start.  Otherwise a structure
+ * is allocated from the server's spare shared memory when it is first needed.
  */
 #include "postgres.h"
 
@@ -14,7 +14,7 @@
 #include "storage/ipc.h"
 #include "storage/shmem.h"
 
-/* Names the locks in pg_stat_activity. */
+/* The locks' name in pg_stat_activity. */
 #define TRANCHE "clerk_invite"
 
 static Size requested = 0;
@@ -23,8 +23,8 @@ static void (*previous_shmem_request_hook) (void) = NULL;
 static void request_all(void);
 
 /*
- * Asks for the memory of a structure while the server still can be asked: to
- * be called when the library is loaded.
+ * Requests memory for a structure of this size, in bytes.  Must be called when
+ * the library is loaded.  Does nothing if the library is not preloaded.
  */
 void
 clerk_request_shared_memory(Size size)
@@ -45,7 +45,7 @@ request_all(void)
 	RequestAddinShmemSpace(requested);
 }
 
-/* Whether the server has loaded this library at its start, for all processes. */
+/* Returns whether the server loaded this library when it started. */
 bool
 clerk_is_preloaded(void)
 {
@@ -53,13 +53,14 @@ clerk_is_preloaded(void)
 }
 
 /*
- * Finds the structure of this name, or makes one that is zero but for its lock.
- * Returns NULL if the server has no memory to spare.
+ * Returns the structure of this name and size, in bytes.  If it does not exist
+ * yet, allocates it, initializes its lock and sets everything else to zero.
+ * Returns NULL if the server has no memory to spare.  Raises no error.
  *
- * After an upgrade, processes with the old library run beside those with the
- * new one.  They share a structure as long as they have the same idea of it:
- * its size becomes a part of the name, and the name must change with a layout
- * that keeps the size.
+ * After an upgrade, processes with the old library and processes with the new
+ * one run at the same time.  They share a structure only if it has the same
+ * layout in both: the size is part of the name, and "name" must change with a
+ * layout that has the same size.
  */
 void *
 clerk_find_shared_memory(const char *name, Size size)
@@ -81,13 +82,13 @@ clerk_find_shared_memory(const char *name, Size size)
 	}
 	PG_CATCH();
 	{
-		/* It releases its own lock. */
+		/* ShmemInitStruct() has released its own lock. */
 		MemoryContextSwitchTo(caller);
 		FlushErrorState();
 
 		/*
-		 * An error forgets what holds interrupts off: this lock, and whatever
-		 * the caller has.
+		 * Raising an error resets these counters, which include this lock and
+		 * whatever the caller holds.
 		 */
 		InterruptHoldoffCount = interrupts_held;
 		QueryCancelHoldoffCount = cancels_held;

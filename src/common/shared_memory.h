@@ -1,6 +1,6 @@
 /*
  * shared_memory.h
- *		A structure in shared memory, with the library preloaded or not.
+ *		Structures in shared memory, with or without preloading the library.
  */
 #ifndef CLERK_SHARED_MEMORY_H
 #define CLERK_SHARED_MEMORY_H
@@ -8,8 +8,8 @@
 #include "storage/lwlock.h"
 
 /*
- * Most that one structure may take: the server has 100 kB to spare for
- * libraries that were not preloaded, and we are not the only one.
+ * Maximum size of a structure, in bytes.  The server has 100 kB to spare for
+ * libraries that are not preloaded, and others may need some of it.
  */
 #define CLERK_SHARED_MEMORY_MAX (24 * 1024)
 

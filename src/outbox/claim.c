@@ -1,7 +1,10 @@
 /*
  * claim.c
- *		Claims rows for sending, so that whatever happens everybody knows that they
- *		may have been sent.
+ *		Claims rows for sending.
+ *
+ * A claim makes a row "sending" and counts an attempt.  It is committed before
+ * the request is sent, so that after a crash the next sender knows that the
+ * row may have been sent.
  */
 #include "postgres.h"
 
@@ -45,55 +48,64 @@ static ClerkOutboxStatement claim_rows = {
 };
 
 /*
- * How the transaction of the last claim waits for synchronous standbys: what
- * synchronous_commit was in it.
+ * The value of synchronous_commit in the transaction of the last claim: which
+ * synchronous standbys its commit waited for.
  */
-static int	claim_wait = SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
+static int	claim_synchronous_commit = SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
 
 static bool standbys_are_configured(void);
-static int	awaited_position(int level);
-static void fill_due(Datum *values, int first, int count, const void *rows);
-static void claim_failed(int position, const ErrorData *error,
-						 const void *rows);
+static int	sync_rep_wait_mode(int level);
+static void fill_claim_parameters(Datum *values, int first, int count,
+								  const void *rows);
+static void set_aside_unclaimed(int position, const ErrorData *error,
+								const void *rows);
 static void collect_claimed(void *result);
 
 /*
- * Claims those of some rows that still are due: a list of ClerkOutboxRow, in
- * no order, which must not be sent before the transaction has committed and
- * clerk_outbox_claim_is_safe().  A queued row may be changed by hand: one whose
- * organization or address is not what it was does not fit the request that it
- * was meant for, and stays queued.
+ * Claims those of the given rows that are still due.  Returns a list of
+ * ClerkOutboxRow in no particular order, in the current memory context; a row
+ * whose claim fails is set aside.
+ *
+ * The caller must be in a transaction and hold the sender's lock.  It must not
+ * send the rows before that transaction has committed and
+ * clerk_outbox_claim_is_safe() has returned true.
+ *
+ * A user may change a queued row after the packing was computed.  If its
+ * organization or address has changed, the row no longer fits its request and
+ * stays queued.
+ *
+ * Raises the errors of clerk_outbox_try().
  */
 List *
 clerk_outbox_claim(const ClerkDueInvitation *const *due, int count)
 {
 	List	   *rows = NIL;
 
-	/* A claim that a crash could lose would be no claim. */
+	/* A claim must survive a crash of the server. */
 	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
 		(void) set_config_option("synchronous_commit", "on",
 								 PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_LOCAL, true, 0, false);
-	claim_wait = synchronous_commit;
-	clerk_outbox_run_rows(&claim_rows, count, due, fill_due, claim_failed,
-						  collect_claimed, &rows);
+	claim_synchronous_commit = synchronous_commit;
+	clerk_outbox_run_rows(&claim_rows, count, due, fill_claim_parameters,
+						  set_aside_unclaimed, collect_claimed, &rows);
 	return rows;
 }
 
 /*
- * Whether the last claim, whose transaction has committed, is where it must be.
- * A cancel ends the wait for a synchronous standby, with no more than a WARNING
- * (SyncRepWaitForLSN() in syncrep.c), and what only this server knows would be
- * sent once more by a standby that takes its place.
+ * Returns whether the last claim, whose transaction has committed, is on the
+ * synchronous standbys that it was to wait for.  A cancel ends that wait with
+ * only a WARNING; see SyncRepWaitForLSN() in syncrep.c.  A standby that never
+ * received the claim would send the rows again after a failover.
  *
- * While the configuration is being reloaded, this process and the others may
- * differ on whether there are such standbys.  If in doubt, there are: the claim
- * is made once more then.
+ * During a configuration reload, this process and the checkpointer may
+ * disagree about whether there are synchronous standbys.  In that case this
+ * function assumes that there are; at worst, the rows are claimed once more.
  */
 bool
 clerk_outbox_claim_is_safe(void)
 {
-	int			wait = awaited_position(claim_wait);
+	int			wait = sync_rep_wait_mode(claim_synchronous_commit);
 	bool		safe;
 
 	if (wait == SYNC_REP_NO_WAIT || max_wal_senders == 0)
@@ -105,16 +117,19 @@ clerk_outbox_claim_is_safe(void)
 	return safe;
 }
 
-/* By the configuration as this process knows it. */
+/* As far as this process has read the configuration. */
 static bool
 standbys_are_configured(void)
 {
 	return SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0';
 }
 
-/* What a standby must have done for a commit with this synchronous_commit. */
+/*
+ * Maps a value of synchronous_commit to what a standby must have done with the
+ * WAL of a commit: a SYNC_REP_WAIT_ constant, or SYNC_REP_NO_WAIT.
+ */
 static int
-awaited_position(int level)
+sync_rep_wait_mode(int level)
 {
 	switch (level)
 	{
@@ -130,7 +145,7 @@ awaited_position(int level)
 }
 
 static void
-fill_due(Datum *values, int first, int count, const void *rows)
+fill_claim_parameters(Datum *values, int first, int count, const void *rows)
 {
 	const ClerkDueInvitation *const *due = rows;
 	Datum	   *ids = palloc(count * sizeof(Datum));
@@ -151,7 +166,7 @@ fill_due(Datum *values, int first, int count, const void *rows)
 }
 
 static void
-claim_failed(int position, const ErrorData *error, const void *rows)
+set_aside_unclaimed(int position, const ErrorData *error, const void *rows)
 {
 	const ClerkDueInvitation *const *due = rows;
 

@@ -1,28 +1,30 @@
 /*
  * delivery.c
- *		Sends what is due in the outbox: claim, send, settle.
+ *		Delivers the rows of the outbox that are due: claim, send, settle.
  *
- * A pass plans which of the rows that are due share a request
- * (outbox/delivery_plan.c), and works through the plan in batches.  Each batch has three
- * phases, and a memory context that holds its rows, requests and answers:
+ * A pass plans which due rows share a request (outbox/delivery_plan.c) and
+ * works through the plan in batches.  Each batch has three phases, and a
+ * memory context that holds its rows, requests and responses:
  *
- * 1. Claim, in a transaction: rows become "sending".  It is committed to disk
- *	  before anything is sent, so that after a crash nobody takes a row for one
- *	  that was not sent.
- * 2. Send, with no snapshot and no row locked: the batch's requests, several at
+ * 1. Claim, in a transaction: rows become "sending".  The transaction is
+ *	  committed and flushed to disk before anything is sent, so that after a
+ *	  crash no sender mistakes a row that may have been sent for one that was
+ *	  not.
+ * 2. Send, without a snapshot or row locks: the batch's requests, several at
  *	  a time.
- * 3. Settle, in another transaction: what each answer means for its rows
- *	  (outbox/outcome.c).
+ * 3. Settle, in another transaction: record what each response means for its
+ *	  rows (outbox/outcome.c).
  *
- * Rows whose outcome is unknown, because an answer was lost or a sender died,
- * are "verifying" and get batches of their own, in which phase 2 looks their
- * addresses up, one by one.
+ * Rows whose outcome is unknown, because a response was lost or a sender died,
+ * are "verifying".  They get batches of their own, in which phase 2 looks up
+ * their addresses one by one.
  *
- * Requests are reserved in Clerk's budgets (clerk/rate_limit.c) before phase 1.  If
- * Clerk closes an endpoint all the same, or does not take the key, or cannot
- * be reached, the rest of the batch is not sent.
+ * Requests are reserved in Clerk's budgets (clerk/rate_limit.c) before they
+ * are claimed.  If Clerk nevertheless rejects requests to an endpoint with
+ * status 429, rejects the key, or cannot be reached, the rest of the batch is
+ * not sent.
  *
- * One session of a database sends at a time; see clerk_outbox_lock().
+ * Only one session of a database sends at a time; see clerk_outbox_lock().
  */
 #include "postgres.h"
 
@@ -45,84 +47,92 @@
 #include "utils/timestamp.h"
 
 /*
- * Requests in a batch for each that is under way at a time: the more, the less
- * often the sender waits for the last one, and for the disk; the fewer, the
- * less must be looked up after a crash.
+ * Requests in a batch for each concurrent request.  A larger value makes the
+ * sender wait less often for the last request of a batch and for the disk; a
+ * smaller one leaves fewer rows to look up after a crash.
  */
 #define REQUESTS_PER_SLOT 4
 
-/* Milliseconds between reports of progress. */
+/* Milliseconds between progress reports. */
 #define PROGRESS_INTERVAL 10000
 
-/* Milliseconds until a row is tried again that somebody has locked. */
+/* Milliseconds before a row that another session has locked is tried again. */
 #define LOCKED_ROW_DELAY 1000
 
 /*
- * Rounds of removing old rows in a pass, so that it ends; outbox/retention.c
- * says how many each takes.
+ * Most batches of old rows that a pass removes, so that the pass ends;
+ * outbox/retention.c has the size of a batch.
  */
-#define REMOVAL_ROUNDS 200
+#define MAX_REMOVAL_BATCHES 200
 
 /*
- * Look-ups that a process makes in so many microseconds.  Clerk takes 100
- * requests of all kinds in 10 seconds on a development instance, and 1,000 on
- * one in production: look-ups must leave the greater part of it to the rest.
+ * Most lookups that a process makes in a period of so many microseconds.
+ * Clerk accepts 100 requests of all kinds in 10 seconds on a development
+ * instance, and 1,000 on a production instance; lookups must leave most of
+ * that to other requests.
  */
-#define MOST_LOOKUPS 40
+#define MAX_LOOKUPS 40
 #define LOOKUP_PERIOD INT64CONST(10000000)
 
 /*
- * Microseconds by which the clock that can be set must have lagged behind the
- * other one between two passes to be taken for one that was set back.
+ * Microseconds that the wall clock must have fallen behind the monotonic clock
+ * between two passes to count as having been set back.
  */
-#define SET_BACK INT64CONST(1000000)
+#define CLOCK_SET_BACK_THRESHOLD INT64CONST(1000000)
 
-/* What one pass has and does. */
+/* The state of a pass. */
 typedef struct Pass
 {
-	ClerkDeliveryPass shared;	/* with delivery_plan.c */
+	ClerkDeliveryPass shared;	/* shared with delivery_plan.c */
 	ClerkDeliveryPlan plan;
 	int64		allowance;		/* invitations that may still be claimed */
-	MemoryContext batch;		/* emptied after each batch */
+	MemoryContext batch;		/* reset after each batch */
 	HTAB	   *postponed;		/* IDs of rows, for the report */
-	TimestampTz progress_at;
+	TimestampTz last_progress_at;
 } Pass;
 
 /*
- * What a process remembers between passes: look-ups made since the beginning of
- * the current LOOKUP_PERIOD, and how the two clocks stood to each other.
+ * What a process remembers between passes: the lookups made since the
+ * beginning of the current LOOKUP_PERIOD, and the wall clock minus the
+ * monotonic clock, in microseconds, at the last pass.
  */
 static int	lookups_made = 0;
 static int64 lookups_since = 0;
-static int64 clock_difference = PG_INT64_MAX;	/* at first: not known */
+static int64 clock_difference = PG_INT64_MAX;	/* not known yet */
 
 static void begin_pass(Pass *pass);
-static void work_off(Pass *pass);
-static void work_off_what_was_early(Pass *pass);
-static bool look_up_some(Pass *pass);
-static int	lookups_left(TimestampTz *more_at);
-static bool send_some(Pass *pass);
+static void deliver_due_rows(Pass *pass);
+static void deliver_rows_with_future_times(Pass *pass);
+static bool look_up_batch(Pass *pass);
+static int	lookups_left(TimestampTz *next_lookup_at);
+static bool send_batch(Pass *pass);
 static int	claim(Pass *pass, ClerkBatchEntry *entries, int count);
 static void assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
 						const List *claimed);
-static void stop_unreplicated(Pass *pass);
+static void stop_without_standby(Pass *pass);
 static int	settle(Pass *pass, ClerkBatchEntry *entries, int count);
-static bool concerns_all(const ClerkError *error);
-static int	apply(Pass *pass, ClerkOutboxChange *changes, int count);
+static bool affects_all_requests(const ClerkError *error);
+static int	apply_changes(Pass *pass, ClerkOutboxChange *changes, int count);
 static void count_change(Pass *pass, const ClerkOutboxChange *change);
 static void report_progress(Pass *pass);
-static void tell_of_set_aside(Pass *pass);
+static void report_set_aside(Pass *pass);
 static void remove_old_rows(Pass *pass);
 static TimestampTz next_due(Pass *pass);
-static TimestampTz sooner(TimestampTz a, TimestampTz b);
+static TimestampTz earlier_time(TimestampTz a, TimestampTz b);
 
 /*
- * Sends what is due in the outbox of this schema, at most so many invitations,
- * and fills in the report.  Must be called outside a transaction, or in one
- * that host->commit may end; leaves one begun in the same way.
+ * Runs one pass: delivers the rows that are due in the outbox of this schema,
+ * then removes rows that clerk_invite.retention no longer keeps.  Claims at
+ * most max_invitations rows; lookups do not count.  Fills in the report, whose
+ * strings are in the current memory context.
  *
- * Raises an error if the session is told to stop; what was under way is then
- * verified by the next sender.
+ * Must be called outside a transaction, or inside one that host->commit may
+ * end; returns inside a transaction begun by host->begin.
+ *
+ * A failed request is not an error: see report->stopped_by.  Raises 42P01 if
+ * the schema has no outbox, the errors of clerk_outbox_run(), and 57014 or
+ * 57P01 if the session is told to stop; the next sender then verifies the rows
+ * that were in flight.
  */
 void
 clerk_deliver(Oid schema, int64 max_invitations,
@@ -150,12 +160,13 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	{
 		clerk_outbox_take_over();
 		host->commit();
-		work_off(&pass);
-		work_off_what_was_early(&pass);
+		deliver_due_rows(&pass);
+		deliver_rows_with_future_times(&pass);
 		remove_old_rows(&pass);
 		host->begin();
-		report->next_due = sooner(next_due(&pass), clerk_outbox_held_until());
-		tell_of_set_aside(&pass);
+		report->next_due = earlier_time(next_due(&pass),
+										clerk_outbox_held_until());
+		report_set_aside(&pass);
 	}
 	PG_FINALLY();
 	{
@@ -168,6 +179,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	MemoryContextDelete(pass.plan.memory);
 }
 
+/* Allocates what the pass needs in the current memory context. */
 static void
 begin_pass(Pass *pass)
 {
@@ -182,13 +194,17 @@ begin_pass(Pass *pass)
 	pass->postponed = hash_create("clerk_invite postponed rows", 64, &control,
 								  HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	pass->shared.report->begun_at = GetCurrentTimestamp();
-	pass->progress_at = pass->shared.report->begun_at;
+	pass->last_progress_at = pass->shared.report->begun_at;
 }
 
+/*
+ * Looks up and sends batches until no row can be processed or the pass must
+ * stop.
+ */
 static void
-work_off(Pass *pass)
+deliver_due_rows(Pass *pass)
 {
-	bool		worked;
+	bool		found_rows;
 
 	do
 	{
@@ -196,64 +212,67 @@ work_off(Pass *pass)
 
 		CHECK_FOR_INTERRUPTS();
 		pass->shared.report->limited_until = 0;
-		worked = look_up_some(pass);
+		found_rows = look_up_batch(pass);
 		MemoryContextReset(pass->batch);
-		if (pass->shared.report->stopped_by == NULL && send_some(pass))
-			worked = true;
+		if (pass->shared.report->stopped_by == NULL && send_batch(pass))
+			found_rows = true;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->batch);
 		report_progress(pass);
-	} while (worked && pass->shared.report->stopped_by == NULL && !pass->shared.report->busy);
+	} while (found_rows && pass->shared.report->stopped_by == NULL &&
+			 !pass->shared.report->busy);
 }
 
 /*
- * Sends what our clock, when it was ahead, has put off.  Looked for by a
- * process that does not know whether the clock was set back before it began,
- * and by one that has seen it.
+ * Delivers rows that were postponed too far because the wall clock was ahead.
+ * Done by the first pass of a process, which cannot know whether the clock was
+ * set back before, and by a pass that sees that it was.
  */
 static void
-work_off_what_was_early(Pass *pass)
+deliver_rows_with_future_times(Pass *pass)
 {
 	int64		difference = GetCurrentTimestamp() - clerk_monotonic_microseconds();
 	bool		set_back = clock_difference == PG_INT64_MAX ||
-	difference < clock_difference - SET_BACK;
-	int64		brought_back = 0;
+	difference < clock_difference - CLOCK_SET_BACK_THRESHOLD;
+	int64		corrected = 0;
 
 	clock_difference = difference;
 	if (!set_back)
 		return;
 	pass->shared.host->begin();
-	brought_back = clerk_outbox_bring_back();
+	corrected = clerk_outbox_correct_future_times();
 	pass->shared.host->commit();
-	if (brought_back > 0 && pass->shared.report->stopped_by == NULL)
-		work_off(pass);
+	if (corrected > 0 && pass->shared.report->stopped_by == NULL)
+		deliver_due_rows(pass);
 }
 
 /*
- * A batch of rows whose outcome is unknown; false if there is none, or none may
- * be looked up now.
+ * Looks up a batch of rows whose outcome is unknown.  Returns false if there
+ * are none, if no lookup is allowed now, or if no row changed.
  */
 static bool
-look_up_some(Pass *pass)
+look_up_batch(Pass *pass)
 {
 	List	   *rows;
 	ClerkBatchEntry *entries;
 	ClerkBudget budget;
-	TimestampTz more_at;
-	int			most = Min(clerk_max_concurrent_requests * REQUESTS_PER_SLOT,
-						   lookups_left(&more_at));
+	TimestampTz next_lookup_at;
+	int			limit = Min(clerk_max_concurrent_requests * REQUESTS_PER_SLOT,
+							lookups_left(&next_lookup_at));
 	int			count = 0;
 	ListCell   *cell;
 
 	pass->shared.host->begin();
 	rows = clerk_pass_has_lock(&pass->shared) ?
-		clerk_outbox_unverified(Max(most, 1)) : NIL;
+		clerk_outbox_unverified(Max(limit, 1)) : NIL;
 	pass->shared.host->commit();
 	if (rows == NIL)
 		return false;
-	if (!clerk_pass_may_send(&pass->shared, CLERK_ENDPOINT_LIST, &budget) || most == 0)
+	if (!clerk_pass_may_send(&pass->shared, CLERK_ENDPOINT_LIST, &budget) ||
+		limit == 0)
 	{
-		clerk_pass_note_limit(&pass->shared, Max(budget.available_at, more_at));
+		clerk_pass_note_limit(&pass->shared,
+							  Max(budget.available_at, next_lookup_at));
 		return false;
 	}
 
@@ -269,13 +288,19 @@ look_up_some(Pass *pass)
 	lookups_made += count;
 	clerk_send_batch(entries, count);
 
-	/* Rows that somebody has locked would be looked up again and again. */
+	/*
+	 * If other sessions have locked all of these rows, none has changed, and
+	 * they would be looked up over and over.
+	 */
 	return settle(pass, entries, count) > 0;
 }
 
-/* How many look-ups may be made now; if none, there are more at *more_at. */
+/*
+ * Returns how many lookups may be made now.  If there are none left,
+ * *next_lookup_at is the time when there will be; otherwise it is 0.
+ */
 static int
-lookups_left(TimestampTz *more_at)
+lookups_left(TimestampTz *next_lookup_at)
 {
 	int64		now = clerk_monotonic_microseconds();
 
@@ -284,33 +309,36 @@ lookups_left(TimestampTz *more_at)
 		lookups_made = 0;
 		lookups_since = now;
 	}
-	*more_at = lookups_made < MOST_LOOKUPS ? 0 :
+	*next_lookup_at = lookups_made < MAX_LOOKUPS ? 0 :
 		GetCurrentTimestamp() + lookups_since + LOOKUP_PERIOD - now;
-	return Max(MOST_LOOKUPS - lookups_made, 0);
+	return Max(MAX_LOOKUPS - lookups_made, 0);
 }
 
-/* A batch of rows to be sent; false if there is none. */
+/*
+ * Claims, sends and settles the next batch of the plan.  Returns false if
+ * nothing can be sent.
+ */
 static bool
-send_some(Pass *pass)
+send_batch(Pass *pass)
 {
-	int			most = clerk_max_concurrent_requests * REQUESTS_PER_SLOT;
-	ClerkBatchEntry *entries = palloc0(most * sizeof(ClerkBatchEntry));
+	int			limit = clerk_max_concurrent_requests * REQUESTS_PER_SLOT;
+	ClerkBatchEntry *entries = palloc0(limit * sizeof(ClerkBatchEntry));
 	int			count;
 
 	if (pass->allowance <= 0 || !clerk_plan_prepare(&pass->shared, &pass->plan))
 		return false;
 	count = clerk_plan_take(&pass->shared, &pass->plan, pass->allowance,
-							entries, most);
+							entries, limit);
 	if (count == 0)
 		return true;
 	if (claim(pass, entries, count) > 0)
 	{
 		/*
-		 * A user's trigger may have released the lock while rows were
-		 * claimed.
+		 * A user's trigger may have released the sender's lock during the
+		 * claim.
 		 */
 		if (!clerk_outbox_claim_is_safe())
-			stop_unreplicated(pass);
+			stop_without_standby(pass);
 		else if (clerk_pass_has_lock(&pass->shared))
 			clerk_send_batch(entries, count);
 	}
@@ -320,7 +348,7 @@ send_some(Pass *pass)
 
 /*
  * Claims the rows that the entries are for, and gives each entry those of its
- * rows that were claimed, which may be none.  Returns how many were.
+ * rows that were claimed, if any.  Returns the number of claimed rows.
  */
 static int
 claim(Pass *pass, ClerkBatchEntry *entries, int count)
@@ -345,7 +373,6 @@ claim(Pass *pass, ClerkBatchEntry *entries, int count)
 	return list_length(claimed);
 }
 
-/* Gives an entry those of its rows that were claimed. */
 static void
 assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
 			const List *claimed)
@@ -365,11 +392,11 @@ assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
 }
 
 /*
- * A claim that no synchronous standby has is as good as none: nothing is sent,
- * and the pass ends.
+ * Stops the pass before anything is sent: the claim may be missing on a
+ * synchronous standby, which would send the rows again after a failover.
  */
 static void
-stop_unreplicated(Pass *pass)
+stop_without_standby(Pass *pass)
 {
 	ClerkError	error = {0};
 
@@ -380,7 +407,10 @@ stop_unreplicated(Pass *pass)
 	clerk_pass_stop(&pass->shared, &error);
 }
 
-/* Records in the outbox what came of a batch; returns how many rows changed. */
+/*
+ * Records the results of a batch in the outbox.  Returns the number of rows
+ * that were changed or set aside.
+ */
 static int
 settle(Pass *pass, ClerkBatchEntry *entries, int count)
 {
@@ -400,26 +430,30 @@ settle(Pass *pass, ClerkBatchEntry *entries, int count)
 		for (int j = 0; j < entries[i].count; j++)
 			changes[row_count + j].row = entries[i].rows[j];
 		clerk_batch_entry_outcomes(&entries[i], &changes[row_count], &adopted);
-		if (concerns_all(entries[i].error))
+		if (affects_all_requests(entries[i].error))
 			clerk_pass_stop(&pass->shared, entries[i].error);
 		row_count += entries[i].count;
 	}
-	applied = apply(pass, changes, row_count);
+	applied = apply_changes(pass, changes, row_count);
 	pass->shared.host->commit();
 	return applied;
 }
 
-/* Whether what became of one request would become of any other. */
+/* Whether every other request would fail for the same reason. */
 static bool
-concerns_all(const ClerkError *error)
+affects_all_requests(const ClerkError *error)
 {
 	return error != NULL &&
 		(error->class == CLERK_ERROR_CONFIGURATION ||
 		 error->class == CLERK_ERROR_NOT_SENT);
 }
 
+/*
+ * Writes the changes to the table and counts them for the report.  Returns the
+ * number of rows that were changed or set aside.
+ */
 static int
-apply(Pass *pass, ClerkOutboxChange *changes, int count)
+apply_changes(Pass *pass, ClerkOutboxChange *changes, int count)
 {
 	int			applied = 0;
 
@@ -435,7 +469,7 @@ apply(Pass *pass, ClerkOutboxChange *changes, int count)
 			applied++;
 		}
 		else if (changes[i].set_aside)
-			applied++;			/* it is not due any more */
+			applied++;			/* it is no longer due */
 		else
 			ereport(LOG,
 					(errmsg("invitation %lld of the outbox is locked, or was changed while it was being sent",
@@ -461,19 +495,19 @@ static void
 report_progress(Pass *pass)
 {
 	if (pass->shared.host->progress == NULL ||
-		!TimestampDifferenceExceeds(pass->progress_at, GetCurrentTimestamp(),
+		!TimestampDifferenceExceeds(pass->last_progress_at, GetCurrentTimestamp(),
 									PROGRESS_INTERVAL))
 		return;
-	pass->progress_at = GetCurrentTimestamp();
+	pass->last_progress_at = GetCurrentTimestamp();
 	pass->shared.report->postponed = hash_get_num_entries(pass->postponed);
 	pass->shared.host->begin();
 	pass->shared.host->progress(pass->shared.report, clerk_outbox_count_due(pass->allowance));
 	pass->shared.host->commit();
 }
 
-/* Fills in which rows are set aside; in a transaction. */
+/* Reports how many rows are set aside.  Must be called in a transaction. */
 static void
-tell_of_set_aside(Pass *pass)
+report_set_aside(Pass *pass)
 {
 	MemoryContext caller = MemoryContextSwitchTo(pass->shared.memory);
 	ClerkOutboxSetAside all = clerk_outbox_all_set_aside();
@@ -484,8 +518,8 @@ tell_of_set_aside(Pass *pass)
 }
 
 /*
- * Rows that have been settled for longer than the user wants to keep them.
- * What becomes due meanwhile does not wait for that.
+ * Removes rows that were settled longer ago than clerk_invite.retention.
+ * Deliveries that become due meanwhile do not wait for that.
  */
 static void
 remove_old_rows(Pass *pass)
@@ -497,41 +531,48 @@ remove_old_rows(Pass *pass)
 	clerk_outbox_begin_removal(&removal,
 							   TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
 														   -(int64) clerk_retention * 1000));
-	for (int i = 0; i < REMOVAL_ROUNDS && !removal.over; i++)
+	for (int i = 0; i < MAX_REMOVAL_BATCHES && !removal.finished; i++)
 	{
 		MemoryContext caller = MemoryContextSwitchTo(pass->batch);
 
 		CHECK_FOR_INTERRUPTS();
 		pass->shared.host->begin();
-		clerk_outbox_remove_some(&removal);
+		clerk_outbox_remove_batch(&removal);
 		pass->shared.host->commit();
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->batch);
 		if (pass->shared.report->stopped_by == NULL)
-			work_off(pass);
+			deliver_due_rows(pass);
 	}
 }
 
-/* When there is something to do again; in a transaction. */
+/*
+ * Returns when the next pass has something to do, or 0 if no row is open.
+ * Must be called in a transaction.
+ */
 static TimestampTz
 next_due(Pass *pass)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz due = clerk_outbox_next_due(DT_NOBEGIN);
-	TimestampTz again;
+	TimestampTz retry_at;
 
 	if (due == 0 || due > now)
 		return due;
 
-	/* Due already: limited, locked by somebody, or the pass was stopped. */
-	again = pass->shared.report->limited_until != 0 ? pass->shared.report->limited_until :
+	/*
+	 * A row is due but was not processed: a rate limit applies, another
+	 * session has locked the row, or the pass was stopped.
+	 */
+	retry_at = pass->shared.report->limited_until != 0 ?
+		pass->shared.report->limited_until :
 		TimestampTzPlusMilliseconds(now, LOCKED_ROW_DELAY);
-	return sooner(clerk_outbox_next_due(now), again);
+	return earlier_time(clerk_outbox_next_due(now), retry_at);
 }
 
-/* Of two times, of which 0 is none. */
+/* The earlier of two times; 0 stands for no time. */
 static TimestampTz
-sooner(TimestampTz a, TimestampTz b)
+earlier_time(TimestampTz a, TimestampTz b)
 {
 	return a == 0 || (b != 0 && b < a) ? b : a;
 }

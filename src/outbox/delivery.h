@@ -1,6 +1,6 @@
 /*
  * delivery.h
- *		Sends what is due in the outbox.
+ *		Delivers the rows of the outbox that are due.
  */
 #ifndef CLERK_DELIVERY_H
 #define CLERK_DELIVERY_H

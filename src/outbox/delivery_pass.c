@@ -1,6 +1,6 @@
 /*
  * delivery_pass.c
- *		Whether a delivery pass may go on, and why it stops.
+ *		Whether a delivery pass may continue, and why it stops.
  */
 #include "postgres.h"
 
@@ -12,8 +12,9 @@
 #include "utils/timestamp.h"
 
 /*
- * Whether the library still fits the SQL objects; if not, the pass is stopped.
- * In a transaction.
+ * Returns whether the library fits the installed SQL objects; stops the pass
+ * if it does not.  Must be called in a transaction.  Raises no error: the
+ * reason is in report->stopped_by, with SQLSTATE 55000.
  */
 bool
 clerk_pass_fits(ClerkDeliveryPass *pass)
@@ -37,8 +38,9 @@ clerk_pass_fits(ClerkDeliveryPass *pass)
 }
 
 /*
- * Whether this session is still the one sender; if another one has taken its
- * place, the pass ends.  In a transaction.
+ * Returns whether this session is still the only sender.  If another session
+ * has become the sender, sets report->busy, which ends the pass.  Must be
+ * called in a transaction.
  */
 bool
 clerk_pass_has_lock(ClerkDeliveryPass *pass)
@@ -49,9 +51,10 @@ clerk_pass_has_lock(ClerkDeliveryPass *pass)
 }
 
 /*
- * Whether an endpoint takes requests now, and what is left of its budget.  If
- * not, the time when it will is in budget->available_at; without a usable key
- * the pass is stopped.
+ * Returns whether Clerk's limits allow a request to an endpoint now, and fills
+ * in the endpoint's budget.  If not, budget->available_at is the time when
+ * they will; infinity if they never do.  Stops the pass if there is no usable
+ * key.
  */
 bool
 clerk_pass_may_send(ClerkDeliveryPass *pass, ClerkEndpoint endpoint, ClerkBudget *budget)
@@ -68,7 +71,10 @@ clerk_pass_may_send(ClerkDeliveryPass *pass, ClerkEndpoint endpoint, ClerkBudget
 	return budget->available_at <= GetCurrentTimestamp();
 }
 
-/* Rows are due that have to wait for Clerk's limits until then. */
+/*
+ * Notes in the report that due rows must wait for Clerk's limits until this
+ * time.  Of several times, the earliest counts.
+ */
 void
 clerk_pass_note_limit(ClerkDeliveryPass *pass, TimestampTz until)
 {
@@ -78,7 +84,10 @@ clerk_pass_note_limit(ClerkDeliveryPass *pass, TimestampTz until)
 		pass->report->limited_until = until;
 }
 
-/* Ends the pass after this batch; the report outlives the batch's memory. */
+/*
+ * Ends the pass after the current batch.  The first reason counts; it is
+ * copied, since the report outlives the batch's memory.
+ */
 void
 clerk_pass_stop(ClerkDeliveryPass *pass, const ClerkError *error)
 {

@@ -1,6 +1,6 @@
 /*
  * delivery_pass.h
- *		What the parts of a delivery pass share: whether it may go on.
+ *		State and checks that the parts of a delivery pass share.
  */
 #ifndef CLERK_DELIVERY_PASS_H
 #define CLERK_DELIVERY_PASS_H
@@ -12,8 +12,8 @@ typedef struct ClerkDeliveryPass
 {
 	const ClerkDeliveryHost *host;
 	ClerkDeliveryReport *report;
-	MemoryContext memory;		/* as long as the report */
-	uint64		instance;		/* of Clerk's */
+	MemoryContext memory;		/* lives as long as the report */
+	uint64		instance;		/* Clerk instance; see clerk/rate_limit.h */
 } ClerkDeliveryPass;
 
 extern bool clerk_pass_fits(ClerkDeliveryPass *pass);

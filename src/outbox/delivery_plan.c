@@ -1,11 +1,11 @@
 /*
  * delivery_plan.c
- *		What a delivery pass sends next: plans requests within Clerk's budgets.
+ *		Plans the next requests of a delivery pass within Clerk's budgets.
  *
- * A plan looks at the rows that are due and packs them into requests
- * (outbox/packing.c).  A batch takes its requests from the plan, and reserves
- * each of them in Clerk's budgets (clerk/rate_limit.c), until the plan is used
- * up or too old.
+ * A plan reads the rows that are due and packs them into requests
+ * (outbox/packing.c).  Batches take their requests from the plan, and reserve
+ * each one in Clerk's budgets (clerk/rate_limit.c), until the plan is used up
+ * or too old.
  */
 #include "postgres.h"
 
@@ -17,16 +17,17 @@
 #include "utils/timestamp.h"
 
 /*
- * Rows that a plan looks at: six hours of what Clerk allows, so that there is
- * enough to fill bulk requests from.  Planning takes some 10 ms then.
+ * Rows that a plan reads at most.  Clerk's default budgets, 250 single and 50
+ * bulk requests an hour, take more than six hours for so many, so that there
+ * are enough to fill bulk requests.  Planning then takes about 10 ms.
  */
-#define LOOK_AHEAD 5000
+#define MAX_PLANNED_ROWS 5000
 
-/* Milliseconds after which rows that came in meanwhile get into a plan. */
+/* Milliseconds after which a new plan is made, to include new rows. */
 #define PLAN_LIFETIME 1000
 
-static bool is_usable(const ClerkDeliveryPlan *plan);
-static bool make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
+static bool is_plan_usable(const ClerkDeliveryPlan *plan);
+static bool make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
 static bool find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget);
 static void pack(ClerkDeliveryPlan *plan, int count,
 				 const ClerkPackingBudget *budget);
@@ -35,26 +36,31 @@ static void reserve(ClerkDeliveryPass *pass, ClerkEndpoint endpoint,
 static ClerkEndpoint endpoint_of(const ClerkPackedRequest *request);
 
 /*
- * Sees to it that there is a plan with something left to do, and not too old.
- * False if there is nothing to send, or nothing may be sent.
+ * Ensures that the plan has requests left and is not too old.  Returns false
+ * if nothing is due or nothing may be sent now.  The plan is in plan->memory.
+ * Raises the errors of clerk_outbox_run().
  */
 bool
 clerk_plan_prepare(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
-	return is_usable(plan) || make(pass, plan);
+	return is_plan_usable(plan) || make_plan(pass, plan);
 }
 
 static bool
-is_usable(const ClerkDeliveryPlan *plan)
+is_plan_usable(const ClerkDeliveryPlan *plan)
 {
 	return plan->next < plan->packed.count &&
 		!TimestampDifferenceExceeds(plan->made_at, GetCurrentTimestamp(),
 									PLAN_LIFETIME);
 }
 
-/* Gives up, too, if none of the last plan's rows could be claimed. */
+/*
+ * Makes a new plan.  Returns false if there is nothing to send, and also if
+ * none of the previous plan's rows could be claimed: trying them again at once
+ * would not help.
+ */
 static bool
-make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
+make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
 	MemoryContext caller;
 	ClerkPackingBudget budget;
@@ -66,14 +72,14 @@ make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 	caller = MemoryContextSwitchTo(plan->memory);
 
 	/*
-	 * With no budget, one row is enough to know that some have to wait, even
-	 * if it was another session that left the last plan none.
+	 * Without a budget, one row is enough to know that rows must wait, even
+	 * if another session has used up the budget of the previous plan.
 	 */
 	pass->host->begin();
 	if (clerk_pass_fits(pass) && clerk_pass_has_lock(pass) &&
 		clerk_outbox_due(1, &plan->due) > 0 &&
 		find_budget(pass, &budget) && !none_claimed)
-		count = clerk_outbox_due(LOOK_AHEAD, &plan->due);
+		count = clerk_outbox_due(MAX_PLANNED_ROWS, &plan->due);
 	if (count > 0)
 		pack(plan, count, &budget);
 	pass->host->commit();
@@ -81,7 +87,9 @@ make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 	return plan->packed.count > 0;
 }
 
-/* What may be spent now; false if nothing may. */
+/*
+ * Reads the budgets that can be spent now; returns false if both are used up.
+ */
 static bool
 find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget)
 {
@@ -98,12 +106,19 @@ find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget)
 	budget->singles = single ? singles.remaining : 0;
 	budget->bulks = bulk ? bulks.remaining : 0;
 
-	/* More than what a bulk request costs in requests for one each. */
-	budget->worthwhile = bulks.limit > 0 ? singles.limit / bulks.limit + 1 : 0;
+	/*
+	 * A bulk request should carry more invitations than the number of single
+	 * requests that cost the same share of the budget.
+	 */
+	budget->min_bulk_size = bulks.limit > 0 ?
+		singles.limit / bulks.limit + 1 : 0;
 	return true;
 }
 
-/* In a transaction: addresses may have to be converted to be compared. */
+/*
+ * Must be called in a transaction: comparing addresses may need a conversion
+ * between encodings.
+ */
 static void
 pack(ClerkDeliveryPlan *plan, int count, const ClerkPackingBudget *budget)
 {
@@ -122,8 +137,10 @@ pack(ClerkDeliveryPlan *plan, int count, const ClerkPackingBudget *budget)
 }
 
 /*
- * Takes a batch's requests from the plan, as far as they can be reserved, with
- * at most so many invitations.  Returns how many entries it has filled in.
+ * Takes the requests of the next batch from the plan, with at most
+ * max_invitations invitations in total, and reserves them.  Fills in at most
+ * max_entries entries, without the requests for which no reservation was
+ * granted.  Returns the number of entries.
  */
 int
 clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
@@ -131,7 +148,7 @@ clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
 {
 	int64		invitations = 0;
 	int			count = 0;
-	int			kept = 0;
+	int			granted_count = 0;
 
 	while (count < max_entries && plan->next < plan->packed.count &&
 		   invitations < max_invitations)
@@ -147,14 +164,17 @@ clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
 	reserve(pass, CLERK_ENDPOINT_SINGLE, entries, count);
 	reserve(pass, CLERK_ENDPOINT_BULK, entries, count);
 
-	/* Another session may have been faster: keep what was granted. */
+	/* Another session may have used up the budget since the plan was made. */
 	for (int i = 0; i < count; i++)
 		if (entries[i].reservation.state == CLERK_RESERVATION_HELD)
-			entries[kept++] = entries[i];
-	return kept;
+			entries[granted_count++] = entries[i];
+	return granted_count;
 }
 
-/* Reserves the requests to an endpoint, the first ones if not all. */
+/*
+ * Reserves the entries' requests to an endpoint: the first ones if the budget
+ * does not suffice for all.
+ */
 static void
 reserve(ClerkDeliveryPass *pass, ClerkEndpoint endpoint,
 		ClerkBatchEntry *entries, int count)

@@ -1,6 +1,6 @@
 /*
  * delivery_plan.h
- *		What a delivery pass sends next: plans requests within Clerk's budgets.
+ *		Plans the next requests of a delivery pass within Clerk's budgets.
  */
 #ifndef CLERK_DELIVERY_PLAN_H
 #define CLERK_DELIVERY_PLAN_H
@@ -10,11 +10,11 @@
 
 typedef struct ClerkDeliveryPlan
 {
-	MemoryContext memory;		/* emptied with each new plan */
+	MemoryContext memory;		/* reset with each new plan */
 	ClerkPackedRequests packed;
-	ClerkDueInvitation *due;	/* what was packed */
-	int			next;			/* the first request that was not taken yet */
-	int			claimed;		/* rows, for the pass to count */
+	ClerkDueInvitation *due;	/* the rows that were packed */
+	int			next;			/* position of the next request */
+	int			claimed;		/* claimed rows, counted by the pass */
 	TimestampTz made_at;
 } ClerkDeliveryPlan;
 

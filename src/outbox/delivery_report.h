@@ -1,6 +1,6 @@
 /*
  * delivery_report.h
- *		What a delivery pass needs of its host, and what it reports to it.
+ *		What a delivery pass needs from its host, and what it reports.
  */
 #ifndef CLERK_DELIVERY_REPORT_H
 #define CLERK_DELIVERY_REPORT_H
@@ -9,34 +9,44 @@
 #include "common/installed_extension.h"
 #include "datatype/timestamp.h"
 
+/* The result of a pass. */
 typedef struct ClerkDeliveryReport
 {
 	TimestampTz begun_at;
-	ClerkFit	fit;			/* of the library; not good: see stopped_by */
-	bool		busy;			/* another session is sending: nothing done */
+	ClerkFit	fit;			/* whether the library fits; if not, see
+								 * stopped_by */
+	bool		busy;			/* another session is the sender; the pass did
+								 * nothing or ended early */
 	int64		sent;
 	int64		skipped;
 	int64		failed;
-	int64		postponed;		/* rows that are open after an attempt or a
-								 * look */
-	TimestampTz limited_until;	/* rows are due, but Clerk's limits allow none
-								 * before this; 0: they do not matter */
-	TimestampTz next_due;		/* when there is something to do again; 0: no
+	int64		postponed;		/* rows that are still open after an attempt
+								 * or a lookup */
+	TimestampTz limited_until;	/* rows are due, but Clerk's limits allow no
+								 * request before this time; infinity: never;
+								 * 0: no row waits for a limit */
+	TimestampTz next_due;		/* when there will be something to do; 0: no
 								 * row is open */
-	int64		set_aside;		/* rows whose changes fail in this database */
+	int64		set_aside;		/* rows that are set aside: this database
+								 * refuses to change them */
 	const char *set_aside_reason;	/* of one of them; NULL: there are none */
-	const ClerkError *stopped_by;	/* why it ended early; NULL: it did not */
+	const ClerkError *stopped_by;	/* why the pass ended early; NULL: it did
+									 * not */
 } ClerkDeliveryReport;
 
-/* What a pass needs of where it runs. */
+/*
+ * How a pass controls transactions and reports its progress.  The worker and
+ * the procedure clerk_send_invitations() each have their own.
+ */
 typedef struct ClerkDeliveryHost
 {
-	void		(*begin) (void);	/* a transaction */
+	void		(*begin) (void);	/* begins a transaction */
 	void		(*commit) (void);
 
 	/*
-	 * Called now and then, in a transaction, with the number of rows that are
-	 * still due, and that the pass may send; NULL if nobody wants to know.
+	 * Called about every 10 seconds, in a transaction, with the number of
+	 * rows that are still due and that the pass may process; NULL: no
+	 * progress reports.
 	 */
 	void		(*progress) (const ClerkDeliveryReport *report, int64 left);
 } ClerkDeliveryHost;

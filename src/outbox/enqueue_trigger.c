@@ -1,17 +1,17 @@
 /*
  * enqueue_trigger.c
- *		clerk_invitation_trigger(): new rows of a table of members become rows
+ *		clerk_invitation_trigger(): turns new rows of a members table into rows
  *		of the outbox.
  *
- * Two steps with different rights.  First the values are computed, as the user
- * whose statement fired the trigger: that runs output functions, which may be
- * anyone's.  Then the outbox's owner inserts the results, plain text and jsonb
- * (outbox/enqueued_rows.c).
+ * There are two steps with different rights.  First, the values are computed
+ * as the user whose statement fired the trigger, since that calls output
+ * functions, which may belong to anyone.  Then the results, plain text and
+ * jsonb, are inserted as the outbox's owner (outbox/enqueued_rows.c).
  *
- * What is found out about a trigger hangs on its FmgrInfo.  That belongs to
- * one trigger on one relation in one execution of a statement, so nothing in
- * it can be out of date, and an error takes it away together with the rows
- * that it has collected.
+ * What is known about a trigger is kept in its FmgrInfo.  That belongs to one
+ * trigger on one relation in one execution of a statement, so nothing kept
+ * there can be out of date, and an error frees it together with the collected
+ * rows.
  */
 #include "postgres.h"
 
@@ -33,7 +33,10 @@
 #include "utils/rel.h"
 #include "utils/tuplestore.h"
 
-/* The trigger's arguments, and the values of an outbox row, in this order. */
+/*
+ * The trigger's arguments, in order; the values of an outbox row have the same
+ * order.
+ */
 enum
 {
 	FIELD_ORG_ID,
@@ -50,9 +53,9 @@ enum
 typedef struct FieldDefinition
 {
 	const char *argument;		/* name in
-								 * clerk_create_organization_invitation */
-	const char *column;			/* name in the outbox */
-	Oid			type;			/* type there */
+								 * clerk_create_organization_invitation() */
+	const char *column;			/* name of the column in the outbox */
+	Oid			type;			/* type of that column */
 	bool		required;
 } FieldDefinition;
 
@@ -65,21 +68,23 @@ static const FieldDefinition fields[FIELDS] = {
 	[FIELD_METADATA] = {"metadata", "public_metadata", JSONBOID, false},
 };
 
-/* How the value of a members column becomes one of an outbox column. */
+/*
+ * How the value of a members column is converted to one of an outbox column.
+ */
 typedef enum Conversion
 {
 	CONVERSION_NONE,			/* binary compatible */
-	CONVERSION_TRIM,			/* character(n): its padding means nothing */
-	CONVERSION_TEXT,			/* any other: its text form */
-	CONVERSION_JSON				/* its text form, read as JSON */
+	CONVERSION_TRIM,			/* character(n): remove the padding */
+	CONVERSION_TEXT,			/* any other type: use its text form */
+	CONVERSION_JSON				/* parse its text form as JSON */
 } Conversion;
 
-/* Where a value comes from. */
+/* Where a value comes from: a column of the members table, or a constant. */
 typedef struct Source
 {
-	AttrNumber	column;			/* 0: the constant below */
+	AttrNumber	column;			/* 0: use the constant below */
 	Conversion	conversion;
-	FmgrInfo	output;			/* for the last two conversions */
+	FmgrInfo	output;			/* for CONVERSION_TEXT and CONVERSION_JSON */
 	Datum		constant;
 	bool		constant_is_null;
 } Source;
@@ -92,24 +97,25 @@ typedef struct Enqueuer
 	MemoryContext row_context;	/* reset for each row of a transition table */
 } Enqueuer;
 
-/* What an error's context tells. */
-typedef struct Work
+/* What the error context reports. */
+typedef struct EnqueueState
 {
 	const TriggerData *trigger;
-	int			field;			/* being computed; -1: none */
-} Work;
+	int			field;			/* the field being computed; -1: none */
+} EnqueueState;
 
-static const TriggerData *checked_trigger(FunctionCallInfo fcinfo);
-static void describe_work(void *arg);
-static Enqueuer *get_enqueuer(FunctionCallInfo fcinfo, Work *work);
+static const TriggerData *get_trigger_data(FunctionCallInfo fcinfo);
+static void add_error_context(void *arg);
+static Enqueuer *get_enqueuer(FunctionCallInfo fcinfo, EnqueueState *state);
 static void check_arguments(const Trigger *trigger);
 static void find_source(Source *source, const char *argument, Relation members,
 						int field);
 static void find_column(Source *source, const char *name, Relation members,
 						int field);
-static void collect_transition_table(Enqueuer *enqueuer, Work *work);
-static void collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work);
-static Datum converted(Source *source, Datum value);
+static void collect_transition_table(Enqueuer *enqueuer, EnqueueState *state);
+static void collect_row(Enqueuer *enqueuer, TupleTableSlot *slot,
+						EnqueueState *state);
+static Datum convert_value(Source *source, Datum value);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_trigger);
 
@@ -117,40 +123,47 @@ PG_FUNCTION_INFO_V1(clerk_invitation_trigger);
  * clerk_invitation_trigger(org_id, inviter, email, role [, redirect
  *		[, metadata]]) RETURNS trigger
  *
- * Raises 39P01 if it is not fired AFTER INSERT or UPDATE, for a row or with a
- * transition table; 22023 and 42703 for its arguments; what the outbox's
- * constraints raise.
+ * Each argument is the name of a column, or "=" and a literal value.  A row
+ * without an address is not enqueued.
+ *
+ * Raises 39P01 if it is not fired AFTER INSERT or UPDATE, for each row or with
+ * a transition table; 22023, 22P02 (metadata that is not JSON), 42703 and
+ * 0A000 (virtual generated column) for its arguments; 55000 if the outbox is
+ * missing; and what the outbox's constraints raise.
  */
 Datum
 clerk_invitation_trigger(PG_FUNCTION_ARGS)
 {
-	Work		work = {checked_trigger(fcinfo), -1};
-	TriggerEvent event = work.trigger->tg_event;
-	ErrorContextCallback context = {error_context_stack, describe_work, &work};
+	EnqueueState state = {get_trigger_data(fcinfo), -1};
+	TriggerEvent event = state.trigger->tg_event;
+	ErrorContextCallback context = {
+		error_context_stack, add_error_context, &state
+	};
 	Enqueuer   *enqueuer;
 
 	if (!clerk_enqueue_enabled)
 		return PointerGetDatum(NULL);
 
 	error_context_stack = &context;
-	enqueuer = get_enqueuer(fcinfo, &work);
+	enqueuer = get_enqueuer(fcinfo, &state);
 	if (TRIGGER_FIRED_FOR_STATEMENT(event))
 	{
-		collect_transition_table(enqueuer, &work);
+		collect_transition_table(enqueuer, &state);
 		clerk_insert_enqueued_rows(enqueuer->rows);
 	}
 	else
 	{
 		collect_row(enqueuer,
 					TRIGGER_FIRED_BY_UPDATE(event) ?
-					work.trigger->tg_newslot : work.trigger->tg_trigslot,
-					&work);
+					state.trigger->tg_newslot : state.trigger->tg_trigslot,
+					&state);
 
 		/*
-		 * At the end of the transaction or in SET CONSTRAINTS there is no
-		 * statement to whose events one could be added.
+		 * A deferred trigger fires at the end of the transaction or in SET
+		 * CONSTRAINTS, where there is no statement to which events could be
+		 * added.
 		 */
-		if (work.trigger->tg_trigger->tgdeferrable)
+		if (state.trigger->tg_trigger->tgdeferrable)
 			clerk_insert_enqueued_rows(enqueuer->rows);
 		else
 			clerk_insert_enqueued_rows_later(enqueuer->rows);
@@ -159,9 +172,12 @@ clerk_invitation_trigger(PG_FUNCTION_ARGS)
 	return PointerGetDatum(NULL);
 }
 
-/* Returns what the function was called with; raises if that is not for us. */
+/*
+ * Returns the trigger data.  Raises 39P01 if the function was not called as a
+ * trigger that it supports.
+ */
 static const TriggerData *
-checked_trigger(FunctionCallInfo fcinfo)
+get_trigger_data(FunctionCallInfo fcinfo)
 {
 	const TriggerData *trigger = (const TriggerData *) fcinfo->context;
 	const char *name;
@@ -199,22 +215,26 @@ checked_trigger(FunctionCallInfo fcinfo)
 }
 
 static void
-describe_work(void *arg)
+add_error_context(void *arg)
 {
-	const Work *work = arg;
+	const EnqueueState *state = arg;
 
-	if (work->field >= 0)
+	if (state->field >= 0)
 		errcontext("argument \"%s\" of clerk_invitation_trigger",
-				   fields[work->field].argument);
+				   fields[state->field].argument);
 	errcontext("invitations enqueued by trigger \"%s\" on table \"%s\"",
-			   work->trigger->tg_trigger->tgname,
-			   RelationGetRelationName(work->trigger->tg_relation));
+			   state->trigger->tg_trigger->tgname,
+			   RelationGetRelationName(state->trigger->tg_relation));
 }
 
+/*
+ * Returns what is known about the trigger, and finds it out in the first call
+ * of a statement.  Raises an error if an argument is invalid.
+ */
 static Enqueuer *
-get_enqueuer(FunctionCallInfo fcinfo, Work *work)
+get_enqueuer(FunctionCallInfo fcinfo, EnqueueState *state)
 {
-	const Trigger *trigger = work->trigger->tg_trigger;
+	const Trigger *trigger = state->trigger->tg_trigger;
 	Enqueuer   *enqueuer = fcinfo->flinfo->fn_extra;
 	const char *names[FIELDS];
 	Oid			types[FIELDS];
@@ -230,17 +250,17 @@ get_enqueuer(FunctionCallInfo fcinfo, Work *work)
 	{
 		names[i] = fields[i].column;
 		types[i] = fields[i].type;
-		work->field = i;
+		state->field = i;
 		find_source(&enqueuer->sources[i],
 					i < trigger->tgnargs ? trigger->tgargs[i] : "",
-					work->trigger->tg_relation, i);
+					state->trigger->tg_relation, i);
 	}
-	work->field = -1;
-	enqueuer->rows = clerk_enqueue_rows(get_func_namespace(fcinfo->flinfo->fn_oid),
-										names, types, FIELDS,
-										psprintf("invitations enqueued by trigger \"%s\" on table \"%s\"",
-												 trigger->tgname,
-												 RelationGetRelationName(work->trigger->tg_relation)));
+	state->field = -1;
+	enqueuer->rows = clerk_create_enqueued_rows(get_func_namespace(fcinfo->flinfo->fn_oid),
+												names, types, FIELDS,
+												psprintf("invitations enqueued by trigger \"%s\" on table \"%s\"",
+														 trigger->tgname,
+														 RelationGetRelationName(state->trigger->tg_relation)));
 	MemoryContextSwitchTo(caller);
 	fcinfo->flinfo->fn_extra = enqueuer;
 	return enqueuer;
@@ -264,7 +284,10 @@ check_arguments(const Trigger *trigger)
 							fields[i].argument, trigger->tgname)));
 }
 
-/* Allocates what the source refers to in the current memory context. */
+/*
+ * Reads one of the trigger's arguments.  Allocates in the current memory
+ * context.
+ */
 static void
 find_source(Source *source, const char *argument, Relation members, int field)
 {
@@ -281,6 +304,7 @@ find_source(Source *source, const char *argument, Relation members, int field)
 		source->constant = CStringGetTextDatum(argument + 1);
 }
 
+/* Uses a column of the members table as the source of a value. */
 static void
 find_column(Source *source, const char *name, Relation members, int field)
 {
@@ -291,7 +315,9 @@ find_column(Source *source, const char *name, Relation members, int field)
 	Oid			output;
 	bool		is_varlena;
 
-	/* System columns have negative numbers; new rows of partitions lack them. */
+	/*
+	 * System columns have negative numbers; new rows of partitions lack them.
+	 */
 	if (number <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
@@ -326,21 +352,21 @@ find_column(Source *source, const char *name, Relation members, int field)
 }
 
 static void
-collect_transition_table(Enqueuer *enqueuer, Work *work)
+collect_transition_table(Enqueuer *enqueuer, EnqueueState *state)
 {
-	Tuplestorestate *table = work->trigger->tg_newtable;
+	Tuplestorestate *table = state->trigger->tg_newtable;
 	TupleTableSlot *slot;
 	MemoryContext caller;
 
 	/*
-	 * Other triggers of the statement read the same table: as the executor
-	 * does, with a place in it of their own.
+	 * Other triggers of the statement read the same table.  As the executor
+	 * does, use a read pointer of our own.
 	 */
 	tuplestore_select_read_pointer(table,
 								   tuplestore_alloc_read_pointer(table, EXEC_FLAG_REWIND));
 	tuplestore_rescan(table);
 
-	slot = MakeSingleTupleTableSlot(RelationGetDescr(work->trigger->tg_relation),
+	slot = MakeSingleTupleTableSlot(RelationGetDescr(state->trigger->tg_relation),
 									&TTSOpsMinimalTuple);
 	enqueuer->row_context = AllocSetContextCreate(CurrentMemoryContext,
 												  "new member",
@@ -349,7 +375,7 @@ collect_transition_table(Enqueuer *enqueuer, Work *work)
 	{
 		CHECK_FOR_INTERRUPTS();
 		caller = MemoryContextSwitchTo(enqueuer->row_context);
-		collect_row(enqueuer, slot, work);
+		collect_row(enqueuer, slot, state);
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(enqueuer->row_context);
 	}
@@ -358,11 +384,12 @@ collect_transition_table(Enqueuer *enqueuer, Work *work)
 }
 
 /*
- * Adds the invitation for a member to those that are to be inserted; a member
- * without an address gets none.  Leaves garbage in the current memory context.
+ * Adds the invitation for a member to the rows to be inserted; a member
+ * without an address gets none.  Allocates in the current memory context and
+ * does not clean up.
  */
 static void
-collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work)
+collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, EnqueueState *state)
 {
 	Datum		values[FIELDS];
 	bool		nulls[FIELDS];
@@ -384,23 +411,26 @@ collect_row(Enqueuer *enqueuer, TupleTableSlot *slot, Work *work)
 		values[i] = slot_getattr(slot, source->column, &nulls[i]);
 		if (!nulls[i])
 		{
-			work->field = i;
-			values[i] = converted(source, values[i]);
+			state->field = i;
+			values[i] = convert_value(source, values[i]);
 		}
 	}
-	work->field = -1;
+	state->field = -1;
 
 	clerk_add_enqueued_row(enqueuer->rows, values, nulls);
 }
 
-/* Runs as the invoking user: an output function may be anyone's. */
+/*
+ * Converts a value that is not null, as the invoking user: the output function
+ * may belong to anyone.
+ */
 static Datum
-converted(Source *source, Datum value)
+convert_value(Source *source, Datum value)
 {
 	switch (source->conversion)
 	{
 		case CONVERSION_NONE:
-			/* The row it may point to is the members table's business. */
+			/* The collected row must not point into the members table. */
 			return PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
 		case CONVERSION_TRIM:
 			return DirectFunctionCall1(rtrim1, value);

@@ -1,21 +1,22 @@
 /*
  * enqueued_rows.c
- *		Rows for the outbox that a trigger has collected, and their INSERT.
+ *		Collects the outbox rows of a trigger and inserts them.
  *
- * The rows are inserted by one statement of ours with the rights of the
- * outbox's owner (outbox/owner_rights.c), in which nothing is looked up through
- * a search_path that others have set, and nothing of theirs is called.
+ * The rows are inserted by a statement of the extension's own, with the rights
+ * of the outbox's owner (outbox/owner_rights.c).  No name in it is looked up
+ * through a search_path that a user has set, and it calls no function of a
+ * user's.
  *
- * Most of what an INSERT of one row costs is the preparation of the outbox's
+ * Most of the cost of inserting one row is the preparation of the outbox's
  * constraints and indexes: one by one, 10,000 rows take about nine times as
- * long as together.  So a row trigger's rows are inserted together, too, when
- * the row events of its statement have fired.  The server fires the events that
- * a statement's triggers add after those that are queued already, but only for
- * triggers that exist.  That is what the table clerk_enqueue_signal is for,
- * which is always empty: an UPDATE of it, whose AFTER triggers are left to the
- * statement that is running, as those of a foreign key's action are, queues its
- * statement trigger there.  That trigger inserts whatever has been collected.
- * A statement that is run by one of the triggers in between does so earlier.
+ * long as together.  Therefore the rows of a row trigger are inserted
+ * together, too, after the row events of its statement have fired.  The server
+ * fires events that a statement's triggers add after those that are already
+ * queued, but only for triggers that exist.  That is the purpose of the table
+ * clerk_enqueue_signal, which is always empty.  An UPDATE of it, whose AFTER
+ * triggers are left to the statement that is running, as those of a foreign
+ * key's action are, queues its statement trigger there.  That trigger inserts
+ * all rows collected so far.
  */
 #include "postgres.h"
 
@@ -39,55 +40,59 @@
 #include "utils/tuplestore.h"
 
 #define OUTBOX "clerk_invitation_outbox"
-#define SIGNAL "clerk_enqueue_signal"
+#define SIGNAL_TABLE "clerk_enqueue_signal"
 
-/* Name of the rows that are to be inserted, in the statement that does it. */
+/* Name of the collected rows in the INSERT statement. */
 #define NEW_ROWS "clerk_new_rows"
 
+/* Rows that are to be inserted. */
 struct ClerkEnqueuedRows
 {
 	Oid			schema;			/* of the outbox */
 	TupleDesc	descriptor;
-	const char *origin;			/* for an error's context */
-	MemoryContext context;		/* keeps all this */
-	Tuplestorestate *rows;		/* NULL if there are none */
+	const char *origin;			/* for the error context */
+	MemoryContext context;		/* holds all of this */
+	Tuplestorestate *rows;		/* NULL: there are none */
 	int64		count;
-	bool		waiting;		/* in the list below */
+	bool		waiting;		/* whether it is in waiting_rows */
 	dlist_node	node;
 };
 
-/* A statement, kept for the session. */
+/* A prepared statement, kept for the session. */
 typedef struct KeptPlan
 {
 	char	   *text;
-	SPIPlanPtr	plan;			/* NULL: could not be made so far */
+	SPIPlanPtr	plan;			/* NULL: not prepared yet */
 	struct KeptPlan *next;
 } KeptPlan;
 
 static KeptPlan *kept_plans = NULL;
 
-/* What is to be inserted when the signal's trigger fires. */
-static dlist_head waiting = DLIST_STATIC_INIT(waiting);
+/* The rows that the trigger of the signal table will insert. */
+static dlist_head waiting_rows = DLIST_STATIC_INIT(waiting_rows);
 
-static void forget(void *arg);
-static void describe_rows(void *arg);
+static void remove_from_waiting(void *arg);
+static void add_error_context(void *arg);
 static void insert_as_owner(const ClerkEnqueuedRows *rows);
-static void send_signal(Oid schema);
-static void check_signal(Oid table);
+static void queue_signal_trigger(Oid schema);
+static void check_signal_trigger(Oid table);
 static Oid	find_table(const char *name, Oid schema);
-static SPIPlanPtr kept_plan(const char *text, Oid table);
+static SPIPlanPtr get_kept_plan(const char *text, Oid table);
 static char *insert_statement(const ClerkEnqueuedRows *rows);
 
 PG_FUNCTION_INFO_V1(clerk_insert_enqueued);
 
 /*
- * Rows for the outbox of a schema, with so many of its columns.  "origin" says
- * in an error's context where they come from.  All this lives in the current
- * memory context, and is forgotten with it.
+ * Creates an empty collection of rows for the outbox of a schema.  "columns"
+ * and "types" describe the columns that the rows have; "origin" says in the
+ * error context where the rows come from.
+ *
+ * The collection is in the current memory context, as "origin" must be, and
+ * goes away with that context.
  */
 ClerkEnqueuedRows *
-clerk_enqueue_rows(Oid schema, const char *const *columns, const Oid *types,
-				   int count, const char *origin)
+clerk_create_enqueued_rows(Oid schema, const char *const *columns,
+						   const Oid *types, int count, const char *origin)
 {
 	ClerkEnqueuedRows *rows = palloc0(sizeof(ClerkEnqueuedRows));
 	MemoryContextCallback *callback = palloc0(sizeof(MemoryContextCallback));
@@ -98,14 +103,14 @@ clerk_enqueue_rows(Oid schema, const char *const *columns, const Oid *types,
 		TupleDescInitEntry(rows->descriptor, i + 1, columns[i], types[i], -1, 0);
 	rows->origin = origin;
 	rows->context = CurrentMemoryContext;
-	callback->func = forget;
+	callback->func = remove_from_waiting;
 	callback->arg = rows;
 	MemoryContextRegisterResetCallback(rows->context, callback);
 	return rows;
 }
 
 static void
-forget(void *arg)
+remove_from_waiting(void *arg)
 {
 	ClerkEnqueuedRows *rows = arg;
 
@@ -114,7 +119,7 @@ forget(void *arg)
 	rows->waiting = false;
 }
 
-/* Adds a copy of a row. */
+/* Adds a copy of a row, with values and nulls in the order of the columns. */
 void
 clerk_add_enqueued_row(ClerkEnqueuedRows *rows, Datum *values, bool *nulls)
 {
@@ -127,14 +132,21 @@ clerk_add_enqueued_row(ClerkEnqueuedRows *rows, Datum *values, bool *nulls)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Inserts the rows into the outbox, and forgets them. */
+/*
+ * Inserts the collected rows into the outbox, and empties the collection.
+ *
+ * Raises 55000 if the schema has no outbox or another table takes its place
+ * while the statement is prepared, 42501 if code attached to the outbox leaves
+ * a temporary object behind, and whatever the INSERT raises, such as a
+ * violation of the outbox's constraints.
+ */
 void
 clerk_insert_enqueued_rows(ClerkEnqueuedRows *rows)
 {
 	EphemeralNamedRelationData relation = {0};
 	int			result;
 
-	forget(rows);
+	remove_from_waiting(rows);
 	if (rows->count == 0)
 		return;
 
@@ -158,20 +170,28 @@ clerk_insert_enqueued_rows(ClerkEnqueuedRows *rows)
 }
 
 /*
- * Has the rows inserted when the AFTER ROW events of the statement that is
- * running have fired.  To be called by an AFTER trigger that is not deferred.
+ * Has the collected rows inserted after the AFTER ROW events of the running
+ * statement have fired.  Must be called by an AFTER trigger that is not
+ * deferred.  Raises 55000 if the signal table is missing or its trigger is not
+ * as installed.
  */
 void
 clerk_insert_enqueued_rows_later(ClerkEnqueuedRows *rows)
 {
 	if (rows->waiting || rows->count == 0)
 		return;
-	send_signal(rows->schema);
-	dlist_push_tail(&waiting, &rows->node);
+	queue_signal_trigger(rows->schema);
+	dlist_push_tail(&waiting_rows, &rows->node);
 	rows->waiting = true;
 }
 
-/* The signal's trigger. */
+/*
+ * clerk_insert_enqueued() RETURNS trigger
+ *
+ * The trigger of the signal table: inserts all rows that wait for it.  Raises
+ * 39P01 if it is not called as a trigger, and the errors of
+ * clerk_insert_enqueued_rows().
+ */
 Datum
 clerk_insert_enqueued(PG_FUNCTION_ARGS)
 {
@@ -180,12 +200,12 @@ clerk_insert_enqueued(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function \"%s\" can only be called as a trigger",
 						"clerk_insert_enqueued")));
-	while (!dlist_is_empty(&waiting))
+	while (!dlist_is_empty(&waiting_rows))
 	{
 		ClerkEnqueuedRows *rows = dlist_head_element(ClerkEnqueuedRows, node,
-													 &waiting);
+													 &waiting_rows);
 		ErrorContextCallback context = {
-			error_context_stack, describe_rows, rows
+			error_context_stack, add_error_context, rows
 		};
 
 		error_context_stack = &context;
@@ -196,14 +216,14 @@ clerk_insert_enqueued(PG_FUNCTION_ARGS)
 }
 
 static void
-describe_rows(void *arg)
+add_error_context(void *arg)
 {
 	const ClerkEnqueuedRows *rows = arg;
 
 	errcontext("%s", rows->origin);
 }
 
-/* Inserts the rows of NEW_ROWS into the outbox with its owner's rights. */
+/* Inserts NEW_ROWS into the outbox with the rights of its owner. */
 static void
 insert_as_owner(const ClerkEnqueuedRows *rows)
 {
@@ -212,8 +232,8 @@ insert_as_owner(const ClerkEnqueuedRows *rows)
 	int			result;
 
 	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox), &rights);
-	clerk_defer_no_constraint_of(outbox);
-	result = SPI_execute_plan(kept_plan(insert_statement(rows), outbox),
+	clerk_make_constraints_immediate_of(outbox);
+	result = SPI_execute_plan(get_kept_plan(insert_statement(rows), outbox),
 							  NULL, NULL, false, 0);
 	if (result != SPI_OK_INSERT)
 		elog(ERROR, "SPI_execute_plan failed: %s",
@@ -223,21 +243,24 @@ insert_as_owner(const ClerkEnqueuedRows *rows)
 	clerk_restore_rights(&rights);
 }
 
-/* Queues the signal's trigger. */
+/*
+ * Queues the trigger of the signal table, to be fired by the running
+ * statement.
+ */
 static void
-send_signal(Oid schema)
+queue_signal_trigger(Oid schema)
 {
-	Oid			table = find_table(SIGNAL, schema);
+	Oid			table = find_table(SIGNAL_TABLE, schema);
 	char	   *text = psprintf("UPDATE ONLY %s SET never = NULL",
 								quote_qualified_identifier(get_namespace_name(schema),
-														   SIGNAL));
+														   SIGNAL_TABLE));
 	ClerkRights rights;
 	int			result;
 
 	clerk_take_owner_rights(clerk_lock_table_and_owner(table), &rights);
-	check_signal(table);
+	check_signal_trigger(table);
 	SPI_connect();
-	result = SPI_execute_snapshot(kept_plan(text, table), NULL, NULL,
+	result = SPI_execute_snapshot(get_kept_plan(text, table), NULL, NULL,
 								  InvalidSnapshot, InvalidSnapshot, false,
 								  false /* leave AFTER triggers to the caller */ , 0);
 	if (result != SPI_OK_UPDATE)
@@ -248,11 +271,12 @@ send_signal(Oid schema)
 }
 
 /*
- * Without its trigger the rows would be lost, and no other one is to run with
- * the rights of its owner.
+ * Raises 55000 unless the signal table has exactly its own trigger: without
+ * that, the rows would be lost, and no other trigger may run with the rights
+ * of the table's owner.
  */
 static void
-check_signal(Oid table)
+check_signal_trigger(Oid table)
 {
 	Relation	signal = table_open(table, NoLock);
 	TriggerDesc *triggers = signal->trigdesc;
@@ -266,7 +290,10 @@ check_signal(Oid table)
 		clerk_raise_misfit();
 }
 
-/* A table of ours, in the schema of the function that was called. */
+/*
+ * Finds a table of the extension's, in the schema of the function that was
+ * called.  Raises 55000 if there is none.
+ */
 static Oid
 find_table(const char *name, Oid schema)
 {
@@ -282,13 +309,14 @@ find_table(const char *name, Oid schema)
 }
 
 /*
- * A statement about a table.  Kept by its text, which names the schema: when
- * the table is another one, or has been altered, the server analyzes the
- * statement again, but it cannot know of a schema's new name.  There are two
- * in a session, or four.
+ * Returns the plan of a statement about a table, prepared once a session.
+ * Plans are found by the statement's text, which names the schema.  The server
+ * replans when the table is another one or has been altered, but does not
+ * notice that the schema was renamed.  A session has two such statements, and
+ * four if the schema is renamed.
  */
 static SPIPlanPtr
-kept_plan(const char *text, Oid table)
+get_kept_plan(const char *text, Oid table)
 {
 	KeptPlan   *kept = kept_plans;
 

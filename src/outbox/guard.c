@@ -1,14 +1,15 @@
 /*
  * guard.c
- *		The triggers on clerk_invitation_outbox that guard it against what is
- *		done by hand.
+ *		The triggers that guard clerk_invitation_outbox against invalid changes
+ *		by users.
  *
- * outbox/outbox.c has the states, and its own statements pass.
+ * See outbox/outbox.c for the states.  Changes by a sender's own statements
+ * are not checked.
  *
- * Internal columns are those that a sender keeps account in.  Who has been
- * granted INSERT or UPDATE, but is not the owner, chooses what to invite to, and
- * none of these: a row begins as the table says.  The owner may insert what the
- * constraints allow, as a restore does.
+ * Internal columns are those in which a sender keeps its records.  A user who
+ * has been granted INSERT or UPDATE, but is not the owner, can set the other
+ * columns only: a row must begin with the defaults of the internal columns.
+ * The owner can insert whatever the constraints allow, as a restore does.
  */
 #include "postgres.h"
 
@@ -34,20 +35,21 @@
 #include "utils/timestamp.h"
 
 /*
- * White space is taken off texts of up to so many bytes.  With more of it than
- * that a text is no address, and its constraint refuses it.
+ * White space is removed from texts of up to so many bytes.  The constraint on
+ * the column rejects a longer text anyway.
  */
 #define MAX_TRIMMED 8192
 
-/* What becomes of a column when a row that has failed is queued again. */
+/* What happens to an internal column when a failed row is queued again. */
 typedef enum Retry
 {
 	RETRY_KEEPS,
-	RETRY_BEGINS_ANEW,
-	RETRY_BEGINS_ANEW_IF_KNOWN	/* kept if the outcome is unknown: what was
+	RETRY_RESETS,
+	RETRY_RESETS_IF_KNOWN		/* kept if the outcome is unknown: what was
 								 * created since then is still the row's */
 } Retry;
 
+/* A column that only the owner can set. */
 typedef struct InternalColumn
 {
 	const char *name;
@@ -57,15 +59,15 @@ typedef struct InternalColumn
 
 static const InternalColumn internal_columns[] = {
 	{"state", TEXTOID, RETRY_KEEPS},
-	{"attempts", INT4OID, RETRY_BEGINS_ANEW},
-	{"send_alone", BOOLOID, RETRY_BEGINS_ANEW},
-	{"next_attempt_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
-	{"consecutive_failures", INT4OID, RETRY_BEGINS_ANEW},
+	{"attempts", INT4OID, RETRY_RESETS},
+	{"send_alone", BOOLOID, RETRY_RESETS},
+	{"next_attempt_at", TIMESTAMPTZOID, RETRY_RESETS},
+	{"consecutive_failures", INT4OID, RETRY_RESETS},
 	{"enqueued_at", TIMESTAMPTZOID, RETRY_KEEPS},
-	{"first_claimed_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW_IF_KNOWN},
-	{"first_claimed_clock", INT8OID, RETRY_BEGINS_ANEW_IF_KNOWN},
+	{"first_claimed_at", TIMESTAMPTZOID, RETRY_RESETS_IF_KNOWN},
+	{"first_claimed_clock", INT8OID, RETRY_RESETS_IF_KNOWN},
 	{"claimed_at", TIMESTAMPTZOID, RETRY_KEEPS},
-	{"settled_at", TIMESTAMPTZOID, RETRY_BEGINS_ANEW},
+	{"settled_at", TIMESTAMPTZOID, RETRY_RESETS},
 	{"invitation_id", TEXTOID, RETRY_KEEPS},
 	{"status", TEXTOID, RETRY_KEEPS},
 	{"url", TEXTOID, RETRY_KEEPS},
@@ -74,54 +76,59 @@ static const InternalColumn internal_columns[] = {
 	{"error_code", TEXTOID, RETRY_KEEPS},
 	{"error_message", TEXTOID, RETRY_KEEPS},
 	{"trace_id", TEXTOID, RETRY_KEEPS},
-	{"database_error", TEXTOID, RETRY_BEGINS_ANEW},
+	{"database_error", TEXTOID, RETRY_RESETS},
 };
 
 #define INTERNAL_COLUMNS ((int) lengthof(internal_columns))
 
-/* What is known of the table, kept for the statement in fn_extra. */
+/* What is known about the table, kept in fn_extra for the statement. */
 typedef struct Columns
 {
-	int			id;				/* numbers of columns */
+	int			id;				/* attribute numbers */
 	int			email_address;
 	int			state;
-	int			internal[INTERNAL_COLUMNS]; /* 0: an older table lacks it */
-	bool		has_defaults;	/* whether the following are known */
+	int			internal[INTERNAL_COLUMNS]; /* 0: an older version of the
+											 * table lacks it */
+	bool		has_defaults;	/* whether the fields below are filled in */
 	Datum		defaults[INTERNAL_COLUMNS];
 	bool		default_nulls[INTERNAL_COLUMNS];
 } Columns;
 
-static const Columns *known_columns(FunctionCallInfo fcinfo);
-static const Columns *known_defaults(FunctionCallInfo fcinfo);
+static const Columns *get_columns(FunctionCallInfo fcinfo);
+static const Columns *get_columns_with_defaults(FunctionCallInfo fcinfo);
 static int	find_column(TupleDesc descriptor, const char *name, Oid type);
-static bool by_owner(Relation table);
-static HeapTuple insertion(FunctionCallInfo fcinfo);
-static HeapTuple change(FunctionCallInfo fcinfo);
+static bool has_owner_rights(Relation table);
+static HeapTuple guard_insert(FunctionCallInfo fcinfo);
+static HeapTuple guard_update_or_delete(FunctionCallInfo fcinfo);
 static void check_new_row(FunctionCallInfo fcinfo);
 static void check_changed_row(FunctionCallInfo fcinfo, bool queued_again,
 							  bool canceled);
 static bool is_same(Datum a, bool a_is_null, Datum b, bool b_is_null,
 					Form_pg_attribute attribute);
-pg_noreturn static void refuse_column(Relation table, int column,
-									  bool is_insert);
+pg_noreturn static void raise_column_denied(Relation table, int column,
+											bool is_insert);
 static HeapTuple trim_address(HeapTuple tuple, TupleDesc descriptor,
 							  int column);
-static HeapTuple begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo);
-static bool fired_by_another_trigger(void);
+static HeapTuple reset_for_retry(HeapTuple tuple, FunctionCallInfo fcinfo);
+static bool is_fired_by_trigger(void);
 static HeapTuple complete_cancellation(HeapTuple tuple, TupleDesc descriptor);
-static bool may_change_by_hand(const char *from, const char *to);
+static bool is_state_change_allowed(const char *from, const char *to);
 
 PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
 
 /*
  * clerk_invitation_outbox_guard() RETURNS trigger
  *
- * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox.  Raises 55000
- * for a change by hand that would lose an invitation or send it twice, and
- * 42501 where somebody else than the owner chooses an internal column.  Takes
- * off the white space around the address.
+ * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox: raises 55000
+ * for a user's change that would lose an invitation or send it twice, and
+ * 42501 if a user other than the owner sets an internal column.  Removes white
+ * space around the address, and completes a cancellation or a retry.
  *
- * BEFORE INSERT FOR EACH STATEMENT: keeps numbers from being given out twice.
+ * BEFORE INSERT FOR EACH STATEMENT: keeps the sequence ahead of the ids in the
+ * table.
+ *
+ * Raises 39P01 if it is fired in another way, 55000 if a column is missing or
+ * has another type, and 23502 for a null state.
  */
 Datum
 clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
@@ -139,20 +146,20 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 
 	if (!TRIGGER_FIRED_FOR_ROW(trigger->tg_event))
 	{
-		clerk_outbox_keep_numbers_ahead(trigger->tg_relation);
+		clerk_outbox_advance_id_sequence(trigger->tg_relation);
 		return PointerGetDatum(NULL);
 	}
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
-		return PointerGetDatum(insertion(fcinfo));
-	if (clerk_outbox_at_work() && !fired_by_another_trigger())
+		return PointerGetDatum(guard_insert(fcinfo));
+	if (clerk_outbox_in_internal_statement() && !is_fired_by_trigger())
 		return PointerGetDatum(TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
 							   trigger->tg_newtuple : trigger->tg_trigtuple);
-	return PointerGetDatum(change(fcinfo));
+	return PointerGetDatum(guard_update_or_delete(fcinfo));
 }
 
-/* The numbers of columns do not change within a statement. */
+/* Returns the attribute numbers, which cannot change within a statement. */
 static const Columns *
-known_columns(FunctionCallInfo fcinfo)
+get_columns(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
@@ -169,15 +176,15 @@ known_columns(FunctionCallInfo fcinfo)
 }
 
 /*
- * The internal columns with what the table has them begin with.  Only needed
- * where somebody else than the owner is at work, or a row is queued again.
+ * Returns the internal columns with their defaults.  Only needed if a user
+ * other than the owner changes the table, or if a row is queued again.
  */
 static const Columns *
-known_defaults(FunctionCallInfo fcinfo)
+get_columns_with_defaults(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
-	Columns    *columns = unconstify(Columns *, known_columns(fcinfo));
+	Columns    *columns = unconstify(Columns *, get_columns(fcinfo));
 	EState	   *executor;
 
 	if (columns->has_defaults)
@@ -217,8 +224,9 @@ known_defaults(FunctionCallInfo fcinfo)
 }
 
 /*
- * Raises 55000 if the table has no such column, or one of another type: its
- * owner may have altered it, or has attached the trigger to a table of his own.
+ * Returns a column's attribute number.  Raises 55000 if there is no such
+ * column, or if it has another type: the owner may have altered the table, or
+ * attached the trigger to another one.
  */
 static int
 find_column(TupleDesc descriptor, const char *name, Oid type)
@@ -234,32 +242,34 @@ find_column(TupleDesc descriptor, const char *name, Oid type)
 	return column;
 }
 
-/* A superuser has everybody's privileges. */
+/*
+ * Whether the current user has the rights of the owner, as a superuser does.
+ */
 static bool
-by_owner(Relation table)
+has_owner_rights(Relation table)
 {
 	return has_privs_of_role(GetUserId(), table->rd_rel->relowner);
 }
 
 static HeapTuple
-insertion(FunctionCallInfo fcinfo)
+guard_insert(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 
-	if (!by_owner(trigger->tg_relation))
+	if (!has_owner_rights(trigger->tg_relation))
 		check_new_row(fcinfo);
 	return trim_address(trigger->tg_trigtuple,
 						RelationGetDescr(trigger->tg_relation),
-						known_columns(fcinfo)->email_address);
+						get_columns(fcinfo)->email_address);
 }
 
-/* An UPDATE or DELETE by hand. */
+/* Guards an UPDATE or DELETE by a user. */
 static HeapTuple
-change(FunctionCallInfo fcinfo)
+guard_update_or_delete(FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
-	const Columns *columns = known_columns(fcinfo);
+	const Columns *columns = get_columns(fcinfo);
 	char	   *from = SPI_getvalue(trigger->tg_trigtuple, descriptor,
 									columns->state);
 	char	   *to = NULL;
@@ -273,7 +283,7 @@ change(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("the state of an invitation must not be null")));
-	if (!may_change_by_hand(from, to))
+	if (!is_state_change_allowed(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 to == NULL ?
@@ -288,21 +298,21 @@ change(FunctionCallInfo fcinfo)
 
 	canceled = strcmp(from, to) != 0 && strcmp(to, CLERK_OUTBOX_CANCELED) == 0;
 	queued_again = strcmp(from, to) != 0 && strcmp(to, CLERK_OUTBOX_QUEUED) == 0;
-	if (!by_owner(trigger->tg_relation))
+	if (!has_owner_rights(trigger->tg_relation))
 		check_changed_row(fcinfo, queued_again, canceled);
 	result = trim_address(trigger->tg_newtuple, descriptor,
 						  columns->email_address);
 	if (canceled)
 		result = complete_cancellation(result, descriptor);
 	if (queued_again)
-		result = begin_anew(result, fcinfo);
+		result = reset_for_retry(result, fcinfo);
 	return result;
 }
 
 /*
- * Raises 42501 if an internal column is not as the table says, or the number is
- * one that the sequence has yet to give out: whoever it is given to then could
- * not insert.
+ * Raises 42501 if an internal column does not have its default, or if the id
+ * is one that the sequence has yet to generate: an INSERT that was given this
+ * id later would fail.
  */
 static void
 check_new_row(FunctionCallInfo fcinfo)
@@ -310,7 +320,7 @@ check_new_row(FunctionCallInfo fcinfo)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Relation	table = trigger->tg_relation;
 	TupleDesc	descriptor = RelationGetDescr(table);
-	const Columns *columns = known_defaults(fcinfo);
+	const Columns *columns = get_columns_with_defaults(fcinfo);
 	Datum	   *values = palloc(descriptor->natts * sizeof(Datum));
 	bool	   *nulls = palloc(descriptor->natts * sizeof(bool));
 	int64		id;
@@ -324,21 +334,21 @@ check_new_row(FunctionCallInfo fcinfo)
 			!is_same(values[column - 1], nulls[column - 1],
 					 columns->defaults[i], columns->default_nulls[i],
 					 TupleDescAttr(descriptor, column - 1)))
-			refuse_column(table, column, true);
+			raise_column_denied(table, column, true);
 	}
 
-	/* A null is refused by the table. */
+	/* The table itself rejects a null id. */
 	id = DatumGetInt64(values[columns->id - 1]);
 	if (!nulls[columns->id - 1] &&
-		(id <= 0 || id > clerk_outbox_last_number(table)))
-		refuse_column(table, columns->id, true);
+		(id <= 0 || id > clerk_outbox_last_id(table)))
+		raise_column_denied(table, columns->id, true);
 	pfree(values);
 	pfree(nulls);
 }
 
 /*
- * Raises 42501 if an internal column or the number changes other than by what
- * comes with a change of the state.
+ * Raises 42501 if an internal column or the id changes, except for the columns
+ * that a retry or a cancellation sets.
  */
 static void
 check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
@@ -346,7 +356,7 @@ check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Relation	table = trigger->tg_relation;
 	TupleDesc	descriptor = RelationGetDescr(table);
-	const Columns *columns = known_defaults(fcinfo);
+	const Columns *columns = get_columns_with_defaults(fcinfo);
 
 	for (int i = -1; i < INTERNAL_COLUMNS; i++)
 	{
@@ -356,7 +366,7 @@ check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
 		bool		before_is_null;
 		bool		after_is_null;
 
-		/* Which change of the state may be has been decided. */
+		/* The change of the state itself was checked before. */
 		if (column == 0 || column == columns->state ||
 			(i >= 0 && queued_again && internal_columns[i].retry != RETRY_KEEPS) ||
 			(i >= 0 && canceled &&
@@ -368,7 +378,7 @@ check_changed_row(FunctionCallInfo fcinfo, bool queued_again, bool canceled)
 							 &after_is_null);
 		if (!is_same(before, before_is_null, after, after_is_null,
 					 TupleDescAttr(descriptor, column - 1)))
-			refuse_column(table, column, false);
+			raise_column_denied(table, column, false);
 	}
 }
 
@@ -381,7 +391,7 @@ is_same(Datum a, bool a_is_null, Datum b, bool b_is_null,
 }
 
 static void
-refuse_column(Relation table, int column, bool is_insert)
+raise_column_denied(Relation table, int column, bool is_insert)
 {
 	const char *name = NameStr(TupleDescAttr(RelationGetDescr(table),
 											 column - 1)->attname);
@@ -399,7 +409,7 @@ refuse_column(Relation table, int column, bool is_insert)
 			 errtablecol(table, column)));
 }
 
-/* The tuple itself if there is no white space around its address. */
+/* Returns the tuple itself if its address has no surrounding white space. */
 static HeapTuple
 trim_address(HeapTuple tuple, TupleDesc descriptor, int column)
 {
@@ -421,12 +431,15 @@ trim_address(HeapTuple tuple, TupleDesc descriptor, int column)
 									 &isnull);
 }
 
-/* A row that is queued again has no attempt behind it. */
+/*
+ * Resets the internal columns of a row that is queued again, as if there had
+ * been no attempt.
+ */
 static HeapTuple
-begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
+reset_for_retry(HeapTuple tuple, FunctionCallInfo fcinfo)
 {
 	TriggerData *trigger = (TriggerData *) fcinfo->context;
-	const Columns *known = known_defaults(fcinfo);
+	const Columns *known = get_columns_with_defaults(fcinfo);
 	int			columns[INTERNAL_COLUMNS];
 	Datum		values[INTERNAL_COLUMNS];
 	bool		nulls[INTERNAL_COLUMNS];
@@ -434,16 +447,18 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
 	char	   *code = SPI_getvalue(trigger->tg_trigtuple, descriptor,
 									find_column(descriptor, "error_code", TEXTOID));
-	bool		unknown = code != NULL && strcmp(code, CLERK_OUTBOX_ABANDONED) == 0;
+	bool		outcome_unknown = code != NULL &&
+	strcmp(code, CLERK_OUTBOX_ABANDONED) == 0;
 
 	for (int i = 0; i < INTERNAL_COLUMNS; i++)
 	{
 		if (known->internal[i] == 0 || internal_columns[i].retry == RETRY_KEEPS)
 			continue;
 		columns[count] = known->internal[i];
-		if (internal_columns[i].retry == RETRY_BEGINS_ANEW_IF_KNOWN && unknown)
+		if (internal_columns[i].retry == RETRY_RESETS_IF_KNOWN &&
+			outcome_unknown)
 		{
-			/* As it was, whatever the statement says. */
+			/* Keep the old value, even if the statement sets another one. */
 			values[count] = heap_getattr(trigger->tg_trigtuple,
 										 columns[count], descriptor,
 										 &nulls[count]);
@@ -458,17 +473,20 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 }
 
 /*
- * A user's trigger on the outbox may act on what a sender changes; its own
- * changes are by hand.
+ * Whether another trigger caused the change.  A user's trigger on the outbox
+ * may react to a sender's changes; what it changes counts as changed by a
+ * user.
  */
 static bool
-fired_by_another_trigger(void)
+is_fired_by_trigger(void)
 {
-	/* Its argument list is empty; what is passed is not looked at. */
+	/* pg_trigger_depth() has no arguments and ignores this one. */
 	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
 }
 
-/* A cancellation is final: it has its time, and is announced. */
+/*
+ * Sets the time of a cancellation, which is a final state, and announces it.
+ */
 static HeapTuple
 complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
 {
@@ -485,9 +503,11 @@ complete_cancellation(HeapTuple tuple, TupleDesc descriptor)
 									 &isnull);
 }
 
-/* "to" is NULL for a deletion. */
+/*
+ * Whether a user may change the state in this way; "to" is NULL for a DELETE.
+ */
 static bool
-may_change_by_hand(const char *from, const char *to)
+is_state_change_allowed(const char *from, const char *to)
 {
 	if (strcmp(from, CLERK_OUTBOX_SENDING) == 0 ||
 		strcmp(from, CLERK_OUTBOX_VERIFYING) == 0)

@@ -1,11 +1,12 @@
 /*
  * id_sequence.c
- *		The numbers of the outbox's rows, and the sequence that gives them out.
+ *		The sequence that generates the ids of the outbox's rows.
  *
- * A restore and a subscription bring rows with their numbers.  The sequence
- * learns nothing of these, and the end of a restore sets it back to what it was
- * in the dump, below the rows that were added meanwhile.  A number given out
- * twice would fail whoever adds a member.
+ * A restore and a subscription insert rows together with their ids, which does
+ * not advance the sequence.  Moreover, the end of a restore sets the sequence
+ * back to its value in the dump, below the ids of rows that were added
+ * meanwhile.  An id generated twice would make the statement fail that adds a
+ * member.
  */
 #include "postgres.h"
 
@@ -26,31 +27,32 @@
 #define PRIMARY_KEY "clerk_invitation_outbox_pkey"
 
 /*
- * As many numbers are skipped one by one, which takes under a millisecond, and
- * no harm is done by others who draw numbers at the same time.
+ * Up to so many ids are skipped one by one with nextval(), which takes less
+ * than a millisecond and is safe if other sessions use the sequence at the
+ * same time.
  */
-#define MOST_SKIPPED_SINGLY 1000
+#define MAX_SINGLE_ADVANCES 1000
 
-static Oid	related(Relation table, const char *name, char kind);
+static Oid	find_relation(Relation table, const char *name, char kind);
 static int64 last_value(Oid sequence);
-static int64 highest_number(Relation table);
-static void move_ahead(Oid sequence, int64 number);
+static int64 highest_id(Relation table);
+static void advance_sequence(Oid sequence, int64 id);
 
 /*
- * The highest number that the sequence of this outbox has given out; 0 if it
- * has given out none.
+ * Returns the highest id that the sequence of this outbox has generated; 0 if
+ * it has generated none, or if there is no such sequence.
  */
 int64
-clerk_outbox_last_number(Relation table)
+clerk_outbox_last_id(Relation table)
 {
-	Oid			sequence = related(table, SEQUENCE, RELKIND_SEQUENCE);
+	Oid			sequence = find_relation(table, SEQUENCE, RELKIND_SEQUENCE);
 	Oid			user;
 	int			security;
 	int64		last;
 
 	if (!OidIsValid(sequence))
 		return 0;
-	/* Who may insert need not be able to read the sequence. */
+	/* A user who may insert need not have privileges on the sequence. */
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(table->rd_rel->relowner,
 						   security | SECURITY_LOCAL_USERID_CHANGE);
@@ -60,31 +62,36 @@ clerk_outbox_last_number(Relation table)
 }
 
 /*
- * Sees to it that the sequence of this outbox gives out no number that a row
- * has, committed or not.  To be called before a statement draws numbers.
+ * Advances the sequence of this outbox, if necessary, so that it generates no
+ * id that a row has, whether the row is committed or not.  Must be called
+ * before a statement generates ids.  Does nothing if there is no such
+ * sequence.
  */
 void
-clerk_outbox_keep_numbers_ahead(Relation table)
+clerk_outbox_advance_id_sequence(Relation table)
 {
-	Oid			sequence = related(table, SEQUENCE, RELKIND_SEQUENCE);
+	Oid			sequence = find_relation(table, SEQUENCE, RELKIND_SEQUENCE);
 	int64		highest;
 	Oid			user;
 	int			security;
 
 	if (!OidIsValid(sequence))
 		return;
-	highest = highest_number(table);
+	highest = highest_id(table);
 	GetUserIdAndSecContext(&user, &security);
 	SetUserIdAndSecContext(table->rd_rel->relowner,
 						   security | SECURITY_LOCAL_USERID_CHANGE);
 	if (last_value(sequence) < highest)
-		move_ahead(sequence, highest);
+		advance_sequence(sequence, highest);
 	SetUserIdAndSecContext(user, security);
 }
 
-/* What belongs to the table, by its name; InvalidOid if there is no such. */
+/*
+ * Finds a relation of this kind by name in the table's schema; InvalidOid if
+ * there is none.
+ */
 static Oid
-related(Relation table, const char *name, char kind)
+find_relation(Relation table, const char *name, char kind)
 {
 	Oid			relation = get_relname_relid(name, RelationGetNamespace(table));
 
@@ -92,6 +99,7 @@ related(Relation table, const char *name, char kind)
 		relation : InvalidOid;
 }
 
+/* 0 if the sequence has generated no id yet. */
 static int64
 last_value(Oid sequence)
 {
@@ -106,13 +114,15 @@ last_value(Oid sequence)
 }
 
 /*
- * The end of the index, whoever may see the row that it has there: costs some
- * microseconds whatever the size of the table.
+ * Reads the end of the primary key's index with SnapshotAny, so that every row
+ * counts, whoever can see it.  Takes some microseconds whatever the size of
+ * the table.  Returns 0 if there are no rows, or if the index is not as
+ * installed.
  */
 static int64
-highest_number(Relation table)
+highest_id(Relation table)
 {
-	Oid			primary_key = related(table, PRIMARY_KEY, RELKIND_INDEX);
+	Oid			primary_key = find_relation(table, PRIMARY_KEY, RELKIND_INDEX);
 	int			column = SPI_fnumber(RelationGetDescr(table), "id");
 	int64		highest = 0;
 	Relation	index;
@@ -143,23 +153,25 @@ highest_number(Relation table)
 }
 
 /*
- * Two that move it at the same time must not set it back.  The lock is in
- * nobody's way who draws a number, so somebody may draw some between the look
- * and the move; not as many as are jumped over.
+ * Advances the sequence to this id.
+ *
+ * The lock keeps concurrent calls from setting the sequence back.  It does not
+ * block nextval(), so other sessions may generate ids between last_value() and
+ * setval(), but not as many as are skipped here.
  */
 static void
-move_ahead(Oid sequence, int64 number)
+advance_sequence(Oid sequence, int64 id)
 {
 	int64		missing;
 
 	LockRelationOid(sequence, ShareUpdateExclusiveLock);
-	missing = number - last_value(sequence);
-	if (missing > MOST_SKIPPED_SINGLY)
+	missing = id - last_value(sequence);
+	if (missing > MAX_SINGLE_ADVANCES)
 		(void) DirectFunctionCall2(setval_oid, ObjectIdGetDatum(sequence),
-								   Int64GetDatum(number));
+								   Int64GetDatum(id));
 	else
 		for (; missing > 0; missing--)
-			if (nextval_internal(sequence, false) >= number)
+			if (nextval_internal(sequence, false) >= id)
 				break;
 	UnlockRelationOid(sequence, ShareUpdateExclusiveLock);
 }

@@ -1,13 +1,13 @@
 /*
  * id_sequence.h
- *		The numbers of the outbox's rows, and the sequence that gives them out.
+ *		The sequence that generates the ids of the outbox's rows.
  */
-#ifndef CLERK_OUTBOX_NUMBERS_H
-#define CLERK_OUTBOX_NUMBERS_H
+#ifndef CLERK_ID_SEQUENCE_H
+#define CLERK_ID_SEQUENCE_H
 
 #include "utils/rel.h"
 
-extern int64 clerk_outbox_last_number(Relation table);
-extern void clerk_outbox_keep_numbers_ahead(Relation table);
+extern int64 clerk_outbox_last_id(Relation table);
+extern void clerk_outbox_advance_id_sequence(Relation table);
 
-#endif							/* CLERK_OUTBOX_NUMBERS_H */
+#endif							/* CLERK_ID_SEQUENCE_H */

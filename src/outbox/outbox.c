@@ -1,26 +1,30 @@
 /*
  * outbox.c
- *		The table clerk_invitation_outbox: what a sender finds in it.
+ *		The table clerk_invitation_outbox: the rows that a sender needs.
  *
  * Invariants:
  *
- * 1. A row is sent only after its claim (state "sending") is committed.
+ * 1. A row is sent only after its claim (state "sending") has been
+ *	  committed.
  * 2. Only the session that holds the sender's lock changes rows that are
- *	  sending or verifying.
- * 3. Every change by a sender names the state and the number of attempts that
- *	  it has seen; a row that differs is left alone.
+ *	  sending or verifying.  The exception is clerk_abandon_invitation(), which
+ *	  leaves sending rows alone while there is a sender.
+ * 3. Every change by a sender names the state and the number of attempts
+ *	  that it has seen; it does not apply to a row that differs.
  *
  *	  queued ----------> sending			clerk_outbox_claim
  *	  sending ---------> verifying			clerk_outbox_take_over, _settle
  *	  sending ---------> sent, failed, queued	clerk_outbox_settle
  *	  verifying -------> sent, skipped, failed, queued	clerk_outbox_settle
  *	  sending ---------> verifying			clerk_outbox_set_aside
- *	  queued ----------> canceled			by hand, clerk_cancel_invitation()
- *	  failed ----------> queued				by hand, clerk_retry_invitation()
- *	  sending, verifying, queued -> failed, canceled	clerk_abandon_invitation()
+ *	  queued ----------> canceled			user, clerk_cancel_invitation()
+ *	  failed ----------> queued				user, clerk_retry_invitation()
+ *	  sending, verifying -> failed			clerk_abandon_invitation()
+ *	  queued ----------> canceled			clerk_abandon_invitation()
  *
- * (outbox/guard.c refuses other changes by hand, outbox/status_statements.c has what
- * happens to a row after it is sent, and outbox/retention.c how it goes.)
+ * outbox/guard.c rejects other changes by users.  What happens to a row after
+ * it is sent is in outbox/status_statements.c, and its removal is in
+ * outbox/retention.c.
  */
 #include "postgres.h"
 
@@ -35,12 +39,15 @@
 #include "utils/timestamp.h"
 
 /*
- * How far in the future a time may be that was taken from our clock: it is put
- * right now and then.
+ * How far in the future a time may be that was read from the wall clock, which
+ * is often corrected by a small amount.
  */
 #define CLOCK_TOLERANCE "interval '1 minute'"
 
-/* What is left alone for now; the parameter is an array of IDs. */
+/*
+ * Excludes rows that this process leaves alone for now; the parameter is an
+ * array of ids.
+ */
 #define NOT_HELD_BACK(parameter) "id <> ALL(" parameter ")"
 
 static ClerkOutboxStatement find_left_behind = {
@@ -62,20 +69,21 @@ static ClerkOutboxStatement take_over_rows = {
 };
 
 /*
- * What was stored while the clock was ahead: a row that was enqueued in the
- * future is due as long after its real time as it was meant to be, and no
- * attempt waits longer than the settings have any wait.  When a row was claimed
- * in the future, it was not before it was enqueued.
+ * A send_after that is later than enqueued_at by more than this is taken for a
+ * date that the user has chosen, which a wrong clock does not change.
  */
-/*
- * What is put off for longer than this is taken for a date that the user has
- * named, which a wrong clock does not change.
- */
-#define DATE_FROM "interval '1 day'"
+#define USER_DATE_THRESHOLD "interval '1 day'"
 
-#define BRING_BACK(states, early) \
+/*
+ * Corrects times that were stored while the wall clock was ahead.  A row that
+ * was enqueued in the future is moved to now, and keeps its delay.  No attempt
+ * waits longer than the settings allow ($1, in milliseconds).  A row that was
+ * first claimed in the future counts as claimed when it was enqueued, since it
+ * cannot have been claimed earlier.
+ */
+#define CORRECT_FUTURE_TIMES(states, condition) \
 	"UPDATE ONLY %1$s AS o SET " \
-	"send_after = CASE WHEN o.send_after - o.enqueued_at <= " DATE_FROM " " \
+	"send_after = CASE WHEN o.send_after - o.enqueued_at <= " USER_DATE_THRESHOLD " " \
 	"THEN o.send_after - greatest(o.enqueued_at - now(), interval '0') " \
 	"ELSE o.send_after END, " \
 	"enqueued_at = least(o.enqueued_at, now()), " \
@@ -84,23 +92,23 @@ static ClerkOutboxStatement take_over_rows = {
 	"THEN least(o.enqueued_at, now()) ELSE o.first_claimed_at END, " \
 	"next_attempt_at = CASE WHEN o.next_attempt_at > now() + $1 * interval '1 millisecond' " \
 	"THEN now() ELSE o.next_attempt_at END " \
-	"FROM (SELECT id FROM ONLY %1$s WHERE " states " AND (" early ") " \
+	"FROM (SELECT id FROM ONLY %1$s WHERE " states " AND (" condition ") " \
 	"FOR UPDATE SKIP LOCKED) AS early " \
 	"WHERE o.id = early.id"
 
-#define WAITS_TOO_LONG "next_attempt_at > now() + $1 * interval '1 millisecond'"
+#define IS_DELAY_TOO_LONG "next_attempt_at > now() + $1 * interval '1 millisecond'"
 
-static ClerkOutboxStatement bring_back_queued = {
-	.text = BRING_BACK("state = 'queued' AND " CLERK_DUE_AT " > now() + " CLOCK_TOLERANCE,
-					   "enqueued_at > now() + " CLOCK_TOLERANCE " OR " WAITS_TOO_LONG),
+static ClerkOutboxStatement correct_queued_rows = {
+	.text = CORRECT_FUTURE_TIMES("state = 'queued' AND " CLERK_DUE_AT " > now() + " CLOCK_TOLERANCE,
+								 "enqueued_at > now() + " CLOCK_TOLERANCE " OR " IS_DELAY_TOO_LONG),
 	.parameters = 1,
 	.types = {FLOAT8OID},
 	.without_triggers = true
 };
 
-static ClerkOutboxStatement bring_back_unsettled = {
-	.text = BRING_BACK("state IN ('sending', 'verifying')",
-					   "claimed_at > now() + " CLOCK_TOLERANCE " OR " WAITS_TOO_LONG),
+static ClerkOutboxStatement correct_unsettled_rows = {
+	.text = CORRECT_FUTURE_TIMES("state IN ('sending', 'verifying')",
+								 "claimed_at > now() + " CLOCK_TOLERANCE " OR " IS_DELAY_TOO_LONG),
 	.parameters = 1,
 	.types = {FLOAT8OID},
 	.without_triggers = true
@@ -153,16 +161,21 @@ static ClerkOutboxStatement count_due_rows = {
 	.results = {INT8OID}
 };
 
-static void fill_left_behind(Datum *values, int first, int count,
-							 const void *rows);
-static void left_behind_failed(int position, const ErrorData *error,
-							   const void *rows);
+static void fill_take_over_parameters(Datum *values, int first, int count,
+									  const void *rows);
+static void set_aside_left_behind(int position, const ErrorData *error,
+								  const void *rows);
 static void collect_ids(void *result);
 static void collect_due(void *result);
 static void collect_unverified(void *result);
 static void collect_number(void *result);
 
-/* Rows that a former sender left in the middle: their outcome is unknown. */
+/*
+ * Takes over the rows that a previous sender left in state "sending": their
+ * outcome is unknown, so they become "verifying".  A row whose change fails is
+ * set aside.  Must be called in a transaction, by the session that holds the
+ * sender's lock.  Raises the errors of clerk_outbox_try().
+ */
 void
 clerk_outbox_take_over(void)
 {
@@ -176,24 +189,29 @@ clerk_outbox_take_over(void)
 	ids = palloc(list_length(rows) * sizeof(int64));
 	foreach(cell, rows)
 		ids[count++] = *(int64 *) lfirst(cell);
-	clerk_outbox_run_rows(&take_over_rows, count, ids, fill_left_behind,
-						  left_behind_failed, NULL, NULL);
+	clerk_outbox_run_rows(&take_over_rows, count, ids,
+						  fill_take_over_parameters, set_aside_left_behind,
+						  NULL, NULL);
 }
 
 /*
- * Makes rows due that are late because our clock was ahead when they were
- * stored; returns how many there were.
+ * Makes rows due that are late because they were stored while the wall clock
+ * was ahead.  Returns how many there were.  Must be called in a transaction.
+ * A failure that may be due to a row is only logged.
  */
 int64
-clerk_outbox_bring_back(void)
+clerk_outbox_correct_future_times(void)
 {
 	ClerkOutboxStatement *const statements[] = {
-		&bring_back_queued, &bring_back_unsettled
+		&correct_queued_rows, &correct_unsettled_rows
 	};
 	Datum		values[1];
 	uint64		total = 0;
 
-	/* The longest wait has a quarter more; see outbox/outcome.c. */
+	/*
+	 * Milliseconds.  Jitter makes the longest delay a quarter longer; see
+	 * outbox/outcome.c.
+	 */
 	values[0] = Float8GetDatum(Max(1.25 * clerk_retry_delay_max,
 								   (double) clerk_verify_delay) + 60000.0);
 	for (int i = 0; i < (int) lengthof(statements); i++)
@@ -215,7 +233,12 @@ clerk_outbox_bring_back(void)
 	return (int64) total;
 }
 
-/* Stores the rows that are due, oldest first; returns how many there are. */
+/*
+ * Fetches up to "limit" rows that are due to be sent, oldest first.  *due is
+ * an array in the current memory context; normalized_address and overdue are
+ * not filled in.  Returns the number of rows.  Raises the errors of
+ * clerk_outbox_run().
+ */
 int
 clerk_outbox_due(int limit, ClerkDueInvitation **due)
 {
@@ -225,7 +248,11 @@ clerk_outbox_due(int limit, ClerkDueInvitation **due)
 	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, *due);
 }
 
-/* Rows whose outcome is unknown and that are due to be looked up. */
+/*
+ * Returns up to "limit" rows, as a list of ClerkOutboxRow, whose outcome is
+ * unknown and that are due to be looked up, oldest first.  Raises the errors
+ * of clerk_outbox_run().
+ */
 List *
 clerk_outbox_unverified(int limit)
 {
@@ -236,7 +263,10 @@ clerk_outbox_unverified(int limit)
 	return rows;
 }
 
-/* Whether a row has this invitation. */
+/*
+ * Returns whether a row of the outbox has this invitation.  Raises the errors
+ * of clerk_outbox_run().
+ */
 bool
 clerk_outbox_has_invitation(const char *invitation_id)
 {
@@ -246,8 +276,9 @@ clerk_outbox_has_invitation(const char *invitation_id)
 }
 
 /*
- * The earliest time after the given one at which a row is due; 0 if there is
- * none.  One that is sending, and was left so by its sender, is due now.
+ * Returns the earliest time after the given one at which a row is due; 0 if
+ * there is none.  A row that a previous sender left in state "sending" is due
+ * now.  Raises the errors of clerk_outbox_run().
  */
 TimestampTz
 clerk_outbox_next_due(TimestampTz after)
@@ -259,11 +290,14 @@ clerk_outbox_next_due(TimestampTz after)
 	return (TimestampTz) due_at;
 }
 
-/* How many rows are due now, of which at most so many are yet to be sent. */
+/*
+ * Returns the number of rows that are due now.  Rows that are yet to be sent
+ * count up to max_unsent.  Raises the errors of clerk_outbox_run().
+ */
 int64
-clerk_outbox_count_due(int64 most_unsent)
+clerk_outbox_count_due(int64 max_unsent)
 {
-	Datum		values[] = {Int64GetDatum(most_unsent)};
+	Datum		values[] = {Int64GetDatum(max_unsent)};
 	int64		count = 0;
 
 	clerk_outbox_run(&count_due_rows, values, NULL, collect_number, &count);
@@ -271,7 +305,8 @@ clerk_outbox_count_due(int64 most_unsent)
 }
 
 static void
-fill_left_behind(Datum *values, int first, int count, const void *rows)
+fill_take_over_parameters(Datum *values, int first, int count,
+						  const void *rows)
 {
 	const int64 *ids = rows;
 	Datum	   *elements = palloc(count * sizeof(Datum));
@@ -283,14 +318,14 @@ fill_left_behind(Datum *values, int first, int count, const void *rows)
 }
 
 static void
-left_behind_failed(int position, const ErrorData *error, const void *rows)
+set_aside_left_behind(int position, const ErrorData *error, const void *rows)
 {
 	const int64 *ids = rows;
 
 	clerk_outbox_set_aside(ids[position], CLERK_OUTBOX_SENDING, error, NULL);
 }
 
-/* A list of pointers to them. */
+/* Appends pointers to the ids to a list. */
 static void
 collect_ids(void *result)
 {
@@ -334,7 +369,9 @@ collect_unverified(void *result)
 	clerk_outbox_collect_rows(result, CLERK_OUTBOX_VERIFYING);
 }
 
-/* A number, or a time; it stays as it is if the statement gave null. */
+/*
+ * Stores a number or a time.  Leaves *result unchanged if the value is null.
+ */
 static void
 collect_number(void *result)
 {

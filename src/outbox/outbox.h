@@ -1,6 +1,6 @@
 /*
  * outbox.h
- *		The table clerk_invitation_outbox: what a sender finds in it.
+ *		The table clerk_invitation_outbox: the rows that a sender needs.
  */
 #ifndef CLERK_OUTBOX_H
 #define CLERK_OUTBOX_H
@@ -9,7 +9,7 @@
 #include "outbox/packing.h"
 
 extern void clerk_outbox_take_over(void);
-extern int64 clerk_outbox_bring_back(void);
+extern int64 clerk_outbox_correct_future_times(void);
 extern int	clerk_outbox_due(int limit, ClerkDueInvitation **due);
 extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);

@@ -1,6 +1,6 @@
 /*
  * outbox_row.c
- *		Reads rows as their sender sees them.
+ *		Reads rows of the outbox as their sender sees them.
  */
 #include "postgres.h"
 
@@ -12,8 +12,9 @@
 static ClerkOutboxRow *read_row(HeapTuple tuple, TupleDesc descriptor);
 
 /*
- * Appends the rows of the statement that was just executed, which has
- * CLERK_ROW_COLUMNS, to a list of ClerkOutboxRow; all are in this state.
+ * Appends the rows in SPI_tuptable, whose columns are CLERK_ROW_COLUMNS, to a
+ * list of ClerkOutboxRow in the current memory context.  All of them are in
+ * this state.
  */
 void
 clerk_outbox_collect_rows(List **rows, const char *state)
@@ -28,7 +29,7 @@ clerk_outbox_collect_rows(List **rows, const char *state)
 		row->progress.state = state;
 		read = lappend(read, row);
 	}
-	/* None of a statement that fails while it is being read. */
+	/* Append all rows or none: reading them may raise an error. */
 	*rows = list_concat(*rows, read);
 }
 

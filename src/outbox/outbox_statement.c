@@ -3,8 +3,8 @@
  *		Runs SQL statements on the table clerk_invitation_outbox.
  *
  * They run with the rights of the table's owner, whoever calls
- * (outbox/owner_rights.c); the table is found through the schema of the function that
- * was called.
+ * (outbox/owner_rights.c).  The table is found in the schema of the function
+ * that was called.
  */
 #include "postgres.h"
 
@@ -25,51 +25,61 @@
 #define OUTBOX "clerk_invitation_outbox"
 
 /*
- * A plan that was made while the table was small stays in use when it has
- * grown, and the statistics of a queue are always out of date: every statement
- * is to go by the index that was made for it, row by row.  For the same reason
- * a statement that looks rows up by id has their state as a parameter, and
- * plans do not depend on parameters: then the partial indexes, which have the
- * id in them, too, are out of the question.
+ * Plan types that must not be used.  A plan that was made while the table was
+ * small stays in use after it has grown, and the statistics of a queue are
+ * always out of date: every statement must read the index made for it, row by
+ * row.  For the same reason, a statement that looks up rows by id has their
+ * state as a parameter.  Generic plans do not depend on parameters, so the
+ * planner cannot use the partial indexes, which also contain the id.
  */
-static const char *const kept_from_planner[] = {
+static const char *const disabled_plan_types[] = {
 	"enable_seqscan", "enable_bitmapscan", "enable_hashjoin",
 	"enable_mergejoin", "enable_material"
 };
 
 /*
- * Since 16, auto_explain logs what statements inside of others are given, and
- * an invitation's url is a secret.
+ * Since PostgreSQL 16, auto_explain logs the parameters of nested statements,
+ * and an invitation's url is a secret.
  */
 #define LOGGED_PARAMETERS "auto_explain.log_parameter_max_length"
 
-/* Milliseconds that a statement waits for a lock; its row is set aside then. */
+/*
+ * Milliseconds that a statement waits for a lock before it fails and its row
+ * is set aside.
+ */
 #define LOCK_TIMEOUT "1000"
 
-/* The table that was found last. */
+/* The table that clerk_outbox_find() found last. */
 static struct
 {
 	Oid			relation;		/* invalid: none */
-	NameData	schema;			/* the plans' text has its name */
-	uint64		number;			/* another one for each table or name */
+	NameData	schema;			/* its name is in the text of the plans */
+	uint64		generation;		/* changes with the table and with the
+								 * schema's name */
 }			outbox;
 
-/* True while statements of this file change rows. */
-static bool at_work = false;
+/*
+ * Whether a statement of the extension's own, as opposed to a user's, is
+ * running.
+ */
+static bool in_internal_statement = false;
 
-/* How many statements are being run, each in the middle of the one before. */
-static int	depth = 0;
+/* Number of statements being run, each nested in the one before. */
+static int	execution_depth = 0;
 
-static void note_schema(void);
-static void choose_plans(const ClerkOutboxStatement *statement);
+static void note_schema_name(void);
+static void set_local_settings(const ClerkOutboxStatement *statement);
 static uint64 execute(ClerkOutboxStatement *statement, const Datum *values,
 					  const char *nulls, const ClerkRights *rights,
 					  ClerkOutboxCollect collect, void *result);
 static void check_result(const ClerkOutboxStatement *statement);
-static bool concerns_more_than_a_row(int sqlstate);
-static SPIPlanPtr plan_for(ClerkOutboxStatement *statement);
+static bool affects_any_statement(int sqlstate);
+static SPIPlanPtr get_plan(ClerkOutboxStatement *statement);
 
-/* Uses the outbox of this schema from now on; within a transaction. */
+/*
+ * Makes the outbox of this schema the table of all further statements.  Must
+ * be called in a transaction.  Raises 42P01 if the schema has no outbox.
+ */
 void
 clerk_outbox_find(Oid schema)
 {
@@ -80,11 +90,11 @@ clerk_outbox_find(Oid schema)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("table \"%s\" does not exist", OUTBOX)));
 	if (relation != outbox.relation)
-		outbox.number++;
+		outbox.generation++;
 	outbox.relation = relation;
 }
 
-/* The table that was found. */
+/* Returns the OID of the table that clerk_outbox_find() found. */
 Oid
 clerk_outbox_relation(void)
 {
@@ -92,9 +102,9 @@ clerk_outbox_relation(void)
 }
 
 /*
- * Makes the current transaction, its commit included, the table's owner's, once
- * a table was found.  After the commit the caller must have the session's own
- * rights back; an abort restores them.
+ * Gives the current transaction, including its commit, the rights of the
+ * table's owner if a table was found.  After the commit, the caller must
+ * restore the session's own rights; an abort restores them automatically.
  */
 void
 clerk_outbox_own_transaction(void)
@@ -107,9 +117,16 @@ clerk_outbox_own_transaction(void)
 }
 
 /*
- * Runs a statement with the rights of the table's owner; returns the number of
- * rows, which are handed to a function first if one is given.  "nulls" is as
- * for SPI_execute_plan().
+ * Runs a statement with the rights of the table's owner.  "nulls" is as for
+ * SPI_execute_plan().  If "collect" is not NULL, it is called with "result" to
+ * copy the resulting rows.  Returns the number of processed rows.  Must be
+ * called in a transaction, after clerk_outbox_find().
+ *
+ * Raises 42P01 if the table was dropped, 55000 if another table takes its
+ * place while the statement is prepared or a column has another type, 42501 if
+ * code attached to the table leaves a temporary object behind, 55P03 after one
+ * second if a statement of a sender's waits for a lock, and whatever else the
+ * statement raises.
  */
 uint64
 clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
@@ -119,22 +136,25 @@ clerk_outbox_run(ClerkOutboxStatement *statement, const Datum *values,
 	uint64		processed;
 
 	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox.relation), &rights);
-	note_schema();
-	choose_plans(statement);
+	note_schema_name();
+	set_local_settings(statement);
 	if (statement->by_hand)
-		clerk_defer_no_constraint_of(outbox.relation);
+		clerk_make_constraints_immediate_of(outbox.relation);
 	else
-		clerk_defer_no_constraint();
+		clerk_make_constraints_immediate();
 	processed = execute(statement, values, nulls, &rights, collect, result);
 	clerk_restore_rights(&rights);
 	return processed;
 }
 
 /*
- * The same, in a subtransaction: false, with what the server said in the
- * current memory context, if the statement failed for a reason that may lie in
- * the rows it is about, such as a constraint, an index or a trigger that a user
- * has added to the table.  An error that would meet any statement is raised.
+ * Runs a statement like clerk_outbox_run(), but in a subtransaction, and
+ * stores the number of rows in *processed.
+ *
+ * Returns false, and the error in the current memory context, if the statement
+ * failed for a reason that may be specific to its rows, such as a constraint,
+ * an index or a trigger that a user has added to the table.  Raises an error
+ * that any statement would meet: 57014, 53100, 53200 or 25006.
  */
 bool
 clerk_outbox_try(ClerkOutboxStatement *statement, const Datum *values,
@@ -165,14 +185,17 @@ clerk_outbox_try(ClerkOutboxStatement *statement, const Datum *values,
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
 	CurrentResourceOwner = resources;
-	if (!done && concerns_more_than_a_row((*error)->sqlerrcode))
+	if (!done && affects_any_statement((*error)->sqlerrcode))
 		ReThrowError(*error);
 	return done;
 }
 
-/* The schema may get another name at any time; plans have it in their text. */
+/*
+ * Notes the schema's name, which is in the text of the plans and may change at
+ * any time.
+ */
 static void
-note_schema(void)
+note_schema_name(void)
 {
 	const char *name = get_namespace_name(get_rel_namespace(outbox.relation));
 
@@ -181,14 +204,16 @@ note_schema(void)
 			 outbox.relation);
 	if (strcmp(name, NameStr(outbox.schema)) == 0)
 		return;
-	outbox.number++;
+	outbox.generation++;
 
 	namestrcpy(&outbox.schema, name);
 }
 
-/* Until the rights are restored. */
+/*
+ * Changes settings for a statement, until the owner's rights are given back.
+ */
 static void
-choose_plans(const ClerkOutboxStatement *statement)
+set_local_settings(const ClerkOutboxStatement *statement)
 {
 	if (statement->without_triggers)
 		clerk_set_locally("session_replication_role", "replica");
@@ -196,13 +221,14 @@ choose_plans(const ClerkOutboxStatement *statement)
 		clerk_set_locally(LOGGED_PARAMETERS, "0");
 	if (statement->by_hand)
 		return;
-	for (int i = 0; i < (int) lengthof(kept_from_planner); i++)
-		clerk_set_locally(kept_from_planner[i], "off");
+	for (int i = 0; i < (int) lengthof(disabled_plan_types); i++)
+		clerk_set_locally(disabled_plan_types[i], "off");
 	clerk_set_locally("plan_cache_mode", "force_generic_plan");
 
 	/*
-	 * Rows of the outbox that are locked are passed over, but those of
-	 * another table may be that a trigger changes, or a foreign key looks at.
+	 * The statements skip locked rows of the outbox, but a trigger may change
+	 * rows of another table, or a foreign key may check them, and those may
+	 * be locked.
 	 */
 	clerk_set_locally("lock_timeout", LOCK_TIMEOUT);
 }
@@ -214,20 +240,25 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 {
 	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
-	const bool	at_work_before = at_work;
+	const bool	was_in_internal_statement = in_internal_statement;
 
-	/* A user's trigger may call our functions in the middle of a statement. */
-	at_work = !statement->by_hand;
-	depth++;
+	/*
+	 * A user's trigger may call the extension's functions within a statement.
+	 */
+	in_internal_statement = !statement->by_hand;
+	execution_depth++;
 	PG_TRY();
 	{
 		SPI_connect();
-		if (SPI_execute_plan(plan_for(statement), unconstify(Datum *, values),
+		if (SPI_execute_plan(get_plan(statement), unconstify(Datum *, values),
 							 nulls, false, 0) < 0)
 			elog(ERROR, "could not run a statement on \"%s\"", OUTBOX);
 		processed = SPI_processed;
 
-		/* What is collected must not be of a statement that fails after all. */
+		/*
+		 * Check before the result is used, as the statement fails in this
+		 * case.
+		 */
 		clerk_refuse_temporary_objects(rights);
 		if (collect != NULL)
 		{
@@ -241,16 +272,17 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	}
 	PG_FINALLY();
 	{
-		at_work = at_work_before;
-		depth--;
+		in_internal_statement = was_in_internal_statement;
+		execution_depth--;
 	}
 	PG_END_TRY();
 	return processed;
 }
 
 /*
- * Who owns the table may give a column another type, with which a value would
- * be taken for what it is not.  A domain or varchar has the same values.
+ * Raises 55000 if a column of the result does not have the expected type: the
+ * table's owner may have altered it, and its values would be misread.  A
+ * domain or varchar has the same representation.
  */
 static void
 check_result(const ClerkOutboxStatement *statement)
@@ -267,11 +299,13 @@ check_result(const ClerkOutboxStatement *statement)
 }
 
 /*
- * Somebody wants the statement to end, or the server lacks what any statement
- * needs.  What a trigger has from another server or program may have any code.
+ * Whether an error would meet any statement: somebody wants the statement to
+ * end, or the server lacks a resource that every statement needs.  All other
+ * codes may come from another server or program that a trigger uses, and then
+ * concern only the row.
  */
 static bool
-concerns_more_than_a_row(int sqlstate)
+affects_any_statement(int sqlstate)
 {
 	return sqlstate == ERRCODE_QUERY_CANCELED ||
 		sqlstate == ERRCODE_DISK_FULL ||
@@ -279,18 +313,25 @@ concerns_more_than_a_row(int sqlstate)
 		sqlstate == ERRCODE_READ_ONLY_SQL_TRANSACTION;
 }
 
-/* Plans are kept for the session; the plan cache keeps them valid. */
+/*
+ * Returns the statement's plan, prepared once a session.  The server's plan
+ * cache keeps it valid while the table stays the same.
+ */
 static SPIPlanPtr
-plan_for(ClerkOutboxStatement *statement)
+get_plan(ClerkOutboxStatement *statement)
 {
-	if (statement->full_text != NULL && statement->table != outbox.number)
+	if (statement->full_text != NULL &&
+		statement->generation != outbox.generation)
 	{
-		/* One that may be running is left to the end of the session. */
+		/*
+		 * A plan that may be running cannot be freed; it stays until the
+		 * session ends.
+		 */
 		clerk_expect_table(NULL, InvalidOid);
-		if (statement->plan != NULL && depth == 1)
+		if (statement->plan != NULL && execution_depth == 1)
 			SPI_freeplan(statement->plan);
 		statement->plan = NULL;
-		if (depth == 1)
+		if (execution_depth == 1)
 			pfree(statement->full_text);
 		statement->full_text = NULL;
 	}
@@ -301,7 +342,7 @@ plan_for(ClerkOutboxStatement *statement)
 
 		statement->full_text = MemoryContextStrdup(TopMemoryContext,
 												   psprintf(statement->text, name));
-		statement->table = outbox.number;
+		statement->generation = outbox.generation;
 	}
 	clerk_expect_table(statement->full_text, outbox.relation);
 	if (statement->plan == NULL)
@@ -317,7 +358,10 @@ plan_for(ClerkOutboxStatement *statement)
 	return statement->plan;
 }
 
-/* A one-dimensional array; nulls may be NULL. */
+/*
+ * Makes a one-dimensional array of elements of this type; nulls may be NULL.
+ * Returns it in the current memory context.
+ */
 Datum
 clerk_outbox_array(Datum *elements, bool *nulls, int count, Oid type)
 {
@@ -332,9 +376,12 @@ clerk_outbox_array(Datum *elements, bool *nulls, int count, Oid type)
 											  by_value, alignment));
 }
 
-/* Whether a row is being changed by a statement of this file. */
+/*
+ * Returns whether a statement of the extension's own, as opposed to one for a
+ * user (by_hand), is running.
+ */
 bool
-clerk_outbox_at_work(void)
+clerk_outbox_in_internal_statement(void)
 {
-	return at_work;
+	return in_internal_statement;
 }

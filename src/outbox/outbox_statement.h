@@ -10,23 +10,32 @@
 #define CLERK_OUTBOX_PARAMETERS 17
 #define CLERK_OUTBOX_COLUMNS 20
 
-/* A statement, for a static variable: it keeps its plan for the session. */
+/*
+ * A statement.  Must be a static variable, since it keeps its plan for the
+ * session.
+ */
 typedef struct ClerkOutboxStatement
 {
-	const char *text;			/* %1$s is the table's name; to be read with
-								 * ONLY: what inherits from it is no outbox */
+	const char *text;			/* %1$s is the table's name; read it with
+								 * ONLY, since tables that inherit from it are
+								 * not the outbox */
 	int			parameters;
 	Oid			types[CLERK_OUTBOX_PARAMETERS];
-	Oid			results[CLERK_OUTBOX_COLUMNS];	/* types of its columns */
-	bool		by_hand;		/* in a user's transaction, as if he ran it */
-	bool		without_triggers;	/* do not fire the users' triggers */
+	Oid			results[CLERK_OUTBOX_COLUMNS];	/* types of the result's
+												 * columns */
+	bool		by_hand;		/* changes rows for a user, in the user's
+								 * transaction, as if the user ran it */
+	bool		without_triggers;	/* does not fire user triggers */
 
-	SPIPlanPtr	plan;			/* NULL: not yet made */
-	char	   *full_text;		/* that it was made from */
-	uint64		table;			/* for which it was made */
+	SPIPlanPtr	plan;			/* NULL: not prepared yet */
+	char	   *full_text;		/* from which the plan was made */
+	uint64		generation;		/* generation of the table, see
+								 * outbox_statement.c, for which it was made */
 } ClerkOutboxStatement;
 
-/* Takes what SPI_tuptable has into the caller's memory context. */
+/*
+ * Copies the rows in SPI_tuptable to "result", in the caller's memory context.
+ */
 typedef void (*ClerkOutboxCollect) (void *result);
 
 extern void clerk_outbox_find(Oid schema);
@@ -41,6 +50,6 @@ extern bool clerk_outbox_try(ClerkOutboxStatement *statement,
 							 uint64 *processed, ErrorData **error);
 extern Datum clerk_outbox_array(Datum *elements, bool *nulls, int count,
 								Oid type);
-extern bool clerk_outbox_at_work(void);
+extern bool clerk_outbox_in_internal_statement(void);
 
 #endif							/* CLERK_OUTBOX_STATEMENT_H */

@@ -1,14 +1,16 @@
 /*
  * outcome.c
- *		What the end of a request means for a row of the outbox.
+ *		What the result of a request means for a row of the outbox.
  *
- * Only three things are certain: Clerk says that it created the invitation,
- * Clerk refuses, or the request never went out.  All else is unknown, and a
- * row whose outcome is unknown is "verifying" until a look at its address's
- * invitations decides.  It must neither fail nor be sent again before that.
+ * Only three results are certain: Clerk reports that it created the
+ * invitation, Clerk refuses it, or the request was never sent.  In any other
+ * case the outcome is unknown, and the row is "verifying" until a lookup of
+ * its address's invitations decides.  Until then it must neither fail nor be
+ * sent again.
  *
- * An invitation that was created since the row was first claimed, by Clerk's
- * clock, and that no other row has, is the row's, whatever its status now.
+ * An invitation that was created after the row was first claimed, by Clerk's
+ * clock, and that belongs to no other row, is the row's, whatever its status
+ * is now.
  */
 #include "postgres.h"
 
@@ -25,44 +27,48 @@
 #define PENDING_ALREADY "organization_invitation_not_unique"
 #define DUPLICATE_RECORD "duplicate_record"
 
-/* What a 404 is about whose path has an organization that Clerk does not have. */
+/*
+ * Codes of a 404 response that mean that Clerk does not have the organization
+ * in the request's path.
+ */
 static const char *const organization_not_found[] = {
 	"resource_not_found", "organization_not_found_or_unauthorized"
 };
 
 /*
- * How often a row shares a request that comes to nothing before it is sent by
- * itself.  Once may be Clerk's own trouble, and a backlog that has met it is
- * gone sooner in bulk; twice may be the fault of another row.
+ * Number of unsuccessful requests that a row may share before it gets one of
+ * its own.  A first failure may be due to Clerk, and a backlog is delivered
+ * faster in bulk; a second one may be due to another row.
  */
-#define SHARED_ATTEMPTS 2
+#define MAX_SHARED_ATTEMPTS 2
 
-static void outcome_of_failed_lookup(ClerkOutboxChange *change,
-									 const ClerkError *error);
-static bool is_about_no_organization(const ClerkError *error);
-static void outcome_of_missing(ClerkOutboxChange *change);
+static void lookup_error_outcome(ClerkOutboxChange *change,
+								 const ClerkError *error);
+static bool is_organization_not_found(const ClerkError *error);
+static void missing_address_outcome(ClerkOutboxChange *change);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
-static void send_again(ClerkOutboxChange *change);
-static void nothing_found(ClerkOutboxChange *change);
-static bool attempts_are_used_up(const ClerkOutboxRow *row);
-static TimestampTz after_retry_delay(int attempts);
+static void undo_claim(ClerkOutboxChange *change);
+static void empty_lookup_outcome(ClerkOutboxChange *change);
+static bool are_attempts_used_up(const ClerkOutboxRow *row);
+static TimestampTz next_retry_time(int attempts);
 static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 const ClerkInvitationList *found,
 											 TimestampTz since,
 											 const List *adopted);
-static bool is_taken(const char *invitation_id, const List *adopted);
+static bool belongs_to_another_row(const char *invitation_id,
+								   const List *adopted);
 static TimestampTz first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 											   const ClerkHttpRequest *request);
-static bool filter_decides(const ClerkOutboxRow *row);
-static const ClerkInvitation *only_pending(const ClerkInvitationList *found);
+static bool is_filter_trusted(const ClerkOutboxRow *row);
+static const ClerkInvitation *sole_pending(const ClerkInvitationList *found);
 static bool any_pending(const ClerkOutboxRow *row,
 						const ClerkInvitationList *found);
 static bool is_pending(const ClerkInvitation *invitation);
-static ClerkLikeness likeness(const ClerkInvitation *invitation,
-							  const ClerkOutboxRow *row);
+static ClerkLikeness address_likeness(const ClerkInvitation *invitation,
+									  const ClerkOutboxRow *row);
 
-/* The invitation is there, and the row's. */
+/* Clerk created this invitation for the row.  The change refers to it. */
 void
 clerk_outcome_created(ClerkOutboxChange *change, const ClerkInvitation *created)
 {
@@ -73,8 +79,8 @@ clerk_outcome_created(ClerkOutboxChange *change, const ClerkInvitation *created)
 }
 
 /*
- * The row's own request has failed.  A row that is verifying stays so, whatever
- * the reason: its outcome is as unknown as before.
+ * A request for only this row has failed.  A row that is verifying remains so
+ * in any case, since its outcome is as unknown as before.
  */
 void
 clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
@@ -85,10 +91,10 @@ clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
 	note_failure(change, error);
 	if (strcmp(row->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
-		outcome_of_failed_lookup(change, error);
+		lookup_error_outcome(change, error);
 		return;
 	}
-	change->next_attempt_at = after_retry_delay(row->progress.attempts);
+	change->next_attempt_at = next_retry_time(row->progress.attempts);
 
 	change->progress.state = CLERK_OUTBOX_QUEUED;
 	switch (error->class)
@@ -98,7 +104,7 @@ clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
 			break;
 		case CLERK_ERROR_EXISTS:
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
-			/* Look at once: most answers are there. */
+			/* Look it up at once: most responses arrive. */
 			change->progress.state = CLERK_OUTBOX_VERIFYING;
 			change->next_attempt_at = GetCurrentTimestamp();
 			break;
@@ -109,25 +115,26 @@ clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
 		case CLERK_ERROR_RATE_LIMITED:
 		case CLERK_ERROR_CONFIGURATION:
 		case CLERK_ERROR_NOT_SENT:
-			/* Nothing is wrong with the row: it was no attempt of its own. */
-			send_again(change);
+			/* Not the row's fault: do not count the attempt. */
+			undo_claim(change);
 			break;
 	}
 }
 
 /*
- * A look-up has failed.  The row's outcome is as unknown as before, and it is
- * looked up again, each time after a longer wait.  Only an organization that
- * does not exist decides: whatever invitation it had is gone with it.  Should
- * that be due to the key of another Clerk instance, a retry finds the
- * invitation, since what was abandoned keeps the time of its first claim.
+ * A lookup has failed.  The row's outcome is as unknown as before; it is
+ * looked up again, each time after a longer delay.  The exception is an
+ * organization that does not exist: any invitation of the row was deleted with
+ * it.  If Clerk reports that only because the key is of another Clerk
+ * instance, a retry still finds the invitation, since abandoned rows keep the
+ * time of their first claim.
  */
 static void
-outcome_of_failed_lookup(ClerkOutboxChange *change, const ClerkError *error)
+lookup_error_outcome(ClerkOutboxChange *change, const ClerkError *error)
 {
 	const ClerkOutboxRow *row = change->row;
 
-	if (is_about_no_organization(error))
+	if (is_organization_not_found(error))
 	{
 		change->progress.state = CLERK_OUTBOX_FAILED;
 		change->progress.error_code = CLERK_OUTBOX_ABANDONED;
@@ -136,20 +143,24 @@ outcome_of_failed_lookup(ClerkOutboxChange *change, const ClerkError *error)
 					 change->progress.error_message);
 		return;
 	}
-	/* What it was refused for before decides what a look means. */
+
+	/*
+	 * How to read a later lookup depends on the earlier refusal, so keep its
+	 * code.
+	 */
 	change->progress.error_code = row->progress.error_code;
 	change->progress.consecutive_failures = row->progress.consecutive_failures;
 
-	/* Otherwise nothing is wrong with the row. */
+	/* Other classes are not the row's fault. */
 	if (error->class != CLERK_ERROR_RATE_LIMITED &&
 		error->class != CLERK_ERROR_CONFIGURATION &&
 		error->class != CLERK_ERROR_NOT_SENT)
 		change->progress.consecutive_failures++;
-	change->next_attempt_at = after_retry_delay(Max(change->progress.consecutive_failures, 1));
+	change->next_attempt_at = next_retry_time(Max(change->progress.consecutive_failures, 1));
 }
 
 static bool
-is_about_no_organization(const ClerkError *error)
+is_organization_not_found(const ClerkError *error)
 {
 	if (error->http_status != 404 || error->code == NULL)
 		return false;
@@ -160,17 +171,18 @@ is_about_no_organization(const ClerkError *error)
 }
 
 /*
- * A request that the row shared has failed, perhaps for the sake of another
- * row: that does not end this one's life.
+ * A bulk request that the row shared with others has failed, perhaps because
+ * of another row, so the row itself does not fail.  "any_named" is whether the
+ * error names the address of any row of the request.
  *
- * A refusal of all for the sake of some created nothing, so that the row is
- * sent again: alone if the refusal names it, and if it names nobody.  After any
- * other failure it is sent with others once more, but its last attempt is its
- * own.
+ * If Clerk refuses a bulk request because of some of its rows, it creates none
+ * of the invitations, and the row is sent again: by itself if the refusal
+ * names it, or if it names no row.  After any other failure the row shares one
+ * more request; its last attempt is its own.
  */
 void
 clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
-						   bool others_named)
+						   bool any_named)
 {
 	bool		named = clerk_error_names(error, change->row->invitation.email_address);
 	bool		pending = error->class == CLERK_ERROR_EXISTS &&
@@ -181,13 +193,16 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 	{
 		case CLERK_ERROR_FINAL:
 		case CLERK_ERROR_EXISTS:
-			change->progress.send_alone = named || !others_named;
+			change->progress.send_alone = named || !any_named;
 			if (named && pending)
-				break;			/* a look tells whose the pending one is */
+				break;			/* a lookup shows whose it is */
 			change->progress.state = CLERK_OUTBOX_QUEUED;
 			change->next_attempt_at = 0;
 
-			/* It may be another row's: no later look must go by it. */
+			/*
+			 * The code may be about another row; later lookups must not go by
+			 * it.
+			 */
 			change->progress.error_code = NULL;
 			break;
 		case CLERK_ERROR_TRY_LATER:
@@ -195,7 +210,7 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 			/* FALLTHROUGH */
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
 			change->progress.send_alone = change->row->progress.attempts >=
-				Min(SHARED_ATTEMPTS, clerk_max_attempts - 1);
+				Min(MAX_SHARED_ATTEMPTS, clerk_max_attempts - 1);
 			break;
 		case CLERK_ERROR_RATE_LIMITED:
 		case CLERK_ERROR_CONFIGURATION:
@@ -205,8 +220,9 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 }
 
 /*
- * A bulk request for so many rows was carried out.  An address that the answer
- * lacks, which the documents know no case of, has an unknown outcome.
+ * Clerk carried out a bulk request for these rows, and created these
+ * invitations.  The outcome is unknown for a row whose address the response
+ * lacks; Clerk's documentation describes no such case.
  */
 void
 clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
@@ -227,12 +243,12 @@ clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 		if (matches[i] >= 0)
 			clerk_outcome_created(&changes[i], &created->invitations[matches[i]]);
 		else
-			outcome_of_missing(&changes[i]);
+			missing_address_outcome(&changes[i]);
 	}
 }
 
 static void
-outcome_of_missing(ClerkOutboxChange *change)
+missing_address_outcome(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
@@ -241,8 +257,9 @@ outcome_of_missing(ClerkOutboxChange *change)
 }
 
 /*
- * The row's turn did not come.  One that was claimed is as if it had not been;
- * one that was to be looked up was on the wire before, and stays verifying.
+ * The row's request was not started.  A claimed row returns to the queue as if
+ * it had not been claimed.  A row that was to be looked up stays verifying,
+ * since an earlier request for it may have been sent.
  */
 void
 clerk_outcome_unsent(ClerkOutboxChange *change)
@@ -257,12 +274,14 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 		return;
 	}
 	change->progress.state = CLERK_OUTBOX_QUEUED;
-	send_again(change);
+	undo_claim(change);
 }
 
 /*
- * What a look at an address's invitations means.  "adopted" has the IDs that
- * rows were given since the transaction began.
+ * A lookup succeeded; "found" are the invitations that Clerk has for the row's
+ * address.  "adopted" is a list of the IDs of invitations that rows have been
+ * given in this transaction; this function may append one.  Must be called in
+ * a transaction; raises the errors of clerk_outbox_run().
  */
 void
 clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
@@ -285,13 +304,13 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		 strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0))
 		change->progress.state = CLERK_OUTBOX_SKIPPED;
 	else
-		nothing_found(change);
+		empty_lookup_outcome(change);
 }
 
 /*
- * The address cannot be looked up, since it has no form that Clerk could be
- * told.  For the same reason no request for it can have gone out, so nothing is
- * unknown: it was claimed by a sender that died before it could say so.
+ * The address cannot be looked up, since it cannot be converted to what Clerk
+ * expects.  For the same reason, no request for it can have been sent, so the
+ * outcome is known: the row's sender died before it could record that.
  */
 void
 clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
@@ -301,16 +320,19 @@ clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 	change->progress.state = CLERK_OUTBOX_FAILED;
 }
 
-/* Whether the row's last request was refused for a pending invitation. */
+/*
+ * Returns whether Clerk refused the row's last request because an invitation
+ * is pending.
+ */
 bool
-clerk_pending_was_said(const ClerkOutboxRow *row)
+clerk_refused_as_pending(const ClerkOutboxRow *row)
 {
 	return row->progress.error_code != NULL &&
 		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
 		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
 }
 
-/* Whether the change ends the row's life. */
+/* Returns whether the change leads to a final state. */
 bool
 clerk_is_final(const ClerkOutboxChange *change)
 {
@@ -320,47 +342,48 @@ clerk_is_final(const ClerkOutboxChange *change)
 }
 
 /*
- * There is no invitation for the row.  Believed only when a request given up
- * can no longer be on its way.
+ * The lookup found no invitation for the row.  That is accepted only after
+ * clerk_invite.verify_delay, when an abandoned request can no longer arrive at
+ * Clerk.
  */
 static void
-nothing_found(ClerkOutboxChange *change)
+empty_lookup_outcome(ClerkOutboxChange *change)
 {
 	const ClerkOutboxRow *row = change->row;
-	TimestampTz believable = TimestampTzPlusMilliseconds(row->claimed_at,
-														 (int64) clerk_verify_delay);
+	TimestampTz trusted_from = TimestampTzPlusMilliseconds(row->claimed_at,
+														   (int64) clerk_verify_delay);
 
-	if (GetCurrentTimestamp() < believable)
+	if (GetCurrentTimestamp() < trusted_from)
 	{
 		change->progress.state = CLERK_OUTBOX_VERIFYING;
-		change->next_attempt_at = believable;
+		change->next_attempt_at = trusted_from;
 		return;
 	}
 
-	/* Its sender died before it could say anything. */
+	/* The sender died before it could record a reason. */
 	if (change->progress.error_message == NULL)
 		change->progress.error_message = "the request was given up without an answer, and Clerk has no invitation";
-	if (attempts_are_used_up(row))
+	if (are_attempts_used_up(row))
 		change->progress.state = CLERK_OUTBOX_FAILED;
 	else
 	{
 		change->progress.state = CLERK_OUTBOX_QUEUED;
-		change->next_attempt_at = after_retry_delay(row->progress.attempts);
+		change->next_attempt_at = next_retry_time(row->progress.attempts);
 	}
 }
 
 /*
- * A row that is to be sent by itself has shared a request before that came to
- * nothing, perhaps by another row's fault: it has an attempt of its own after
- * that one, however few are allowed.
+ * Whether the row must not be sent again.  A row that is to be sent by itself
+ * has shared an unsuccessful request before, perhaps because of another row:
+ * it gets one attempt of its own, however few are allowed.
  */
 static bool
-attempts_are_used_up(const ClerkOutboxRow *row)
+are_attempts_used_up(const ClerkOutboxRow *row)
 {
 	return row->progress.attempts >= Max(clerk_max_attempts, row->progress.send_alone ? 2 : 1);
 }
 
-/* Leaves the row in its state, with what it says of its last failure. */
+/* Keeps the row's state and its last failure. */
 static void
 keep_last_failure(ClerkOutboxChange *change)
 {
@@ -368,6 +391,7 @@ keep_last_failure(ClerkOutboxChange *change)
 	change->progress.consecutive_failures = 0;
 }
 
+/* Records the reason of a failure. */
 static void
 note_failure(ClerkOutboxChange *change, const ClerkError *error)
 {
@@ -378,17 +402,23 @@ note_failure(ClerkOutboxChange *change, const ClerkError *error)
 	change->progress.trace_id = error->trace_id;
 }
 
-/* At its old place in the queue, as if it had not been claimed. */
+/*
+ * Returns the row to its old place in the queue, as if it had not been
+ * claimed.
+ */
 static void
-send_again(ClerkOutboxChange *change)
+undo_claim(ClerkOutboxChange *change)
 {
 	change->progress.attempts = change->row->progress.attempts - 1;
 	change->next_attempt_at = 0;
 }
 
-/* Doubles with each attempt; up to a quarter more keeps rows from marching. */
+/*
+ * Exponential backoff from clerk_invite.retry_delay up to retry_delay_max,
+ * with up to 25 % jitter.
+ */
 static TimestampTz
-after_retry_delay(int attempts)
+next_retry_time(int attempts)
 {
 	double		delay = clerk_retry_delay;
 
@@ -400,8 +430,8 @@ after_retry_delay(int attempts)
 }
 
 /*
- * The invitation that must be the row's own; NULL if none is.  Of several the
- * one whose address is the closest.
+ * Returns the invitation that is certainly the row's; NULL if there is none.
+ * If there are several, the one whose address is most similar counts.
  */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
@@ -409,28 +439,30 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 {
 	const ClerkInvitation *own = NULL;
 	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
-	const ClerkInvitation *meant = filter_decides(row) ? only_pending(found) : NULL;
+	const ClerkInvitation *from_filter = is_filter_trusted(row) ?
+	sole_pending(found) : NULL;
 
 	for (int i = 0; i < found->count; i++)
 	{
 		const ClerkInvitation *invitation = &found->invitations[i];
 
-		if ((likeness(invitation, row) > closest ||
-			 (own == NULL && invitation == meant)) &&
+		if ((address_likeness(invitation, row) > closest ||
+			 (own == NULL && invitation == from_filter)) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
-			!is_taken(clerk_invitation_text(invitation, CLERK_INVITATION_ID), adopted))
+			!belongs_to_another_row(clerk_invitation_text(invitation, CLERK_INVITATION_ID),
+									adopted))
 		{
 			own = invitation;
-			closest = likeness(invitation, row);
+			closest = address_likeness(invitation, row);
 		}
 	}
 	return own;
 }
 
-/* The one that is pending, if there is but one. */
+/* Returns the pending invitation if there is exactly one; else NULL. */
 static const ClerkInvitation *
-only_pending(const ClerkInvitationList *found)
+sole_pending(const ClerkInvitationList *found)
 {
 	const ClerkInvitation *pending = NULL;
 
@@ -444,8 +476,12 @@ only_pending(const ClerkInvitationList *found)
 	return pending;
 }
 
+/*
+ * Whether a row has this invitation, in the table or by a change of this
+ * transaction.
+ */
 static bool
-is_taken(const char *invitation_id, const List *adopted)
+belongs_to_another_row(const char *invitation_id, const List *adopted)
 {
 	const ListCell *cell;
 
@@ -456,26 +492,28 @@ is_taken(const char *invitation_id, const List *adopted)
 }
 
 /*
- * Whether what Clerk's filter finds for the row's address is for that, whatever
- * address it has itself: the filter may be wider.  It is if Clerk has said that
- * one is pending for the address; and it is better believed when no attempt is
- * left that Clerk could say so to.
+ * Whether all invitations that Clerk's filter finds for the row's address
+ * count as being for that address, even if theirs differs.  The filter may
+ * match more than the address.  It is trusted if Clerk has reported that an
+ * invitation for the address is pending, and also if the row has no attempt
+ * left in which Clerk could report that.
  */
 static bool
-filter_decides(const ClerkOutboxRow *row)
+is_filter_trusted(const ClerkOutboxRow *row)
 {
-	return clerk_pending_was_said(row) || attempts_are_used_up(row);
+	return clerk_refused_as_pending(row) || are_attempts_used_up(row);
 }
 
-/* Whether the row's address has a pending invitation. */
+/* Whether an invitation for the row's address is pending. */
 static bool
 any_pending(const ClerkOutboxRow *row, const ClerkInvitationList *found)
 {
-	bool		decides = filter_decides(row);
+	bool		filter_trusted = is_filter_trusted(row);
 
 	for (int i = 0; i < found->count; i++)
 		if (is_pending(&found->invitations[i]) &&
-			(decides || likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
+			(filter_trusted ||
+			 address_likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
 			return true;
 	return false;
 }
@@ -488,9 +526,9 @@ is_pending(const ClerkInvitation *invitation)
 	return status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0;
 }
 
-/* What the invitation's address has of the row's. */
+/* How similar the invitation's address is to the row's. */
 static ClerkLikeness
-likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
+address_likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 {
 	return clerk_address_likeness(clerk_invitation_text(invitation,
 														CLERK_INVITATION_EMAIL_ADDRESS),
@@ -498,28 +536,30 @@ likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 }
 
 /*
- * When the row was first claimed, by Clerk's clock: its time in the answer's
- * Date header, less what has passed since.  The header is cut off to the second
- * and as old as its way here: the result is early by that, never late, so that
- * what was created after the claim is never taken for older.
+ * Returns the time when the row was first claimed by Clerk's clock: the time
+ * in the response's Date header, minus the time that has elapsed since the
+ * claim.  The header is truncated to the second and has aged on its way here,
+ * so the result is early by that, never late: an invitation created after the
+ * claim is never taken for an older one.
  *
- * How much time has passed is told by two clocks of ours.  One can be set, and
- * if it was set back, too little seems to have passed; the other one cannot, but
- * may have stood still with the machine, and does not know of other runs of the
- * server.  Neither tells too much unless the first one was set ahead.  So the
- * larger of the two counts.
+ * The elapsed time is measured by two clocks.  The wall clock can be set; if
+ * it was set back, it shows too little.  The monotonic clock
+ * (common/server_clock.h) cannot be set, but may stop while the machine
+ * sleeps, and does not know times from before a server restart.  Neither shows
+ * too much unless the wall clock was set ahead.  Therefore the larger value
+ * counts.
  */
 static TimestampTz
 first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 							const ClerkHttpRequest *request)
 {
-	TimestampTz answered_at = clerk_http_answered_at(request);
-	int64		passed = answered_at - row->first_claimed_at;
+	TimestampTz response_at = clerk_http_answered_at(request);
+	int64		elapsed = response_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
 
 	if (row->first_claimed_clock != 0)
-		passed = Max(passed,
-					 clerk_server_clock_elapsed(row->first_claimed_clock,
-												clerk_http_answered_clock(request)) * 1000);
-	return (date == 0 ? answered_at : time_t_to_timestamptz(date)) - passed;
+		elapsed = Max(elapsed,
+					  clerk_server_clock_elapsed(row->first_claimed_clock,
+												 clerk_http_answered_clock(request)) * 1000);
+	return (date == 0 ? response_at : time_t_to_timestamptz(date)) - elapsed;
 }

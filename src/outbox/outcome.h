@@ -1,12 +1,13 @@
 /*
  * outcome.h
- *		What the end of a request means for a row of the outbox.
+ *		What the result of a request means for a row of the outbox.
  *
- * Each function fills in the change; its row must be set.  Those that look
- * into the outbox need a transaction.
+ * Each clerk_outcome_ function fills in the change of a row; change->row must
+ * be set.  Strings are in the current memory context, or are those of the
+ * arguments.
  */
-#ifndef CLERK_VERDICT_H
-#define CLERK_VERDICT_H
+#ifndef CLERK_OUTCOME_H
+#define CLERK_OUTCOME_H
 
 #include "clerk/operations.h"
 #include "outbox/outbox_row.h"
@@ -17,7 +18,7 @@ extern void clerk_outcome_error(ClerkOutboxChange *change,
 								const ClerkError *error);
 extern void clerk_outcome_shared_error(ClerkOutboxChange *change,
 									   const ClerkError *error,
-									   bool others_named);
+									   bool any_named);
 extern void clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 							   const ClerkInvitationList *created);
 extern void clerk_outcome_unsent(ClerkOutboxChange *change);
@@ -27,7 +28,7 @@ extern void clerk_outcome_lookup(ClerkOutboxChange *change,
 								 List **adopted);
 extern void clerk_outcome_unsendable(ClerkOutboxChange *change,
 									 const ClerkError *error);
-extern bool clerk_pending_was_said(const ClerkOutboxRow *row);
+extern bool clerk_refused_as_pending(const ClerkOutboxRow *row);
 extern bool clerk_is_final(const ClerkOutboxChange *change);
 
-#endif							/* CLERK_VERDICT_H */
+#endif							/* CLERK_OUTCOME_H */

@@ -1,36 +1,38 @@
 /*
  * owner_rights.c
- *		Runs what others have attached to a table with its owner's rights.
+ *		Runs code that users have attached to a table with the rights of its
+ *		owner.
  *
- * A statement of ours on the outbox runs code that its owner, or anyone with
- * the TRIGGER privilege, has attached to it: triggers, and functions in
- * constraints, defaults, indexes, rules and policies.  The process may belong
- * to somebody who can do more: the worker and pg_cron's jobs to a superuser,
- * the trigger on a members table to whoever inserts there.  So for the
- * statement the process takes the owner's rights, and what that code could
- * leave behind for later, when the rights are given back, is refused or undone:
+ * A statement of the extension's on the outbox runs code that the outbox's
+ * owner, or anyone with the TRIGGER privilege, has attached to it: triggers,
+ * and functions in constraints, defaults, indexes, rules and policies.  The
+ * process may belong to a user with more rights: the worker and pg_cron's jobs
+ * to a superuser, the trigger on a members table to whoever inserts there.
+ * Therefore the process takes the owner's rights for the statement, and
+ * refuses or undoes anything that such code could leave behind to take effect
+ * when the rights have been given back:
  *
  * 1. SECURITY_LOCAL_USERID_CHANGE refuses SET ROLE and SET SESSION
  *	  AUTHORIZATION.
- * 2. SECURITY_RESTRICTED_OPERATION refuses held cursors and deferred triggers,
- *	  whose code would run at commit; temporary objects, prepared statements
- *	  and LISTEN, which stay with the session.  REFRESH MATERIALIZED VIEW and
- *	  maintenance commands of the server run code of a table's owner under the
- *	  same two flags.
- * 3. Settings are restored to what they were, whoever has changed them, and
- *	  whether for the transaction or the session.
- * 4. The second flag refuses temporary tables only.  A type or a function in
+ * 2. SECURITY_RESTRICTED_OPERATION refuses held cursors and deferred
+ *	  triggers, whose code would run at commit, as well as temporary objects,
+ *	  prepared statements and LISTEN, which outlast the statement.  REFRESH
+ *	  MATERIALIZED VIEW and the server's maintenance commands run code of a
+ *	  table's owner under the same two flags.
+ * 3. Settings are restored to their previous values, whether the code has
+ *	  changed them for the transaction or for the session.
+ * 4. The second flag refuses only temporary tables.  A type or function in
  *	  the session's temporary schema is refused after the statement: a domain
- *	  there hides one of the same name that the caller means.
+ *	  there would hide the one with the same name that the caller means.
  *
- * A constraint trigger that is deferred would be refused by the second rule and
- * have the statement fail.  It is made immediate instead, so that its code runs
- * within the statement.
+ * The second rule would refuse a deferred constraint trigger, and make the
+ * statement fail.  Such a trigger is made immediate instead, so that its code
+ * runs within the statement.
  *
  * The table stays locked until the transaction ends, so that its owner cannot
- * become another one before the statement has run.
+ * change before the statement has run.
  *
- * An error gives all this back with its (sub)transaction.
+ * The end of a (sub)transaction by an error restores all of this.
  */
 #include "postgres.h"
 
@@ -57,12 +59,13 @@
 #include "utils/syscache.h"
 
 static int64 count_temporary_objects(void);
-static bool has_namesake(const char *name, Oid schema, Oid table);
-static void make_immediate(List *constraints);
+static bool is_name_used_elsewhere(const char *name, Oid schema, Oid table);
+static void set_constraints_immediate(List *constraints);
 
 /*
- * Locks a table for a change of its rows and returns its owner, who stays the
- * owner until the transaction ends.  Raises 42P01 if it was dropped.
+ * Takes ROW EXCLUSIVE lock on a table and returns the table's owner, who
+ * cannot change until the transaction ends.  Raises 42P01 if the table was
+ * dropped.
  */
 Oid
 clerk_lock_table_and_owner(Oid table)
@@ -82,9 +85,10 @@ clerk_lock_table_and_owner(Oid table)
 }
 
 /*
- * Takes a table owner's rights, with a search_path that only a superuser can
- * put objects into.  Must be followed by clerk_restore_rights() unless an
- * error ends the (sub)transaction before.
+ * Takes the rights of a table's owner, and sets search_path to schemas in
+ * which only a superuser can create objects, apart from the temporary one,
+ * which comes last.  *rights receives what clerk_restore_rights() needs.  That
+ * must be called unless an error ends the (sub)transaction.
  */
 void
 clerk_take_owner_rights(Oid owner, ClerkRights *rights)
@@ -99,8 +103,9 @@ clerk_take_owner_rights(Oid owner, ClerkRights *rights)
 }
 
 /*
- * Raises 42501 if there are temporary objects that were not there before.  To
- * be called when the statement has run, and before its result is used.
+ * Raises 42501 if there are more temporary objects than when the rights were
+ * taken.  Must be called after the statement has run and before its result is
+ * used.
  */
 void
 clerk_refuse_temporary_objects(const ClerkRights *rights)
@@ -111,7 +116,10 @@ clerk_refuse_temporary_objects(const ClerkRights *rights)
 				 errmsg("cannot create a temporary object within security-restricted operation")));
 }
 
-/* Gives the rights back, and every setting its value from before. */
+/*
+ * Restores the rights and all settings to what they were before
+ * clerk_take_owner_rights().
+ */
 void
 clerk_restore_rights(const ClerkRights *rights)
 {
@@ -121,8 +129,9 @@ clerk_restore_rights(const ClerkRights *rights)
 }
 
 /*
- * Sets a setting until clerk_restore_rights(), whoever calls: some are the
- * superuser's.
+ * Changes a setting until clerk_restore_rights().  Does not check the caller's
+ * rights, since only a superuser can change some of the settings.  Raises what
+ * the setting's check raises.
  */
 void
 clerk_set_locally(const char *name, const char *value)
@@ -132,17 +141,17 @@ clerk_set_locally(const char *name, const char *value)
 }
 
 /*
- * Makes a table's own deferred constraints immediate until the transaction
- * ends: for a transaction of somebody else's, whose other constraints are none
- * of our business.
+ * Makes the deferred constraints of a table immediate until the transaction
+ * ends.  For a user's transaction, in which the constraints of other tables
+ * must stay as they are.
  *
- * SET CONSTRAINTS takes all constraints of a name in a schema, and fires what
- * waits for them at once.  Where another table has one of the same name, whose
- * trigger may be anyone's, the name is left alone: should the statement defer a
- * trigger then, the server refuses it.
+ * SET CONSTRAINTS affects all constraints with the same name in a schema, and
+ * fires their pending triggers at once.  If another table has a constraint of
+ * that name, whose trigger may belong to anyone, the name is left alone.  If
+ * the statement then defers that trigger, the server refuses it.
  */
 void
-clerk_defer_no_constraint_of(Oid table)
+clerk_make_constraints_immediate_of(Oid table)
 {
 	Relation	relation = RelationIdGetRelation(table);
 	List	   *constraints = NIL;
@@ -159,19 +168,20 @@ clerk_defer_no_constraint_of(Oid table)
 			continue;
 		name = get_constraint_name(trigger->tgconstraint);
 		if (name != NULL &&
-			!has_namesake(name, RelationGetNamespace(relation), table))
+			!is_name_used_elsewhere(name, RelationGetNamespace(relation),
+									table))
 			constraints = lappend(constraints,
 								  makeRangeVar(get_namespace_name(RelationGetNamespace(relation)),
 											   name, -1));
 	}
 	RelationClose(relation);
 	if (constraints != NIL)
-		make_immediate(constraints);
+		set_constraints_immediate(constraints);
 }
 
 /* Whether another table in the schema has a constraint of this name. */
 static bool
-has_namesake(const char *name, Oid schema, Oid table)
+is_name_used_elsewhere(const char *name, Oid schema, Oid table)
 {
 	Relation	catalog = table_open(ConstraintRelationId, AccessShareLock);
 	ScanKeyData keys[2];
@@ -193,18 +203,18 @@ has_namesake(const char *name, Oid schema, Oid table)
 }
 
 /*
- * Makes all constraints immediate until the transaction ends, also those of
- * tables that a trigger writes to: for a transaction of our own.
+ * Makes all constraints immediate until the transaction ends, including those
+ * of tables that a trigger writes to.  For a transaction of a sender's own.
  */
 void
-clerk_defer_no_constraint(void)
+clerk_make_constraints_immediate(void)
 {
-	make_immediate(NIL);
+	set_constraints_immediate(NIL);
 }
 
 /*
- * Objects in the session's temporary schema: what belongs to a schema depends on
- * it.  A session that has no such schema costs nothing.
+ * Counts the objects in the session's temporary schema, by their dependency on
+ * it.  A session without such a schema pays nothing.
  */
 static int64
 count_temporary_objects(void)
@@ -234,9 +244,9 @@ count_temporary_objects(void)
 	return count;
 }
 
-/* SET CONSTRAINTS ... IMMEDIATE; NIL stands for ALL. */
+/* SET CONSTRAINTS ... IMMEDIATE; NIL means ALL. */
 static void
-make_immediate(List *constraints)
+set_constraints_immediate(List *constraints)
 {
 	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
 

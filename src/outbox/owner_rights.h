@@ -1,17 +1,18 @@
 /*
  * owner_rights.h
- *		Runs what others have attached to a table with its owner's rights.
+ *		Runs code that users have attached to a table with the rights of its
+ *		owner.
  */
 #ifndef CLERK_OWNER_RIGHTS_H
 #define CLERK_OWNER_RIGHTS_H
 
-/* What is to be restored. */
+/* What clerk_restore_rights() restores. */
 typedef struct ClerkRights
 {
 	Oid			user;
 	int			security_context;
 	int			guc_nest_level;
-	int64		temporary_objects;	/* that the session had before */
+	int64		temporary_objects;	/* of the session, before */
 } ClerkRights;
 
 extern Oid	clerk_lock_table_and_owner(Oid table);
@@ -19,7 +20,7 @@ extern void clerk_take_owner_rights(Oid owner, ClerkRights *rights);
 extern void clerk_refuse_temporary_objects(const ClerkRights *rights);
 extern void clerk_restore_rights(const ClerkRights *rights);
 extern void clerk_set_locally(const char *name, const char *value);
-extern void clerk_defer_no_constraint_of(Oid table);
-extern void clerk_defer_no_constraint(void);
+extern void clerk_make_constraints_immediate_of(Oid table);
+extern void clerk_make_constraints_immediate(void);
 
 #endif							/* CLERK_OWNER_RIGHTS_H */

@@ -2,59 +2,62 @@
  * packing.c
  *		Which invitations share a request.
  *
- * Clerk has a budget for requests with one invitation and another for bulk
- * requests, which carry up to ten of one organization.  A backlog is gone
- * soonest if neither budget lies idle and bulk requests are as full as can be.
+ * Clerk has one budget for requests with a single invitation, and another for
+ * bulk requests, which carry up to ten invitations of one organization.  A
+ * backlog is delivered fastest if both budgets are used up and bulk requests
+ * are as full as possible.
  *
- * So each organization's invitations are cut into tens and a remainder.  A
- * piece that fills a bulk request better than the budgets' ratio (250 / 50 = 5
- * invitations) is worth one; the others go one by one.  If one budget then has
- * something left, it serves what the other could not.  Bulk requests always
- * begin with the largest pieces and single ones with the smallest, so that what
- * has to wait is what the next bulk budget carries best.
+ * Therefore the invitations of each organization are split into chunks of ten
+ * and a remainder.  A chunk that fills a bulk request better than the ratio of
+ * the budgets (by default, 250 / 50 = 5 invitations) is worth a bulk request;
+ * the others are sent one by one.  If one budget is then left, it serves what
+ * the other one could not.  Bulk requests take the largest chunks first and
+ * single requests the smallest, so that what must wait suits the next bulk
+ * budget best.
  *
- * Age decides among equals.  What is overdue comes first whatever its size, so
- * that a steady stream of full tens cannot keep a remainder waiting for ever.
+ * Among equals, the oldest come first.  Overdue invitations come before all
+ * others, whatever the size of their chunk, so that a steady stream of full
+ * chunks cannot delay a remainder forever.
  *
- * An address occurs only once: what Clerk does with the same address
- * twice in a request, or in two at a time, is not known.
+ * Each address is packed only once: it is not known what Clerk does with the
+ * same address twice in a request, or in two concurrent requests.
  */
 #include "postgres.h"
 
 #include "outbox/packing.h"
 
-/* Candidates of one organization that can share a request, oldest first. */
-typedef struct Piece
+/* Invitations of one organization that can share a request, oldest first. */
+typedef struct Chunk
 {
-	const int  *members;		/* positions among the due */
-	int			count;			/* those that are not packed yet */
+	const int  *members;		/* positions in the array of due invitations */
+	int			count;			/* those not packed yet */
 	int			age;			/* position of the first: lower is older */
 	bool		alone;
 	bool		overdue;
-	bool		worthwhile;		/* for a bulk request */
-} Piece;
+	bool		worthwhile;		/* whether it is worth a bulk request */
+} Chunk;
 
-/* What the steps below share. */
+/* The state that the steps below share. */
 typedef struct Packing
 {
 	const ClerkDueInvitation *due;
 	ClerkPackedRequests *packed;
-	int			singles;		/* budgets left */
+	int			singles;		/* remaining budgets */
 	int			bulks;
-	Piece	   *pieces;
-	int			piece_count;
-	int		   *request_ages;	/* of the requests, for sorting */
+	Chunk	   *chunks;
+	int			chunk_count;
+	int		   *request_ages;	/* age of each request, for sorting */
 } Packing;
 
 static int	choose_distinct(const ClerkDueInvitation *due, int count,
 							int *chosen);
-static void cut_into_pieces(Packing *packing, int *chosen, int count,
-							int worthwhile);
-static int	length_of_piece(const ClerkDueInvitation *due,
-							const int *chosen, int count);
+static void split_into_chunks(Packing *packing, int *chosen, int count,
+							  int min_bulk_size);
+static int	chunk_length(const ClerkDueInvitation *due,
+						 const int *chosen, int count);
 static void pack_bulks(Packing *packing, bool worthwhile);
 static void pack_singles(Packing *packing, bool worthwhile);
-static void add_request(Packing *packing, Piece *piece, bool bulk, int count);
+static void add_request(Packing *packing, Chunk *chunk, bool bulk, int count);
 static void sort_by_age(Packing *packing);
 
 static int	compare_addresses(const void *a, const void *b, void *due);
@@ -65,8 +68,10 @@ static int	compare_for_singles(const void *a, const void *b);
 static int	compare_ages(const void *a, const void *b, void *ages);
 
 /*
- * Packs invitations that are due, in the order of their age, into requests
- * within the budgets.  The requests are in order of age, too, and palloc'd.
+ * Packs invitations that are due, oldest first, into requests within the
+ * budgets.  Fills in *packed: the requests, ordered by age, are in the current
+ * memory context.  Invitations for which no budget is left, and all but the
+ * oldest of those with the same address, are in none.
  */
 void
 clerk_pack_requests(const ClerkDueInvitation *due, int count,
@@ -84,7 +89,7 @@ clerk_pack_requests(const ClerkDueInvitation *due, int count,
 	packed->count = 0;
 	packed->requests = palloc(Max(chosen_count, 1) * sizeof(ClerkPackedRequest));
 	packing.request_ages = palloc(Max(chosen_count, 1) * sizeof(int));
-	cut_into_pieces(&packing, chosen, chosen_count, budget->worthwhile);
+	split_into_chunks(&packing, chosen, chosen_count, budget->min_bulk_size);
 
 	pack_bulks(&packing, true);
 	pack_singles(&packing, false);
@@ -94,8 +99,8 @@ clerk_pack_requests(const ClerkDueInvitation *due, int count,
 }
 
 /*
- * Stores the positions of those that are due in the order of their organizations,
- * without those whose address occurs before; returns how many there are.
+ * Chooses the oldest invitation of each address.  Stores their positions,
+ * ordered by organization, and returns their number.
  */
 static int
 choose_distinct(const ClerkDueInvitation *due, int count, int *chosen)
@@ -117,28 +122,28 @@ choose_distinct(const ClerkDueInvitation *due, int count, int *chosen)
 }
 
 static void
-cut_into_pieces(Packing *packing, int *chosen, int count, int worthwhile)
+split_into_chunks(Packing *packing, int *chosen, int count, int min_bulk_size)
 {
 	const ClerkDueInvitation *due = packing->due;
 
-	packing->pieces = palloc(Max(count, 1) * sizeof(Piece));
-	packing->piece_count = 0;
-	for (int i = 0; i < count; i += packing->pieces[packing->piece_count++].count)
+	packing->chunks = palloc(Max(count, 1) * sizeof(Chunk));
+	packing->chunk_count = 0;
+	for (int i = 0; i < count; i += packing->chunks[packing->chunk_count++].count)
 	{
-		Piece	   *piece = &packing->pieces[packing->piece_count];
+		Chunk	   *chunk = &packing->chunks[packing->chunk_count];
 
-		piece->members = chosen + i;
-		piece->count = length_of_piece(due, chosen + i, count - i);
-		piece->age = chosen[i];
-		piece->alone = due[chosen[i]].send_alone;
-		piece->overdue = due[chosen[i]].overdue;
-		piece->worthwhile = !piece->alone && piece->count >= worthwhile;
+		chunk->members = chosen + i;
+		chunk->count = chunk_length(due, chosen + i, count - i);
+		chunk->age = chosen[i];
+		chunk->alone = due[chosen[i]].send_alone;
+		chunk->overdue = due[chosen[i]].overdue;
+		chunk->worthwhile = !chunk->alone && chunk->count >= min_bulk_size;
 	}
 }
 
-/* How many from here on can share a request. */
+/* Returns how many invitations, from the first one on, can share a request. */
 static int
-length_of_piece(const ClerkDueInvitation *due, const int *chosen, int count)
+chunk_length(const ClerkDueInvitation *due, const int *chosen, int count)
 {
 	const ClerkDueInvitation *first = &due[chosen[0]];
 	int			length = 1;
@@ -153,49 +158,52 @@ length_of_piece(const ClerkDueInvitation *due, const int *chosen, int count)
 	return length;
 }
 
-/* Bulk requests for pieces that are worth them, or for what is left. */
+/*
+ * Makes bulk requests for the chunks that are worth one, or for what is left
+ * of the others.
+ */
 static void
 pack_bulks(Packing *packing, bool worthwhile)
 {
-	qsort(packing->pieces, packing->piece_count, sizeof(Piece),
+	qsort(packing->chunks, packing->chunk_count, sizeof(Chunk),
 		  compare_for_bulks);
-	for (int i = 0; i < packing->piece_count && packing->bulks > 0; i++)
+	for (int i = 0; i < packing->chunk_count && packing->bulks > 0; i++)
 	{
-		Piece	   *piece = &packing->pieces[i];
+		Chunk	   *chunk = &packing->chunks[i];
 
-		if (piece->count == 0 || piece->worthwhile != worthwhile)
+		if (chunk->count == 0 || chunk->worthwhile != worthwhile)
 			continue;
-		add_request(packing, piece, true, piece->count);
+		add_request(packing, chunk, true, chunk->count);
 		packing->bulks--;
 	}
 }
 
 /*
- * Single requests for pieces that are not worth a bulk request, or for what
- * the bulk requests have left over.
+ * Makes single requests for the chunks that are not worth a bulk request, or
+ * for those for which the bulk requests did not suffice.
  */
 static void
 pack_singles(Packing *packing, bool worthwhile)
 {
-	qsort(packing->pieces, packing->piece_count, sizeof(Piece),
+	qsort(packing->chunks, packing->chunk_count, sizeof(Chunk),
 		  compare_for_singles);
-	for (int i = 0; i < packing->piece_count; i++)
+	for (int i = 0; i < packing->chunk_count; i++)
 	{
-		Piece	   *piece = &packing->pieces[i];
+		Chunk	   *chunk = &packing->chunks[i];
 
-		if (piece->worthwhile != worthwhile)
+		if (chunk->worthwhile != worthwhile)
 			continue;
-		while (piece->count > 0 && packing->singles > 0)
+		while (chunk->count > 0 && packing->singles > 0)
 		{
-			add_request(packing, piece, false, 1);
+			add_request(packing, chunk, false, 1);
 			packing->singles--;
 		}
 	}
 }
 
-/* Takes the oldest of a piece into a request of their own. */
+/* Adds a request for the oldest "count" invitations of a chunk. */
 static void
-add_request(Packing *packing, Piece *piece, bool bulk, int count)
+add_request(Packing *packing, Chunk *chunk, bool bulk, int count)
 {
 	ClerkPackedRequests *packed = packing->packed;
 	ClerkPackedRequest *request = &packed->requests[packed->count];
@@ -203,10 +211,10 @@ add_request(Packing *packing, Piece *piece, bool bulk, int count)
 	request->bulk = bulk;
 	request->count = count;
 	for (int i = 0; i < count; i++)
-		request->members[i] = piece->members[i];
-	packing->request_ages[packed->count++] = piece->members[0];
-	piece->members += count;
-	piece->count -= count;
+		request->members[i] = chunk->members[i];
+	packing->request_ages[packed->count++] = chunk->members[0];
+	chunk->members += count;
+	chunk->count -= count;
 }
 
 static void
@@ -226,7 +234,7 @@ sort_by_age(Packing *packing)
 	packed->requests = sorted;
 }
 
-/* By address; the oldest of the same address first. */
+/* By address; the oldest first for the same address. */
 static int
 compare_addresses(const void *a, const void *b, void *due)
 {
@@ -238,7 +246,7 @@ compare_addresses(const void *a, const void *b, void *due)
 	return order != 0 ? order : first - second;
 }
 
-/* By organization, those that go alone last; the oldest first. */
+/* By organization; those to be sent alone last; the oldest first. */
 static int
 compare_organizations(const void *a, const void *b, void *due)
 {
@@ -253,12 +261,12 @@ compare_organizations(const void *a, const void *b, void *due)
 	return order != 0 ? order : first - second;
 }
 
-/* The overdue, then the largest, then the oldest. */
+/* Overdue chunks first, then the largest, then the oldest. */
 static int
 compare_for_bulks(const void *a, const void *b)
 {
-	const Piece *first = a;
-	const Piece *second = b;
+	const Chunk *first = a;
+	const Chunk *second = b;
 
 	if (first->overdue != second->overdue)
 		return first->overdue ? -1 : 1;
@@ -267,12 +275,12 @@ compare_for_bulks(const void *a, const void *b)
 	return first->age - second->age;
 }
 
-/* The overdue, then the smallest, then the oldest. */
+/* Overdue chunks first, then the smallest, then the oldest. */
 static int
 compare_for_singles(const void *a, const void *b)
 {
-	const Piece *first = a;
-	const Piece *second = b;
+	const Chunk *first = a;
+	const Chunk *second = b;
 
 	if (first->overdue != second->overdue)
 		return first->overdue ? -1 : 1;

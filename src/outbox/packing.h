@@ -7,38 +7,45 @@
 
 #include "datatype/timestamp.h"
 
-/* Clerk takes this many invitations in a bulk request. */
+/*
+ * Most invitations that Clerk accepts in a bulk request (operation
+ * CreateOrganizationInvitationBulk).
+ */
 #define CLERK_BULK_MAX 10
 
-/* An invitation that is due: a row of the outbox. */
+/* A row of the outbox that is due to be sent. */
 typedef struct ClerkDueInvitation
 {
 	int64		id;
 	char	   *organization_id;
 	char	   *email_address;
-	const char *normalized_address; /* as it is compared */
+	const char *normalized_address; /* for comparisons */
 	bool		send_alone;		/* must not share a request */
 	TimestampTz due_at;
-	bool		overdue;		/* has waited so long that packing comes
-								 * second */
+	bool		overdue;		/* has waited for a rate limit window: packing
+								 * comes second */
 } ClerkDueInvitation;
 
-/* A request to make: one invitation, or a bulk request of one or more. */
+/*
+ * A request to make: a single one, or a bulk request with one or more
+ * invitations.
+ */
 typedef struct ClerkPackedRequest
 {
 	bool		bulk;
 	int			count;
-	int			members[CLERK_BULK_MAX];	/* positions among those that are
-											 * due */
+	int			members[CLERK_BULK_MAX];	/* positions in the array of due
+											 * invitations */
 } ClerkPackedRequest;
 
-/* What may be spent. */
+/* Requests that can be made now. */
 typedef struct ClerkPackingBudget
 {
-	int			singles;		/* requests for one invitation left now */
-	int			bulks;			/* bulk requests left now */
-	int			worthwhile;		/* invitations from which on a bulk request is
-								 * the better use of the budgets */
+	int			singles;		/* requests with one invitation */
+	int			bulks;			/* bulk requests */
+	int			min_bulk_size;	/* invitations from which a bulk request makes
+								 * better use of the budgets than single
+								 * requests */
 } ClerkPackingBudget;
 
 typedef struct ClerkPackedRequests

@@ -1,9 +1,10 @@
 /*
  * request_batch.c
- *		Requests for rows of the outbox: sends many of them, several at a time,
- *		and has each row judged by what came of its request.
+ *		Makes requests for rows of the outbox, several at a time, and
+ *		determines the outcome of each row from the result of its request.
  *
- * Sending needs no transaction; judging may read the outbox.
+ * Sending needs no transaction; determining outcomes does, as it may read the
+ * outbox.
  */
 #include "postgres.h"
 
@@ -14,32 +15,37 @@
 #include "outbox/outcome.h"
 #include "outbox/request_batch.h"
 
-/* Reasons not to start more of a batch's requests. */
-typedef struct Stopped
+/* Why no more requests of a batch are started. */
+typedef struct StopState
 {
 	bool		everything;
 	bool		endpoints[CLERK_ENDPOINT_LIST + 1];
-} Stopped;
+} StopState;
 
-static void start(ClerkBatchEntry *entry);
+static void start_request(ClerkBatchEntry *entry);
 static void note_start_error(ClerkBatchEntry *entry, MemoryContext caller);
-static ClerkListing listing_of(const ClerkOutboxRow *row);
+static ClerkListing lookup_listing(const ClerkOutboxRow *row);
 static void start_lookup(ClerkBatchEntry *entry);
-static bool is_stopped(const Stopped *stopped, const ClerkBatchEntry *entry);
-static void note_end(ClerkBatchEntry *entry, Stopped *stopped);
+static bool is_stopped(const StopState *stopped, const ClerkBatchEntry *entry);
+static void note_completion(ClerkBatchEntry *entry, StopState *stopped);
 static void single_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change);
 static void bulk_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes);
 static void lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change,
 						   List **adopted);
 
 /*
- * Sends a batch, several requests at a time, but for those that have no rows;
- * returns when nothing is under way.
+ * Sends the requests of a batch that have rows, at most
+ * clerk_invite.max_concurrent_requests at a time.  Returns when none is
+ * running; those that were not started because the batch was stopped have
+ * neither a request nor an error.  Needs no transaction.
+ *
+ * Raises 57014 or 57P01 if the session is told to stop, and any error that
+ * would meet every request.
  */
 void
 clerk_send_batch(ClerkBatchEntry *entries, int count)
 {
-	Stopped		stopped = {0};
+	StopState	stopped = {0};
 	int			next = 0;
 	int			under_way = 0;
 
@@ -48,7 +54,7 @@ clerk_send_batch(ClerkBatchEntry *entries, int count)
 		for (; next < count && under_way < clerk_max_concurrent_requests; next++)
 			if (entries[next].count > 0 && !is_stopped(&stopped, &entries[next]))
 			{
-				start(&entries[next]);
+				start_request(&entries[next]);
 				under_way++;
 			}
 
@@ -59,7 +65,7 @@ clerk_send_batch(ClerkBatchEntry *entries, int count)
 				clerk_http_outcome(entries[i].request) == CLERK_HTTP_RUNNING)
 				under_way++;
 			else
-				note_end(&entries[i], &stopped);
+				note_completion(&entries[i], &stopped);
 		}
 		if (under_way == 0 && next == count)
 			break;
@@ -72,23 +78,23 @@ clerk_send_batch(ClerkBatchEntry *entries, int count)
 }
 
 static void
-start(ClerkBatchEntry *entry)
+start_request(ClerkBatchEntry *entry)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	const ClerkNewInvitation *wanted[CLERK_BULK_MAX];
+	const ClerkNewInvitation *invitations[CLERK_BULK_MAX];
 
 	for (int i = 0; i < entry->count; i++)
-		wanted[i] = &entry->rows[i]->invitation;
+		invitations[i] = &entry->rows[i]->invitation;
 	PG_TRY();
 	{
 		if (entry->endpoint == CLERK_ENDPOINT_LIST)
 			start_lookup(entry);
 		else if (entry->endpoint == CLERK_ENDPOINT_BULK)
-			entry->request = clerk_start_create_bulk(wanted, entry->count,
+			entry->request = clerk_start_create_bulk(invitations, entry->count,
 													 &entry->reservation,
 													 &entry->error);
 		else
-			entry->request = clerk_start_create_invitation(wanted[0],
+			entry->request = clerk_start_create_invitation(invitations[0],
 														   &entry->reservation,
 														   &entry->error);
 	}
@@ -100,8 +106,8 @@ start(ClerkBatchEntry *entry)
 }
 
 /*
- * libcurl could not make the request, of which nothing was sent: that may be
- * this row's fault.  Any other error would meet all of them, and is raised.
+ * libcurl could not create the request, so nothing was sent.  That may be due
+ * to this row.  Any other error would meet all rows, and is raised again.
  */
 static void
 note_start_error(ClerkBatchEntry *entry, MemoryContext caller)
@@ -122,15 +128,16 @@ note_start_error(ClerkBatchEntry *entry, MemoryContext caller)
 }
 
 /*
- * A page of Clerk's largest size holds all that an address can have.
+ * How to look up a row's address.  A page of the maximum size has room for all
+ * invitations of an address.
  *
- * Clerk may keep the address in another form than it was sent, and look for
- * nothing but that.  Then a look finds nothing, and the next request is refused
- * for the invitation that there is: every other attempt's looks ask for the
- * normalized form.
+ * Clerk may store an address in another form than it was sent, and find it
+ * only in that form.  Then a lookup finds nothing, and the next request is
+ * refused because of the pending invitation.  After such a refusal, the
+ * lookups of every second attempt use the normalized form.
  */
 static ClerkListing
-listing_of(const ClerkOutboxRow *row)
+lookup_listing(const ClerkOutboxRow *row)
 {
 	ClerkListing listing = {
 		.organization_id = row->invitation.organization_id,
@@ -138,7 +145,7 @@ listing_of(const ClerkOutboxRow *row)
 		.limit = CLERK_LIST_MAX
 	};
 
-	if (row->progress.attempts % 2 == 0 && clerk_pending_was_said(row))
+	if (row->progress.attempts % 2 == 0 && clerk_refused_as_pending(row))
 		listing.email_address = clerk_normalized_text(row->invitation.email_address);
 	return listing;
 }
@@ -146,26 +153,30 @@ listing_of(const ClerkOutboxRow *row)
 static void
 start_lookup(ClerkBatchEntry *entry)
 {
-	ClerkListing listing = listing_of(entry->rows[0]);
+	ClerkListing listing = lookup_listing(entry->rows[0]);
 
 	entry->request = clerk_start_list_invitations(&listing, &entry->error);
 }
 
 static bool
-is_stopped(const Stopped *stopped, const ClerkBatchEntry *entry)
+is_stopped(const StopState *stopped, const ClerkBatchEntry *entry)
 {
 	return stopped->everything || stopped->endpoints[entry->endpoint];
 }
 
-/* What the end of a request means for those that were not started yet. */
+/*
+ * Determines whether the end of a request stops the rest of the batch: 429
+ * stops requests to the same endpoint; a rejected key and requests that cannot
+ * be sent stop all.
+ */
 static void
-note_end(ClerkBatchEntry *entry, Stopped *stopped)
+note_completion(ClerkBatchEntry *entry, StopState *stopped)
 {
 	int			status;
 
-	if (entry->over)
+	if (entry->finished)
 		return;
-	entry->over = true;
+	entry->finished = true;
 	if (entry->request == NULL)
 	{
 		if (entry->error != NULL &&
@@ -183,16 +194,21 @@ note_end(ClerkBatchEntry *entry, Stopped *stopped)
 }
 
 /*
- * Fills in what becomes of an entry's rows, in its order, by what came of its
- * request, and settles its reservation.  In a transaction.  "adopted" has the
- * IDs of invitations that rows of the batch get, so that no other row of it gets
- * them, too; it starts as NIL.
+ * Fills in the changes of an entry's rows, in the same order, from the result
+ * of its request, and settles its reservation.  Must be called in a
+ * transaction; raises the errors of clerk_outbox_run().
+ *
+ * "adopted" points to a list, initially NIL, of the IDs of invitations that
+ * rows of the batch are given, so that no two rows are given the same one.
  */
 void
 clerk_batch_entry_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes,
 						   List **adopted)
 {
-	/* A request that was started settles its own when its response is read. */
+	/*
+	 * A request that was started settles its reservation when its response is
+	 * read.
+	 */
 	if (entry->request == NULL)
 		clerk_rate_limit_not_sent(&entry->reservation);
 	if (entry->request == NULL && entry->error == NULL)
@@ -250,10 +266,13 @@ bulk_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes)
 static void
 lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change, List **adopted)
 {
-	ClerkListing listing = listing_of(entry->rows[0]);
+	ClerkListing listing = lookup_listing(entry->rows[0]);
 	ClerkInvitationList found;
 
-	/* What the encoding lacks is in texts that nobody looks for here. */
+	/*
+	 * Characters that the database's encoding lacks are "?" in the response.
+	 * The texts compared here are not affected.
+	 */
 	if (entry->request != NULL &&
 		clerk_finish_list_invitations(entry->request, &listing, &found,
 									  &entry->error))

@@ -1,6 +1,6 @@
 /*
  * request_batch.h
- *		Requests for rows of the outbox, several at a time.
+ *		Makes requests for rows of the outbox, several at a time.
  */
 #ifndef CLERK_REQUEST_BATCH_H
 #define CLERK_REQUEST_BATCH_H
@@ -9,17 +9,18 @@
 #include "outbox/outbox_row.h"
 #include "outbox/packing.h"
 
-/* A request of the batch and the rows that it is for. */
+/* A request of a batch, and the rows that it is for. */
 typedef struct ClerkBatchEntry
 {
 	ClerkEndpoint endpoint;
-	ClerkReservation reservation;	/* settled at first: not counted */
-	ClerkPackedRequest packed;	/* what it was planned for; not of a lookup */
+	ClerkReservation reservation;	/* initially settled: not counted */
+	ClerkPackedRequest packed;	/* as planned; not for a lookup */
 	int			count;
 	ClerkOutboxRow *rows[CLERK_BULK_MAX];
 	ClerkHttpRequest *request;	/* NULL: not started */
-	ClerkError *error;			/* why it could not be formed; NULL: it could */
-	bool		over;
+	ClerkError *error;			/* why it could not be started, or failed;
+								 * NULL: it could, or did not */
+	bool		finished;
 } ClerkBatchEntry;
 
 extern void clerk_send_batch(ClerkBatchEntry *entries, int count);

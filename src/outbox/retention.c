@@ -2,11 +2,12 @@
  * retention.c
  *		Removes rows of the outbox that were settled long ago.
  *
- * Rows go in the order in which they were settled, many at a time.  One may
- * have to stay: another table refers to it by a foreign key, or a user's
- * trigger refuses.  Then fewer are tried at a time, down to one, which is
- * passed over; after a success the number grows again.  So a row that has to
- * stay costs a few statements that fail, and keeps no other one.
+ * Rows are removed in batches, in the order in which they were settled.  The
+ * database may refuse to remove a row: another table refers to it by a foreign
+ * key, or a user's trigger raises an error.  Then smaller batches are tried,
+ * down to a single row, which is skipped; after a success the batches grow
+ * again.  So a row that cannot be removed costs a few statements that fail,
+ * and does not keep others from being removed.
  */
 #include "postgres.h"
 
@@ -16,24 +17,31 @@
 #include "outbox/retention.h"
 #include "utils/timestamp.h"
 
-/* Rows that a transaction removes at most, and what failures divide that by. */
-#define MOST_AT_A_TIME 10000
-#define STEP 10
+/*
+ * Rows that a transaction removes at most, and the factor by which a failure
+ * reduces that number and a success increases it.
+ */
+#define MAX_BATCH_SIZE 10000
+#define BATCH_SIZE_FACTOR 10
 
 /*
- * Rows that a removal passes over before it ends, so that a table that refers
- * to all of them costs each removal some 100 ms and no more.
+ * Rows that a removal skips one by one before it skips ahead, and again before
+ * it ends, so that a table that refers to all rows costs each removal no more
+ * than about 100 ms.
  */
-#define MOST_REFUSED 100
+#define MAX_REFUSED 100
 
-/* Where the next removal goes on that follows one which ended like that. */
+/* Where this process's next removal begins, after one that skipped ahead. */
 static struct
 {
 	TimestampTz settled_at;
 	int64		id;
-}			passed_over = {DT_NOBEGIN, 0};
+}			resume_after = {DT_NOBEGIN, 0};
 
-/* The parameters say before when they were settled, after which one, how many. */
+/*
+ * Parameters: settled before this time ($1), after this position ($2, $3), at
+ * most so many rows ($4).
+ */
 #define OLD_ROWS \
 	"FROM ONLY %1$s WHERE state IN ('sent', 'skipped', 'failed', 'canceled') " \
 	"AND settled_at < $1 AND (settled_at, id) > ($2, $3) " \
@@ -58,40 +66,45 @@ static ClerkOutboxStatement remove_rows = {
 	.types = {TIMESTAMPTZOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, INT8OID}
 };
 
-/* A row's place in the order. */
-typedef struct Place
+/* A row's position in the order of removal. */
+typedef struct RowPosition
 {
 	TimestampTz settled_at;
 	int64		id;
-} Place;
+} RowPosition;
 
-static void jump(ClerkOutboxRemoval *removal);
-static void collect_place(void *result);
+static void skip_ahead(ClerkOutboxRemoval *removal);
+static void collect_position(void *result);
 static void note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error);
 
-/* Prepares the removal of what was settled before this time. */
+/*
+ * Prepares the removal of the rows that were settled before this time,
+ * beginning where the last removal of this process skipped ahead.
+ */
 void
 clerk_outbox_begin_removal(ClerkOutboxRemoval *removal,
 						   TimestampTz settled_before)
 {
 	removal->settled_before = settled_before;
-	removal->settled_at = passed_over.settled_at;
-	removal->id = passed_over.id;
-	removal->at_a_time = MOST_AT_A_TIME;
+	removal->settled_at = resume_after.settled_at;
+	removal->id = resume_after.id;
+	removal->batch_size = MAX_BATCH_SIZE;
 	removal->refused = 0;
-	removal->jumped = false;
-	removal->over = false;
+	removal->skipped_ahead = false;
+	removal->finished = false;
 }
 
 /*
- * Removes the next rows, in a transaction of the caller's, and notes when there
- * are no more.  Those that somebody has locked stay: nobody may keep a sender
- * waiting.
+ * Removes the next batch, and sets removal->finished when nothing is left to
+ * do.  Must be called in a transaction; the caller commits it.  Rows that
+ * another session has locked stay, since a sender must not wait for locks.  A
+ * row that the database refuses to remove is logged and skipped.  Raises the
+ * errors of clerk_outbox_try().
  */
 void
-clerk_outbox_remove_some(ClerkOutboxRemoval *removal)
+clerk_outbox_remove_batch(ClerkOutboxRemoval *removal)
 {
-	Place		last = {0, 0};
+	RowPosition last = {0, 0};
 	Datum		values[5];
 	uint64		removed;
 	ErrorData  *error;
@@ -99,60 +112,63 @@ clerk_outbox_remove_some(ClerkOutboxRemoval *removal)
 	values[0] = TimestampTzGetDatum(removal->settled_before);
 	values[1] = TimestampTzGetDatum(removal->settled_at);
 	values[2] = Int64GetDatum(removal->id);
-	values[3] = Int32GetDatum(removal->at_a_time);
-	if (clerk_outbox_run(&find_last_row, values, NULL, collect_place, &last) == 0)
+	values[3] = Int32GetDatum(removal->batch_size);
+	if (clerk_outbox_run(&find_last_row, values, NULL, collect_position,
+						 &last) == 0)
 	{
-		removal->over = true;
-		if (!removal->jumped)
+		removal->finished = true;
+		if (!removal->skipped_ahead)
 		{
-			passed_over.settled_at = DT_NOBEGIN;
-			passed_over.id = 0;
+			resume_after.settled_at = DT_NOBEGIN;
+			resume_after.id = 0;
 		}
 		return;
 	}
 	values[3] = TimestampTzGetDatum(last.settled_at);
 	values[4] = Int64GetDatum(last.id);
 	if (clerk_outbox_try(&remove_rows, values, NULL, NULL, &removed, &error))
-		removal->at_a_time = Min(removal->at_a_time * STEP, MOST_AT_A_TIME);
-	else if (removal->at_a_time > 1)
+		removal->batch_size = Min(removal->batch_size * BATCH_SIZE_FACTOR,
+								  MAX_BATCH_SIZE);
+	else if (removal->batch_size > 1)
 	{
-		removal->at_a_time /= STEP;
+		removal->batch_size /= BATCH_SIZE_FACTOR;
 		return;
 	}
 	else
 		note_refusal(removal, error);
 	removal->settled_at = last.settled_at;
 	removal->id = last.id;
-	if (removal->refused >= MOST_REFUSED)
-		jump(removal);
+	if (removal->refused >= MAX_REFUSED)
+		skip_ahead(removal);
 }
 
 /*
- * Goes on somewhere among the younger rows, since these may be able to go, and a
- * process that makes one removal only would never come to them.  The next
- * removal of this process goes on here.
+ * Continues at a random time among the younger rows, since those may be
+ * removable, and a process that makes only one removal would never reach them.
+ * This process's next removal continues here.  The second call ends the
+ * removal.
  */
 static void
-jump(ClerkOutboxRemoval *removal)
+skip_ahead(ClerkOutboxRemoval *removal)
 {
-	if (removal->jumped)
+	if (removal->skipped_ahead)
 	{
-		removal->over = true;
+		removal->finished = true;
 		return;
 	}
-	removal->jumped = true;
-	passed_over.settled_at = removal->settled_at;
-	passed_over.id = removal->id;
+	removal->skipped_ahead = true;
+	resume_after.settled_at = removal->settled_at;
+	resume_after.id = removal->id;
 	removal->refused = 0;
-	removal->at_a_time = MOST_AT_A_TIME;
+	removal->batch_size = MAX_BATCH_SIZE;
 	removal->settled_at += (TimestampTz)
 		(clerk_random_fraction() * (removal->settled_before - removal->settled_at));
 	removal->id = 0;
 }
 
 /*
- * The log has the first one of a removal, and not what the server says of it,
- * which may have the whole row, its url included.
+ * Logs the first refusal of a removal.  The server's message is left out,
+ * since it may quote the whole row, including its url.
  */
 static void
 note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error)
@@ -166,16 +182,16 @@ note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error)
 }
 
 static void
-collect_place(void *result)
+collect_position(void *result)
 {
-	Place	   *place = result;
+	RowPosition *position = result;
 	bool		isnull;
 
 	if (SPI_processed == 0)
 		return;
-	place->settled_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
-														  SPI_tuptable->tupdesc,
-														  1, &isnull));
-	place->id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
-											SPI_tuptable->tupdesc, 2, &isnull));
+	position->settled_at = DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0],
+															 SPI_tuptable->tupdesc,
+															 1, &isnull));
+	position->id = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+											   SPI_tuptable->tupdesc, 2, &isnull));
 }

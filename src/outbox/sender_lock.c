@@ -1,15 +1,15 @@
 /*
  * sender_lock.c
- *		The lock that makes a session the database's one sender.
+ *		The lock that makes a session the only sender of its database.
  *
- * It outlives transactions, as the advisory locks do that SQL functions take,
- * and is one of their kind, since those of the other kind go with a transaction
- * that is aborted.  So pg_advisory_unlock_all() releases it, which a user's
- * trigger on the outbox may call while a sender is at work.  A sender therefore
- * asks for it again before it claims rows or looks them up.  If another sender
- * came in between, that one takes every row that is under way for one whose
- * outcome is unknown, as after a crash, and each change of the first sender
- * names the state that it has seen: nothing is sent twice.
+ * It is a session-level advisory lock, like those taken by SQL functions,
+ * because it must outlive transactions, including those that are aborted.
+ * Therefore pg_advisory_unlock_all() releases it, which a user's trigger on
+ * the outbox may call while a sender is at work.  So a sender asks for the
+ * lock again before it claims rows or looks them up.  If another sender has
+ * taken over meanwhile, that one treats all rows in flight as having an
+ * unknown outcome, as after a crash.  Since each change of the first sender
+ * names the state that it has seen, nothing is sent twice.
  */
 #include "postgres.h"
 
@@ -20,51 +20,54 @@
 #include "storage/lock.h"
 
 /*
- * Key of the lock beside the table's OID.  Advisory locks taken with SQL
- * functions have 1 or 2 there (lockfuncs.c), so these are never the same.
+ * The last field of the lock's key; the table's OID is another one.  SQL
+ * functions set the last field to 1 or 2 (lockfuncs.c), so their keys always
+ * differ.
  */
 #define SENDER_LOCK_SPACE 0x434C	/* "CL" */
 
-static LOCKTAG sender_lock(void);
+static LOCKTAG sender_lock_tag(void);
 
 /*
- * Makes this session the database's one sender, if it is not already; false if
- * another one is.  clerk_outbox_unlock() or the session's end releases it.
+ * Makes this session the only sender of its database, if it is not already.
+ * Returns false if another session is; does not wait.  The lock lasts until
+ * clerk_outbox_unlock() or the end of the session.  Must be called in a
+ * transaction, after clerk_outbox_find().
  */
 bool
 clerk_outbox_lock(void)
 {
-	LOCKTAG		tag = sender_lock();
+	LOCKTAG		tag = sender_lock_tag();
 
 	return clerk_lock_is_held(&tag, ExclusiveLock) ||
 		LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
-/* Lets another session be the sender, if this one is. */
+/* Releases the lock if this session holds it. */
 void
 clerk_outbox_unlock(void)
 {
-	LOCKTAG		tag = sender_lock();
+	LOCKTAG		tag = sender_lock_tag();
 
 	if (clerk_lock_is_held(&tag, ExclusiveLock))
 		LockRelease(&tag, ExclusiveLock, true);
 }
 
 /*
- * Keeps other sessions from sending until the transaction ends; false if one is
- * sending already, this one included.
+ * Keeps other sessions from sending until the transaction ends.  Returns false
+ * if there is a sender, including this session; does not wait.
  */
 bool
 clerk_outbox_keep_senders_out(void)
 {
-	LOCKTAG		tag = sender_lock();
+	LOCKTAG		tag = sender_lock_tag();
 
 	return !clerk_lock_is_held(&tag, ExclusiveLock) &&
 		LockAcquire(&tag, ExclusiveLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static LOCKTAG
-sender_lock(void)
+sender_lock_tag(void)
 {
 	LOCKTAG		tag;
 

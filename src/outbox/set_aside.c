@@ -1,21 +1,22 @@
 /*
  * set_aside.c
- *		Rows of the outbox whose changes fail, set aside so that the others go
- *		on.
+ *		Sets aside rows of the outbox whose changes fail, so that the others
+ *		are processed.
  *
- * What a user has added to the outbox, such as a trigger, a constraint or a
- * unique index, may refuse a sender's change of a row.  Changes are made for
- * many rows at a time, so that one row's error would undo those of all, at each
- * pass again.  Therefore a statement that fails for many rows is run for one
- * after another, and a row for which it fails is set aside: it keeps its state,
- * but for one that may have been sent, which is verifying then; it says in
- * database_error why, and is tried again after a delay that doubles each time.
- * When the reason is gone, the row goes on by itself.
+ * Something that a user has added to the outbox, such as a trigger, a
+ * constraint or a unique index, may refuse a sender's change of a row.
+ * Changes are made for many rows at a time, so one row's error would undo all
+ * of them, again in each pass.  Therefore a statement that fails for several
+ * rows is run for each of them, and a row for which it fails again is set
+ * aside.  Such a row keeps its state, except that one that may have been sent
+ * becomes "verifying".  Its column database_error has the reason, and it is
+ * tried again after a delay that doubles each time.  When the reason is gone,
+ * the row is processed without further intervention.
  *
- * Setting it aside fires no trigger of a user's, since a trigger is what has
- * most likely failed.  If that fails, too, as with a constraint on a column
- * that tells of the error, this process remembers the row and leaves it alone
- * for the same time.
+ * The statement that sets a row aside fires no user triggers, since a trigger
+ * is the most likely reason.  If it fails as well, for example because of a
+ * constraint on a column that it changes, this process remembers the row and
+ * leaves it alone for the same time.
  */
 #include "postgres.h"
 
@@ -29,16 +30,18 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-/* After this, the delay is as long as it gets whatever the settings are. */
-#define MOST_DOUBLINGS "30"
+/*
+ * Limits the exponent; with so many doublings any delay exceeds the maximum.
+ */
+#define MAX_DOUBLINGS "30"
 
-/* Rows that a process remembers; a place is reused when its time has come. */
-#define HELD_BACK_MAX 1000
+/* Rows that a process remembers at most. */
+#define MAX_HELD_BACK 1000
 
 /* A row that could not be set aside in the table. */
 typedef struct HeldBack
 {
-	int64		id;				/* the key */
+	int64		id;				/* hash key */
 	int			failures;
 	int64		until;			/* by clerk_monotonic_microseconds() */
 } HeldBack;
@@ -50,7 +53,7 @@ static ClerkOutboxStatement set_aside_row = {
 	"database_error = $3, "
 	"claimed_at = CASE o.state WHEN 'sending' THEN clock_timestamp() ELSE o.claimed_at END, "
 	"next_attempt_at = clock_timestamp() + interval '1 millisecond' * "
-	"least($4 * power(2, least(o.consecutive_failures, " MOST_DOUBLINGS ")), $5) "
+	"least($4 * power(2, least(o.consecutive_failures, " MAX_DOUBLINGS ")), $5) "
 	"FROM (SELECT id FROM ONLY %1$s WHERE id = $1 AND state = $2 "
 	"FOR UPDATE SKIP LOCKED) AS free WHERE o.id = free.id",
 	.parameters = 5,
@@ -67,15 +70,17 @@ static ClerkOutboxStatement count_set_aside = {
 
 static HTAB * held_back = NULL;
 
-static char *reason_of(const ErrorData *error, const char *secret);
+static char *format_reason(const ErrorData *error, const char *secret);
 static void hold_back(int64 id);
-static void forget_one(void);
+static void evict_next_due(void);
 static void collect_set_aside(void *result);
 
 /*
- * Runs a statement for all rows at once; if that fails, for each of them, and
- * tells "failed" of those for which it fails again.  Returns the number of rows
- * that it has processed.
+ * Runs a statement for all rows at once; if that fails, runs it for each row,
+ * and calls "failed" for those for which it fails again.  "fill" supplies the
+ * parameters, and "collect", which may be NULL, copies the results to
+ * "result".  Returns the number of processed rows.  Must be called in a
+ * transaction.  Raises the errors of clerk_outbox_try().
  */
 uint64
 clerk_outbox_run_rows(ClerkOutboxStatement *statement, int count,
@@ -111,15 +116,17 @@ clerk_outbox_run_rows(ClerkOutboxStatement *statement, int count,
 }
 
 /*
- * Sets a row aside that is in this state, and tells the log.  "secret" is what
- * must not be told of the row, or NULL: what the server says of an error may
- * quote any value, and its DETAIL the whole row.
+ * Sets a row in this state aside, because of this error, and logs that.
+ * "secret" is a text that must not appear in the reason, or NULL: the server's
+ * message may quote any value of the row.  The error's DETAIL, which may quote
+ * the whole row, is left out.  Must be called in a transaction.  Raises the
+ * errors of clerk_outbox_try().
  */
 void
 clerk_outbox_set_aside(int64 id, const char *state, const ErrorData *error,
 					   const char *secret)
 {
-	char	   *reason = reason_of(error, secret);
+	char	   *reason = format_reason(error, secret);
 	Datum		values[5];
 	uint64		processed;
 	ErrorData  *again;
@@ -140,13 +147,13 @@ clerk_outbox_set_aside(int64 id, const char *state, const ErrorData *error,
 }
 
 /*
- * The rows that must be left alone for now, because they could not be set aside
- * in the table: an array of their IDs.
+ * Returns an array of the ids of the rows that must be left alone for now and
+ * could not be set aside in the table.
  */
 Datum
 clerk_outbox_held_back(void)
 {
-	Datum	   *ids = palloc(HELD_BACK_MAX * sizeof(Datum));
+	Datum	   *ids = palloc(MAX_HELD_BACK * sizeof(Datum));
 	int			count = 0;
 	int64		now = clerk_monotonic_microseconds();
 
@@ -163,7 +170,10 @@ clerk_outbox_held_back(void)
 	return clerk_outbox_array(ids, NULL, count, INT8OID);
 }
 
-/* When the first of them is to be tried again, by our clock; 0: there are none. */
+/*
+ * Returns when the first of these rows is to be tried again, by the wall
+ * clock; 0 if there are none.
+ */
 TimestampTz
 clerk_outbox_held_until(void)
 {
@@ -181,7 +191,11 @@ clerk_outbox_held_until(void)
 	return until == PG_INT64_MAX ? 0 : GetCurrentTimestamp() + until - now;
 }
 
-/* How many rows are set aside, and why one of them is; in a transaction. */
+/*
+ * Returns how many rows are set aside, in the table or by this process, and
+ * the reason of one of them, in the current memory context.  Must be called in
+ * a transaction.  Raises the errors of clerk_outbox_run().
+ */
 ClerkOutboxSetAside
 clerk_outbox_all_set_aside(void)
 {
@@ -196,8 +210,12 @@ clerk_outbox_all_set_aside(void)
 	return all;
 }
 
+/*
+ * Formats the error for the log and for database_error, with "secret" replaced
+ * by asterisks.
+ */
 static char *
-reason_of(const ErrorData *error, const char *secret)
+format_reason(const ErrorData *error, const char *secret)
 {
 	char	   *reason = psprintf("%s (SQLSTATE %s)", error->message,
 								  unpack_sql_state(error->sqlerrcode));
@@ -209,7 +227,7 @@ reason_of(const ErrorData *error, const char *secret)
 	return reason;
 }
 
-/* For as long as it would be set aside. */
+/* Remembers a row for as long as it would have been set aside. */
 static void
 hold_back(int64 id)
 {
@@ -228,8 +246,8 @@ hold_back(int64 id)
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
 	row = hash_search(held_back, &id, HASH_FIND, &found);
-	if (!found && hash_get_num_entries(held_back) >= HELD_BACK_MAX)
-		forget_one();
+	if (!found && hash_get_num_entries(held_back) >= MAX_HELD_BACK)
+		evict_next_due();
 	row = hash_search(held_back, &id, HASH_ENTER, &found);
 	row->failures = found ? row->failures + 1 : 0;
 	for (int i = 0; i < row->failures && delay < clerk_retry_delay_max; i++)
@@ -238,9 +256,12 @@ hold_back(int64 id)
 		(int64) (Min(delay, clerk_retry_delay_max) * 1000);
 }
 
-/* The row whose time comes first: it is tried again a little early. */
+/*
+ * Makes room: forgets the row that is due first, which is then tried somewhat
+ * early.
+ */
 static void
-forget_one(void)
+evict_next_due(void)
 {
 	HASH_SEQ_STATUS sequence;
 	HeldBack   *row;

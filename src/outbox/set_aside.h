@@ -1,10 +1,10 @@
 /*
  * set_aside.h
- *		Rows of the outbox whose changes fail, set aside so that the others go
- *		on.
+ *		Sets aside rows of the outbox whose changes fail, so that the others
+ *		are processed.
  */
-#ifndef CLERK_OUTBOX_SET_ASIDE_H
-#define CLERK_OUTBOX_SET_ASIDE_H
+#ifndef CLERK_SET_ASIDE_H
+#define CLERK_SET_ASIDE_H
 
 #include "datatype/timestamp.h"
 #include "outbox/outbox_statement.h"
@@ -13,17 +13,17 @@
 typedef struct ClerkOutboxSetAside
 {
 	int64		count;
-	char	   *reason;			/* one of them; NULL if there are none */
+	char	   *reason;			/* of one of them; NULL: there are none */
 } ClerkOutboxSetAside;
 
 /*
- * Puts the statement's parameters for some of the rows into "values", from the
- * one at position "first" on.
+ * Sets "values" to the statement's parameters for "count" of the rows,
+ * beginning at position "first".
  */
 typedef void (*ClerkOutboxFill) (Datum *values, int first, int count,
 								 const void *rows);
 
-/* Tells of a row for which the statement has failed. */
+/* Handles a row for which the statement has failed. */
 typedef void (*ClerkOutboxFailed) (int position, const ErrorData *error,
 								   const void *rows);
 
@@ -38,4 +38,4 @@ extern Datum clerk_outbox_held_back(void);
 extern TimestampTz clerk_outbox_held_until(void);
 extern ClerkOutboxSetAside clerk_outbox_all_set_aside(void);
 
-#endif							/* CLERK_OUTBOX_SET_ASIDE_H */
+#endif							/* CLERK_SET_ASIDE_H */

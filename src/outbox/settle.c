@@ -1,6 +1,6 @@
 /*
  * settle.c
- *		Records in the outbox what became of rows.
+ *		Records the outcomes of rows in the outbox.
  */
 #include "postgres.h"
 
@@ -17,8 +17,8 @@
 #define SETTLE_PARAMETERS 16
 
 /*
- * Whether a row may have been sent by a claim before its last one: it has an
- * attempt left behind it, or its attempts were counted anew by a retry.
+ * Whether an earlier claim than the last one may have sent the row: it still
+ * has an attempt, or a retry has reset the number of its attempts.
  */
 #define WAS_SENT_BEFORE "c.attempts > 0 OR o.first_claimed_at < o.claimed_at"
 
@@ -61,28 +61,36 @@ typedef struct ParameterArrays
 	bool	   *nulls[SETTLE_PARAMETERS];
 } ParameterArrays;
 
+/* The changes that a statement may have applied. */
 typedef struct SettledRows
 {
 	ClerkOutboxChange *changes;
 	int			count;
 } SettledRows;
 
-static void fill_changes(Datum *values, int first, int count,
-						 const void *rows);
-static void settling_failed(int position, const ErrorData *error,
-							const void *rows);
+static void fill_settle_parameters(Datum *values, int first, int count,
+								   const void *rows);
+static void set_aside_unsettled(int position, const ErrorData *error,
+								const void *rows);
 static void fill_settle_arrays(ParameterArrays *arrays,
 							   const ClerkOutboxChange *change, int position);
 static bool can_be_accepted(const ClerkOutboxChange *change);
 static void collect_settled(void *result);
 
 /*
- * Changes rows, and tells for each change whether it was applied: it is not if
- * the row is no longer as its sender has seen it, or if somebody holds a lock
- * on it.  Nobody may keep a sender waiting, and the next one finds the row as
- * it is.  One that the server refuses to change is set aside.  A row that has no
- * attempt left behind it has not been sent yet: what came before its next claim
- * is not its own.
+ * Changes rows, and announces those that have reached a final state.  Sets
+ * change->applied and change->set_aside for each of them.
+ *
+ * A change does not apply if the row is no longer as its sender has seen it,
+ * or if another session has locked it: a sender must not wait for locks, and
+ * the next one finds the row as it is.  A row that the database refuses to
+ * change is set aside.
+ *
+ * A row that is left with no attempt has not been sent, so the time of its
+ * first claim is cleared: an invitation created before its next claim is not
+ * the row's.
+ *
+ * Must be called in a transaction.  Raises the errors of clerk_outbox_try().
  */
 void
 clerk_outbox_settle(ClerkOutboxChange *changes, int count)
@@ -91,14 +99,19 @@ clerk_outbox_settle(ClerkOutboxChange *changes, int count)
 
 	for (int i = 0; i < count; i++)
 		changes[i].applied = changes[i].set_aside = false;
-	clerk_outbox_run_rows(&settle_rows, count, changes, fill_changes,
-						  settling_failed, collect_settled, &settled);
+	clerk_outbox_run_rows(&settle_rows, count, changes, fill_settle_parameters,
+						  set_aside_unsettled, collect_settled, &settled);
 	for (int i = 0; i < count; i++)
 		if (changes[i].applied)
 			clerk_outbox_announce(changes[i].row->id, changes[i].progress.state);
 }
 
-/* Tells who listens that a row has reached a final state. */
+/*
+ * Notifies the channel clerk_invite.notify_channel, if there is one, that a
+ * row has reached a final state.  The payload is the row's id and its state.
+ * Does nothing for the states "queued" and "verifying".  The server delivers
+ * it at commit.
+ */
 void
 clerk_outbox_announce(int64 id, const char *state)
 {
@@ -112,7 +125,7 @@ clerk_outbox_announce(int64 id, const char *state)
 	Async_Notify(clerk_notify_channel, payload);
 }
 
-/* One element of each of the statement's parameters. */
+/* Adds an element to each of the statement's parameters. */
 static void
 fill_settle_arrays(ParameterArrays *arrays, const ClerkOutboxChange *change,
 				   int position)
@@ -155,7 +168,10 @@ fill_settle_arrays(ParameterArrays *arrays, const ClerkOutboxChange *change,
 #undef ADD_FIELD
 }
 
-/* The url of an invitation that is no longer pending is of no use. */
+/*
+ * Whether the url is worth storing: the invitation is pending, or Clerk
+ * reports no status.
+ */
 static bool
 can_be_accepted(const ClerkOutboxChange *change)
 {
@@ -168,7 +184,7 @@ can_be_accepted(const ClerkOutboxChange *change)
 }
 
 static void
-fill_changes(Datum *values, int first, int count, const void *rows)
+fill_settle_parameters(Datum *values, int first, int count, const void *rows)
 {
 	const ClerkOutboxChange *changes = rows;
 	ParameterArrays arrays;
@@ -186,7 +202,7 @@ fill_changes(Datum *values, int first, int count, const void *rows)
 }
 
 static void
-settling_failed(int position, const ErrorData *error, const void *rows)
+set_aside_unsettled(int position, const ErrorData *error, const void *rows)
 {
 	ClerkOutboxChange *change = &((ClerkOutboxChange *) rows)[position];
 
@@ -197,7 +213,7 @@ settling_failed(int position, const ErrorData *error, const void *rows)
 	change->set_aside = true;
 }
 
-/* The statement tells which rows it has changed, in any order. */
+/* Marks the changes whose rows the statement returned, in any order. */
 static void
 collect_settled(void *result)
 {

@@ -1,6 +1,6 @@
 /*
  * settle.h
- *		Records in the outbox what became of rows.
+ *		Records the outcomes of rows in the outbox.
  */
 #ifndef CLERK_SETTLE_H
 #define CLERK_SETTLE_H

@@ -1,14 +1,14 @@
 /*
  * statement_table.c
- *		Sees to it that a statement is about the table that it was meant for.
+ *		Ensures that a statement refers to the table that it was meant for.
  *
- * A statement names a table by schema and name.  Between the moment when ours
- * was found and the one when the server looks the name up, the schema's owner
- * can rename the schema and put another table in that place, whose triggers
- * would run with the rights of the owner of the first one.  So the result of the
- * look-up is checked when the statement has been analyzed, which is before
- * anything of the table's is evaluated, and again whenever the server analyzes
- * a kept statement anew.  From then on the server goes by OID.
+ * A statement names a table by schema and name.  After the extension has found
+ * its table, and before the server looks up that name, the owner of the schema
+ * can rename the schema and put another table in its place, whose triggers
+ * would run with the rights of the first table's owner.  Therefore the result
+ * of the lookup is checked after parse analysis, which is before anything of
+ * the table is evaluated, and again whenever the server reanalyzes a saved
+ * statement.  From then on, the server uses the OID.
  */
 #include "postgres.h"
 
@@ -30,9 +30,9 @@ static void check_analyzed(CLERK_POST_PARSE_ANALYZE_PARAMETERS);
 static bool check_tables(Node *node, void *context);
 
 /*
- * From now on, a statement with this text may be about this table only: an
- * error is raised, 55000, if another one is found in its place.  The text must
- * live until the next call.
+ * From now on, a statement with this text may refer to this table only; NULL
+ * accepts all statements.  If the name leads to another table, the statement
+ * raises 55000.  The text must live until the next call.
  */
 void
 clerk_expect_table(const char *statement, Oid table)
@@ -59,6 +59,7 @@ check_analyzed(CLERK_POST_PARSE_ANALYZE_PARAMETERS)
 		previous_hook(CLERK_POST_PARSE_ANALYZE_ARGUMENTS);
 }
 
+/* Walks a query tree and raises 55000 if it refers to another table. */
 static bool
 check_tables(Node *node, void *context)
 {

@@ -1,6 +1,6 @@
 /*
  * statement_table.h
- *		Sees to it that a statement is about the table that it was meant for.
+ *		Ensures that a statement refers to the table that it was meant for.
  */
 #ifndef CLERK_STATEMENT_TABLE_H
 #define CLERK_STATEMENT_TABLE_H

@@ -1,31 +1,35 @@
 /*
  * status_refresh.c
- *		Learns what became of the invitations that are pending in the outbox,
- *		with as few requests as Clerk allows.
+ *		Updates the statuses of the pending invitations in the outbox with as
+ *		few requests as Clerk's lists allow.
  *
- * A row gets a status only from an answer that names its invitation.  An
- * invitation is "open" until an answer has named it, and open ones are asked
- * for on three levels, as long as there are any:
+ * A row gets a status only from a response that names its invitation.  An
+ * invitation is "open" until a response has named it.  While there are open
+ * invitations, they are looked for on three levels:
  *
- * 1. Lists of the whole Clerk instance.
- * 2. Lists of each organization with open invitations.
- * 3. The list of each open invitation's address.
+ * 1. Lists of the whole Clerk instance
+ *	  (ListInstanceOrganizationInvitations).
+ * 2. Lists of each organization that has open invitations
+ *	  (ListOrganizationInvitations).
+ * 3. The list of each open invitation's address (the same operation).
  *
- * Levels 1 and 2 read two lists.  That of the pending ones is short however
- * long the history is, and on most days names nearly all: read to its end, it
- * leaves open those that have changed.  Then that of the others, newest first,
- * since who accepts does so soon.  A list is left when what is still open costs
- * fewer requests on the levels below: the first one when Clerk counts so many
- * that the rest of it would cost more, the second one when it has cost as much.
- * So without a change it takes one request for each 500 that are pending, with
- * some changes another one, and never more than about twice what asking for
- * each would take.
+ * Levels 1 and 2 read two lists.  The list of pending invitations is short
+ * however long the history is, and on most days it names nearly all open ones:
+ * once it is read to its end, only those that have changed remain open.  Then
+ * comes the list of the others, newest first, since most people who accept do
+ * so soon.  A list is abandoned when the levels below can resolve what is
+ * still open with fewer requests: the first list when its remaining pages, by
+ * Clerk's count, would cost more; the second one when it has cost as much.  So
+ * if nothing has changed, a refresh takes one request for each 500 pending
+ * invitations; with a few changes, it takes one more; and it never takes more
+ * than about twice as many requests as one lookup for each invitation would.
  *
- * If a level is refused, as a key may be restricted, the ones below it remain.
+ * If Clerk refuses a level, for example because the key is restricted, the
+ * levels below it remain.
  *
- * One request is under way at a time: that keeps below Clerk's general limit,
- * 100 requests in 10 seconds on a development instance, without counting, and
- * what takes long holds nothing.
+ * There is one request at a time.  That stays below Clerk's general limit, 100
+ * requests in 10 seconds on a development instance, without counting; and the
+ * refresh holds no locks that would make its duration matter.
  */
 #include "postgres.h"
 
@@ -40,12 +44,12 @@
 #include "utils/timestamp.h"
 
 /*
- * Invitations asked for at a time after an answer was lost, perhaps because it
- * was larger than the 4 MiB that http/http.c takes: as in sql/list_invitations.c.
+ * Page size after a lost response, which may have been larger than the 4 MiB
+ * that http/http.c accepts; the same as in sql/list_invitations.c.
  */
 #define SAFE_PAGE_SIZE 200
 
-/* Answers in a row that fail before Clerk is taken to be in trouble. */
+/* Consecutive failed requests after which the refresh ends. */
 #define MAX_FAILURES 3
 
 struct Organization;
@@ -55,65 +59,74 @@ typedef struct Invitation
 {
 	const ClerkOutboxPending *row;
 	struct Organization *organization;
-	bool		open;			/* no answer has named it */
+	bool		open;			/* no response has named it */
 } Invitation;
 
+/* An organization with invitations that were pending in the outbox. */
 typedef struct Organization
 {
 	const char *id;
 	Invitation *invitations;	/* an array */
 	int64		count;
-	int64		open;			/* of them */
-	int64		pending;		/* of them, or open */
+	int64		open;			/* number of open ones */
+	int64		pending;		/* open, or named as pending */
 } Organization;
 
+/* The state of a refresh. */
 typedef struct Refresh
 {
 	ClerkRefreshReport *report;
-	void		(*commit) (void);	/* and begin a transaction */
-	MemoryContext memory;		/* of all this */
-	MemoryContext list_memory;	/* of a list that is being read */
-	MemoryContext page_memory;	/* of a page, its request and its changes */
+	void		(*commit) (void);	/* commits, and begins a transaction */
+	MemoryContext memory;		/* holds all of this */
+	MemoryContext list_memory;	/* holds a list being read */
+	MemoryContext page_memory;	/* holds a page, its request and its changes */
 	Organization *organizations;
 	int			organization_count;
-	Invitation **by_id;			/* all of them, in that order */
+	Invitation **by_id;			/* each invitation once, ordered by id */
 	int64		count;
 	int			page_size;
-	int			failures;		/* in a row */
-	bool		refused;		/* the last request, for good */
-	bool		over;			/* no further request makes sense */
+	int			failures;		/* consecutive */
+	bool		refused;		/* Clerk refused the last request, and would
+								 * again */
+	bool		finished;		/* no further request makes sense */
 } Refresh;
 
-static void load(Refresh *refresh);
-static void group(Refresh *refresh, Invitation *invitations);
+static void load_pending(Refresh *refresh);
+static void group_by_organization(Refresh *refresh, Invitation *invitations);
 static void sort_by_id(Refresh *refresh, Invitation *invitations);
 static int	compare_ids(const void *left, const void *right);
 static bool read_pending(Refresh *refresh, const Organization *organization);
-static void read_settled(Refresh *refresh, const Organization *organization);
+static void read_no_longer_pending(Refresh *refresh,
+								   const Organization *organization);
 static void refresh_organization(Refresh *refresh, Organization *organization,
-								 bool only_settled);
+								 bool pending_complete);
 static void look_up(Refresh *refresh, const Invitation *invitation);
-static int64 calls_below(const Refresh *refresh,
-						 const Organization *organization);
-static int64 calls_for(const Organization *organization);
-static bool ask(Refresh *refresh, const ClerkListing *wanted,
-				ClerkInvitationList *page);
-static bool may_ask(Refresh *refresh, const ClerkListing *listing);
-static bool is_lost(const ClerkError *error);
+static int64 requests_below(const Refresh *refresh,
+							const Organization *organization);
+static int64 requests_for_organization(const Organization *organization);
+static bool fetch_page(Refresh *refresh, const ClerkListing *wanted,
+					   ClerkInvitationList *page);
+static bool is_request_allowed(Refresh *refresh, const ClerkListing *listing);
+static bool is_response_lost(const ClerkError *error);
 static void note_failure(Refresh *refresh, const ClerkError *error);
-static void take_page(Refresh *refresh, const ClerkInvitationList *page);
-static Invitation *find(const Refresh *refresh, const char *id);
+static void record_page(Refresh *refresh, const ClerkInvitationList *page);
+static Invitation *find_invitation(const Refresh *refresh, const char *id);
 static void close_invitation(Invitation *invitation, const char *status);
-static void count_untold(Refresh *refresh);
+static void count_unreported(Refresh *refresh);
 static void count_changes(ClerkRefreshReport *report, const List *statuses);
 
 /*
- * Brings the statuses in the outbox of this schema up to date, and fills in the
- * report.  "commit" ends the current transaction and begins the next one, so
- * that nothing is held while the network waits.
+ * Updates the statuses in the outbox of this schema, and fills in the report,
+ * whose strings are in a child of the current memory context.  Must be called
+ * in a transaction; returns in another one.  "commit" commits the current
+ * transaction and begins the next one, so that none is held open during a
+ * request.
  *
- * Raises an error if the session is told to stop: what was learned before that
- * is committed.  Two at a time do no harm: a row changes once.
+ * A failed request is not an error: see report->stopped_by and
+ * report->unreported_reason.  Raises 42P01 if the schema has no outbox, the
+ * errors of clerk_outbox_run(), and 57014 or 57P01 if the session is told to
+ * stop; what was recorded before is committed.  Concurrent calls are harmless:
+ * each row changes once.
  */
 void
 clerk_refresh_statuses(Oid schema, void (*commit) (void),
@@ -124,7 +137,7 @@ clerk_refresh_statuses(Oid schema, void (*commit) (void),
 		.commit = commit,
 		.page_size = CLERK_LIST_MAX
 	};
-	bool		only_settled;
+	bool		pending_complete;
 	int			first;
 
 	memset(report, 0, sizeof(*report));
@@ -138,33 +151,39 @@ clerk_refresh_statuses(Oid schema, void (*commit) (void),
 												"clerk_invite page",
 												ALLOCSET_DEFAULT_SIZES);
 	clerk_outbox_find(schema);
-	load(&refresh);
+	load_pending(&refresh);
 	commit();
 
-	only_settled = read_pending(&refresh, NULL);
-	if (only_settled)
-		read_settled(&refresh, NULL);
+	pending_complete = read_pending(&refresh, NULL);
+	if (pending_complete)
+		read_no_longer_pending(&refresh, NULL);
 
-	/* What is lacking there, the lists below may have. */
-	if (!refresh.over)
-		report->untold_for = NULL;
+	/*
+	 * The lists below may have what is missing here, so errors so far do not
+	 * matter.
+	 */
+	if (!refresh.finished)
+		report->unreported_reason = NULL;
 	refresh.failures = 0;
 
-	/* Begin anywhere: what ends one run early does not favor some for ever. */
+	/*
+	 * Begin at random, so that runs that end early do not always favor the
+	 * same ones.
+	 */
 	first = (int) (clerk_random_fraction() * refresh.organization_count);
-	for (int i = 0; i < refresh.organization_count && !refresh.over; i++)
+	for (int i = 0; i < refresh.organization_count && !refresh.finished; i++)
 		refresh_organization(&refresh,
 							 &refresh.organizations[(first + i) % refresh.organization_count],
-							 only_settled);
+							 pending_complete);
 
-	count_untold(&refresh);
+	count_unreported(&refresh);
 	MemoryContextDelete(refresh.list_memory);
 	MemoryContextDelete(refresh.page_memory);
 }
 
-/* The invitations that are pending in the outbox. */
+/* Loads the invitations that are pending in the outbox. */
 static void
-load(Refresh *refresh)
+load_pending(Refresh *refresh)
 {
 	MemoryContext caller = MemoryContextSwitchTo(refresh->memory);
 	ClerkOutboxPending *rows;
@@ -178,15 +197,18 @@ load(Refresh *refresh)
 		invitations[i].row = &rows[i];
 		invitations[i].open = true;
 	}
-	group(refresh, invitations);
+	group_by_organization(refresh, invitations);
 	sort_by_id(refresh, invitations);
 	refresh->report->pending = refresh->count;
 	MemoryContextSwitchTo(caller);
 }
 
-/* Rows come by organization, and those of one have the same pointer. */
+/*
+ * Rows are ordered by organization, and those of one share the pointer to its
+ * id.
+ */
 static void
-group(Refresh *refresh, Invitation *invitations)
+group_by_organization(Refresh *refresh, Invitation *invitations)
 {
 	int			count = 0;
 
@@ -214,7 +236,10 @@ group(Refresh *refresh, Invitation *invitations)
 	}
 }
 
-/* An invitation that is in several rows is asked for once. */
+/*
+ * Sorts invitations by id, and closes all but one of those that are in several
+ * rows.
+ */
 static void
 sort_by_id(Refresh *refresh, Invitation *invitations)
 {
@@ -246,9 +271,10 @@ compare_ids(const void *left, const void *right)
 }
 
 /*
- * Reads the list of an organization's pending invitations, or the instance's if
- * it is NULL, as far as that pays.  True if it was read to its end: what is
- * still open was not pending all the time.
+ * Reads the list of the pending invitations of an organization, or of the
+ * instance if it is NULL, as far as that saves requests.  Returns whether the
+ * end was reached: then what is still open was not pending during the whole
+ * time.
  */
 static bool
 read_pending(Refresh *refresh, const Organization *organization)
@@ -265,16 +291,16 @@ read_pending(Refresh *refresh, const Organization *organization)
 	pages = clerk_pages_begin(&listing);
 	MemoryContextSwitchTo(caller);
 
-	while (left > 0 && calls_below(refresh, organization) > 1 &&
-		   left <= calls_below(refresh, organization))
+	while (left > 0 && requests_below(refresh, organization) > 1 &&
+		   left <= requests_below(refresh, organization))
 	{
 		ClerkInvitationList page;
 
 		clerk_pages_set_size(pages, refresh->page_size);
-		if (!ask(refresh, clerk_pages_wanted(pages), &page))
+		if (!fetch_page(refresh, clerk_pages_wanted(pages), &page))
 			return false;
 		clerk_pages_set_size(pages, refresh->page_size);
-		take_page(refresh, &page);
+		record_page(refresh, &page);
 		if (clerk_pages_take(pages, &page) != NULL)
 			return false;
 		while (clerk_pages_next(pages) != NULL)
@@ -285,12 +311,13 @@ read_pending(Refresh *refresh, const Organization *organization)
 }
 
 /*
- * Reads the list of an organization's invitations that are no longer pending,
- * or the instance's if it is NULL, as far as that pays.  It may change while it
- * is read, so that one is missed: it stays open.
+ * Reads the list of the invitations of an organization, or of the instance if
+ * it is NULL, that are no longer pending, as far as that saves requests.  The
+ * list may change while it is read, so that an invitation is missed; it
+ * remains open.
  */
 static void
-read_settled(Refresh *refresh, const Organization *organization)
+read_no_longer_pending(Refresh *refresh, const Organization *organization)
 {
 	ClerkListing listing = {0};
 	MemoryContext caller;
@@ -301,38 +328,42 @@ read_settled(Refresh *refresh, const Organization *organization)
 	listing.statuses = list_make3("accepted", "revoked", "expired");
 	MemoryContextSwitchTo(caller);
 
-	for (int64 spent = 0; calls_below(refresh, organization) > 1 &&
-		 spent < calls_below(refresh, organization); spent++)
+	for (int64 requests_made = 0; requests_below(refresh, organization) > 1 &&
+		 requests_made < requests_below(refresh, organization); requests_made++)
 	{
 		ClerkInvitationList page;
 
-		if (!ask(refresh, &listing, &page))
+		if (!fetch_page(refresh, &listing, &page))
 			return;
-		take_page(refresh, &page);
+		record_page(refresh, &page);
 		listing.offset += page.count;
 		if (page.count == 0 || listing.offset >= page.total_count)
 			return;
 	}
 }
 
-/* What is still open of an organization's, which may be gone from Clerk. */
+/*
+ * Resolves the open invitations of an organization, which may have been
+ * deleted at Clerk.  If the instance's list of pending invitations was
+ * complete ("pending_complete"), the organization's list would not show more.
+ */
 static void
 refresh_organization(Refresh *refresh, Organization *organization,
-					 bool only_settled)
+					 bool pending_complete)
 {
 	refresh->refused = false;
-	if (only_settled || read_pending(refresh, organization))
-		read_settled(refresh, organization);
+	if (pending_complete || read_pending(refresh, organization))
+		read_no_longer_pending(refresh, organization);
 	for (int64 i = 0; i < organization->count && organization->open > 0; i++)
 	{
-		if (refresh->refused || refresh->over)
+		if (refresh->refused || refresh->finished)
 			break;
 		if (organization->invitations[i].open)
 			look_up(refresh, &organization->invitations[i]);
 	}
 }
 
-/* A page of Clerk's largest size holds all that an address can have. */
+/* A page of the maximum size has room for all invitations of an address. */
 static void
 look_up(Refresh *refresh, const Invitation *invitation)
 {
@@ -342,31 +373,35 @@ look_up(Refresh *refresh, const Invitation *invitation)
 	};
 	ClerkInvitationList page;
 
-	if (ask(refresh, &listing, &page))
-		take_page(refresh, &page);
+	if (fetch_page(refresh, &listing, &page))
+		record_page(refresh, &page);
 }
 
 /*
- * The fewest requests by which the levels below an organization, or below the
- * instance if it is NULL, could tell about all that is open.
+ * Returns the fewest requests with which the levels below an organization, or
+ * below the instance if it is NULL, could resolve everything that is open.
  */
 static int64
-calls_below(const Refresh *refresh, const Organization *organization)
+requests_below(const Refresh *refresh, const Organization *organization)
 {
-	int64		calls = 0;
+	int64		requests = 0;
 
-	if (refresh->over)
+	if (refresh->finished)
 		return 0;
 	if (organization != NULL)
 		return organization->open;
 	for (int i = 0; i < refresh->organization_count; i++)
-		calls += calls_for(&refresh->organizations[i]);
-	return calls;
+		requests += requests_for_organization(&refresh->organizations[i]);
+	return requests;
 }
 
-/* One by one, or by the organization's list, which begins with those known. */
+/*
+ * One lookup for each open invitation, or the pages of the organization's list
+ * of pending invitations, which also has those that are already known to be
+ * pending.
+ */
 static int64
-calls_for(const Organization *organization)
+requests_for_organization(const Organization *organization)
 {
 	if (organization->open <= 1)
 		return organization->open;
@@ -375,17 +410,18 @@ calls_for(const Organization *organization)
 }
 
 /*
- * Asks for a page, of a size that is decided here, and waits for it; false if
- * there is no answer to work with.
+ * Fetches a page of a list, with refresh->page_size invitations at most, into
+ * the page's memory context.  Returns false if there is no usable response.
  */
 static bool
-ask(Refresh *refresh, const ClerkListing *wanted, ClerkInvitationList *page)
+fetch_page(Refresh *refresh, const ClerkListing *wanted,
+		   ClerkInvitationList *page)
 {
 	ClerkListing listing = *wanted;
 	MemoryContext caller;
 	ClerkError *error = NULL;
-	bool		answered;
-	bool		again;
+	bool		received;
+	bool		retry;
 
 	do
 	{
@@ -394,7 +430,7 @@ ask(Refresh *refresh, const ClerkListing *wanted, ClerkInvitationList *page)
 		MemoryContextReset(refresh->page_memory);
 		caller = MemoryContextSwitchTo(refresh->page_memory);
 		listing.limit = refresh->page_size;
-		if (!may_ask(refresh, &listing))
+		if (!is_request_allowed(refresh, &listing))
 		{
 			MemoryContextSwitchTo(caller);
 			return false;
@@ -402,29 +438,30 @@ ask(Refresh *refresh, const ClerkListing *wanted, ClerkInvitationList *page)
 		request = clerk_start_list_invitations(&listing, &error);
 		if (request != NULL)
 			clerk_await(request, CLERK_EFFECT_NONE);
-		answered = request != NULL &&
+		received = request != NULL &&
 			clerk_finish_list_invitations(request, &listing, page, &error);
 		MemoryContextSwitchTo(caller);
-		again = !answered && is_lost(error) &&
+		retry = !received && is_response_lost(error) &&
 			refresh->page_size > SAFE_PAGE_SIZE;
-		if (again)
+		if (retry)
 			refresh->page_size = SAFE_PAGE_SIZE;
-	} while (again);
+	} while (retry);
 
-	refresh->refused = !answered && error->class == CLERK_ERROR_FINAL;
-	if (answered)
+	refresh->refused = !received && error->class == CLERK_ERROR_FINAL;
+	if (received)
 		refresh->failures = 0;
 	else
 		note_failure(refresh, error);
-	return answered;
+	return received;
 }
 
 /*
- * Whether Clerk takes such a request now: the lists of organizations are also
- * what senders verify with, and may have been closed to them.
+ * Whether a list request is allowed now.  Senders use the lists of
+ * organizations to verify rows, and a 429 response to one of them closes that
+ * endpoint for all.
  */
 static bool
-may_ask(Refresh *refresh, const ClerkListing *listing)
+is_request_allowed(Refresh *refresh, const ClerkListing *listing)
 {
 	ClerkBudget budget;
 	ClerkError *error;
@@ -441,19 +478,22 @@ may_ask(Refresh *refresh, const ClerkListing *listing)
 	if (budget.closed_until <= GetCurrentTimestamp())
 		return true;
 	refresh->report->limited_until = budget.closed_until;
-	refresh->over = true;
+	refresh->finished = true;
 	return false;
 }
 
-/* Whether a request came to nothing that a smaller page may mend. */
+/* Whether a request failed in a way that a smaller page may avoid. */
 static bool
-is_lost(const ClerkError *error)
+is_response_lost(const ClerkError *error)
 {
 	return error->class == CLERK_ERROR_OUTCOME_UNKNOWN &&
 		error->http_status == 0;
 }
 
-/* One request has failed: is it about all the others, too? */
+/*
+ * Records the failure of a request, and ends the refresh if all others would
+ * fail, too.
+ */
 static void
 note_failure(Refresh *refresh, const ClerkError *error)
 {
@@ -467,23 +507,23 @@ note_failure(Refresh *refresh, const ClerkError *error)
 			break;
 		case CLERK_ERROR_TRY_LATER:
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
-			refresh->over = ++refresh->failures >= MAX_FAILURES;
+			refresh->finished = ++refresh->failures >= MAX_FAILURES;
 			break;
 		case CLERK_ERROR_CONFIGURATION:
 		case CLERK_ERROR_RATE_LIMITED:
 		case CLERK_ERROR_NOT_SENT:
-			refresh->over = true;
+			refresh->finished = true;
 			break;
 	}
-	refresh->report->untold_for = clerk_error_copy(error);
-	if (refresh->over)
-		refresh->report->stopped_by = refresh->report->untold_for;
+	refresh->report->unreported_reason = clerk_error_copy(error);
+	if (refresh->finished)
+		refresh->report->stopped_by = refresh->report->unreported_reason;
 	MemoryContextSwitchTo(caller);
 }
 
-/* Records what a page tells about open invitations, in a transaction. */
+/* Records the statuses that a page has for open invitations, and commits. */
 static void
-take_page(Refresh *refresh, const ClerkInvitationList *page)
+record_page(Refresh *refresh, const ClerkInvitationList *page)
 {
 	MemoryContext caller = MemoryContextSwitchTo(refresh->page_memory);
 	const char **ids = palloc(Max(page->count, 1) * sizeof(char *));
@@ -496,8 +536,9 @@ take_page(Refresh *refresh, const ClerkInvitationList *page)
 												   CLERK_INVITATION_STATUS);
 		Invitation *invitation;
 
-		invitation = find(refresh, clerk_invitation_text(&page->invitations[i],
-														 CLERK_INVITATION_ID));
+		invitation = find_invitation(refresh,
+									 clerk_invitation_text(&page->invitations[i],
+														   CLERK_INVITATION_ID));
 		if (invitation == NULL || !invitation->open)
 			continue;
 		close_invitation(invitation, status);
@@ -517,9 +558,9 @@ take_page(Refresh *refresh, const ClerkInvitationList *page)
 	MemoryContextSwitchTo(caller);
 }
 
-/* NULL if it is not one of the outbox's. */
+/* Returns NULL if the invitation is not one of the outbox's. */
 static Invitation *
-find(const Refresh *refresh, const char *id)
+find_invitation(const Refresh *refresh, const char *id)
 {
 	ClerkOutboxPending row = {.invitation_id = id};
 	Invitation	wanted = {.row = &row};
@@ -530,7 +571,10 @@ find(const Refresh *refresh, const char *id)
 	return found == NULL ? NULL : *found;
 }
 
-/* An answer has named it; without a status, nothing else would tell more. */
+/*
+ * A response has named the invitation.  Even without a status, another
+ * response would say no more.
+ */
 static void
 close_invitation(Invitation *invitation, const char *status)
 {
@@ -541,7 +585,7 @@ close_invitation(Invitation *invitation, const char *status)
 }
 
 static void
-count_untold(Refresh *refresh)
+count_unreported(Refresh *refresh)
 {
 	ClerkRefreshReport *report = refresh->report;
 	MemoryContext caller = MemoryContextSwitchTo(refresh->memory);
@@ -552,9 +596,9 @@ count_untold(Refresh *refresh)
 
 		if (organization->open == 0)
 			continue;
-		report->untold += organization->open;
-		report->untold_organizations = lappend(report->untold_organizations,
-											   unconstify(char *, organization->id));
+		report->unreported += organization->open;
+		report->unreported_organizations = lappend(report->unreported_organizations,
+												   unconstify(char *, organization->id));
 	}
 	MemoryContextSwitchTo(caller);
 }

@@ -1,6 +1,6 @@
 /*
  * status_refresh.h
- *		Learns what became of the invitations that are pending in the outbox.
+ *		Updates the statuses of the pending invitations in the outbox.
  */
 #ifndef CLERK_STATUS_REFRESH_H
 #define CLERK_STATUS_REFRESH_H
@@ -9,19 +9,23 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+/* The result of a refresh. */
 typedef struct ClerkRefreshReport
 {
-	int64		pending;		/* invitations that were, when it began */
-	int64		changed;		/* rows of those that are not any more */
-	int64		accepted;		/* of these */
+	int64		pending;		/* invitations that were pending before */
+	int64		changed;		/* rows that are no longer pending */
+	int64		accepted;		/* number of those now in this state */
 	int64		revoked;
 	int64		expired;
-	int64		untold;			/* invitations of which Clerk said nothing */
-	List	   *untold_organizations;	/* whose they are: IDs, as strings */
-	const ClerkError *untold_for;	/* the last reason for that; NULL: the
-									 * lists lack them */
-	TimestampTz limited_until;	/* it ended early: Clerk takes no lists before
-								 * this; 0: it did not */
+	int64		unreported;		/* invitations for which Clerk reported
+								 * nothing */
+	List	   *unreported_organizations;	/* their organizations' IDs, as
+											 * strings */
+	const ClerkError *unreported_reason;	/* the last error that may be why;
+											 * NULL: they are not in Clerk's
+											 * lists */
+	TimestampTz limited_until;	/* it ended early: Clerk accepts no list
+								 * requests before this; 0: it did not */
 	const ClerkError *stopped_by;	/* why it ended early; NULL: it did not */
 } ClerkRefreshReport;
 

@@ -1,10 +1,10 @@
 /*
  * status_statements.c
- *		What clerk_invitation_outbox knows of invitations' statuses: all SQL on
- *		it that refreshing them needs.
+ *		The SQL statements on clerk_invitation_outbox that refreshing statuses
+ *		needs.
  *
- * The status of a row that is sent goes from pending to what Clerk says, and
- * never back; it is no sender's matter, and needs no lock.
+ * The status of a sent row changes from pending to what Clerk reports, and
+ * never back.  Senders do not use it, so changing it needs no lock.
  */
 #include "postgres.h"
 
@@ -18,22 +18,25 @@
 #include "utils/memutils.h"
 
 /*
- * Whether the invitation of a row that is sent may have changed at Clerk since;
- * the index clerk_invitation_outbox_pending has the same.  Clerk does not
- * promise to tell a status.
+ * Whether the invitation of a sent row may have changed at Clerk since; the
+ * index clerk_invitation_outbox_pending has the same condition.  Clerk's API
+ * does not guarantee that a response contains a status, so it may be null.
  */
 #define IS_PENDING_IN(row) "coalesce(" row "status, 'pending') = 'pending'"
 #define IS_PENDING IS_PENDING_IN("")
 
-/* Rows read at a time, so that the server holds no more than these beside ours. */
-#define READ_AT_A_TIME "10000"
+/*
+ * Rows per query, so that the server holds no more than these in addition to
+ * the extension's own copies.
+ */
+#define ROWS_PER_QUERY "10000"
 
 static ClerkOutboxStatement find_pending = {
 	.text = "SELECT organization_id, invitation_id, email_address, "
 	"status IS NOT NULL, id FROM ONLY %1$s "
 	"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
 	"AND (organization_id, id) > ($1, $2) "
-	"ORDER BY organization_id, id LIMIT " READ_AT_A_TIME,
+	"ORDER BY organization_id, id LIMIT " ROWS_PER_QUERY,
 	.parameters = 2,
 	.types = {TEXTOID, INT8OID},
 	.results = {TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT8OID}
@@ -55,17 +58,17 @@ static ClerkOutboxStatement set_statuses = {
 	.results = {TEXTOID}
 };
 
-/* What was read so far, and where to go on. */
+/* The rows read so far, and where to continue. */
 typedef struct PendingRows
 {
 	ClerkOutboxPending *rows;
 	int64		count;
-	int64		room;
-	const char *organization_id;	/* of the last row; empty before the first */
+	int64		capacity;
+	const char *organization_id;	/* of the last row; initially empty */
 	int64		id;
 } PendingRows;
 
-/* What is to be recorded: arrays of the same length. */
+/* The changes to record: arrays of the same length. */
 typedef struct NewStatuses
 {
 	const char *const *invitation_ids;
@@ -74,25 +77,31 @@ typedef struct NewStatuses
 
 static void fill_statuses(Datum *values, int first, int count,
 						  const void *rows);
-static void status_failed(int position, const ErrorData *error,
-						  const void *rows);
+static void warn_unchanged(int position, const ErrorData *error,
+						   const void *rows);
 static void collect_pending(void *result);
 static void collect_texts(void *result);
 
 /*
- * The invitations that were pending when last seen, by organization; returns
- * how many there are.  They are all kept in memory, since which lists of
- * Clerk's tell most of them with the fewest requests depends on all of them: at
- * some 200 bytes each, what Clerk lets an instance create in the 30 days that an
- * invitation lasts, half a million, takes 100 MB.
+ * Reads the rows whose invitations are pending as far as the outbox knows,
+ * ordered by organization.  *pending is an array in the current memory
+ * context.  Returns the number of rows.
+ *
+ * All of them are kept in memory, since the choice of lists that need the
+ * fewest requests depends on all of them.  At about 200 bytes each, half a
+ * million take 100 MB; that is what an instance can create within Clerk's
+ * limits, 750 an hour, in the 30 days that an invitation lasts.
+ *
+ * Raises the errors of clerk_outbox_run(), and 57014 or 57P01 if the session
+ * is told to stop.
  */
 int64
 clerk_outbox_pending(ClerkOutboxPending **pending)
 {
-	PendingRows found = {.organization_id = "",.room = 1000};
-	int64		before;
+	PendingRows found = {.organization_id = "",.capacity = 1000};
+	int64		previous_count;
 
-	found.rows = palloc(found.room * sizeof(ClerkOutboxPending));
+	found.rows = palloc(found.capacity * sizeof(ClerkOutboxPending));
 	do
 	{
 		Datum		values[] = {
@@ -101,19 +110,22 @@ clerk_outbox_pending(ClerkOutboxPending **pending)
 		};
 
 		CHECK_FOR_INTERRUPTS();
-		before = found.count;
+		previous_count = found.count;
 		clerk_outbox_run(&find_pending, values, NULL, collect_pending, &found);
-	} while (found.count > before);
+	} while (found.count > previous_count);
 	*pending = found.rows;
 	return found.count;
 }
 
 /*
- * Gives invitations that were pending when last seen their status at Clerk, and
- * forgets the url of those that are no longer pending: nobody can accept them
- * any more.  Returns the statuses, as strings, of the rows that have changed.
- * Those that somebody has locked, or has changed meanwhile, or that the server
- * refuses to change, stay as they are; the next refresh finds them again.
+ * Gives rows whose invitations were pending the status that Clerk reports; the
+ * two arrays have "count" elements each.  Clears the url of those that are no
+ * longer pending, since nobody can accept these any more.  Returns a list with
+ * the new status, a string, of each row that has changed.
+ *
+ * Rows do not change if another session has locked or changed them.  If the
+ * database refuses to change a row, there is a WARNING.  The next refresh
+ * finds such rows again.  Raises the errors of clerk_outbox_try().
  */
 List *
 clerk_outbox_set_statuses(const char *const *invitation_ids,
@@ -123,7 +135,7 @@ clerk_outbox_set_statuses(const char *const *invitation_ids,
 	List	   *changed = NIL;
 
 	clerk_outbox_run_rows(&set_statuses, count, &new, fill_statuses,
-						  status_failed, collect_texts, &changed);
+						  warn_unchanged, collect_texts, &changed);
 	return changed;
 }
 
@@ -144,9 +156,9 @@ fill_statuses(Datum *values, int first, int count, const void *rows)
 	values[2] = CStringGetTextDatum(CLERK_OUTBOX_SENT);
 }
 
-/* The DETAIL may have the whole row, its url included. */
+/* Leaves out the DETAIL, which may quote the whole row, including its url. */
 static void
-status_failed(int position, const ErrorData *error, const void *rows)
+warn_unchanged(int position, const ErrorData *error, const void *rows)
 {
 	const NewStatuses *new = rows;
 
@@ -158,17 +170,17 @@ status_failed(int position, const ErrorData *error, const void *rows)
 			 errhint("Look for triggers, constraints and indexes that were added to the outbox.")));
 }
 
-/* Rows of an organization share its name. */
+/* Rows of the same organization share the string of its id. */
 static void
 collect_pending(void *result)
 {
 	PendingRows *found = result;
 
-	if (found->count + (int64) SPI_processed > found->room)
+	if (found->count + (int64) SPI_processed > found->capacity)
 	{
-		found->room = 2 * found->room + (int64) SPI_processed;
+		found->capacity = 2 * found->capacity + (int64) SPI_processed;
 		found->rows = repalloc_huge(found->rows,
-									found->room * sizeof(ClerkOutboxPending));
+									found->capacity * sizeof(ClerkOutboxPending));
 	}
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -191,7 +203,7 @@ collect_pending(void *result)
 	}
 }
 
-/* A list of strings. */
+/* Appends the texts to a list. */
 static void
 collect_texts(void *result)
 {

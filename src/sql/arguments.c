@@ -1,9 +1,9 @@
 /*
  * arguments.c
- *		Checks of what is given to the SQL functions.
+ *		Checks of the arguments of the SQL functions.
  *
- * Whatever Clerk may have an opinion about is left to Clerk: refused is what
- * cannot be meant, or could be taken for something else on its way there.
+ * Clerk decides what it accepts.  These checks reject only values that cannot
+ * be correct, or that could change their meaning on the way to Clerk.
  */
 #include "postgres.h"
 
@@ -16,17 +16,24 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
-/* Clerk's limits for expires_in_days. */
+/* Clerk's limits for expires_in_days, in days. */
 #define MIN_EXPIRES_IN_DAYS 1
 #define MAX_EXPIRES_IN_DAYS 365
 
-/* Values of a list's filter; Clerk's JavaScript library documents as many. */
-#define MAX_TEXTS 100
+/*
+ * Most values in a filter of a list.  Clerk's JavaScript library documents the
+ * same number.
+ */
+#define MAX_ARRAY_ELEMENTS 100
 
-static void check(const char *error, const char *name);
-pg_noreturn static void refuse_null(const char *name);
+static void reject_if_error(const char *error, const char *name);
+pg_noreturn static void reject_null(const char *name);
 
-/* A text of at most so many characters. */
+/*
+ * Returns the argument, a text of at most max_length characters, as a palloc'd
+ * string.  Raises 22004 if the argument is null, and 22023 if
+ * clerk_text_error() rejects it.
+ */
 char *
 clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name,
 					int max_length)
@@ -34,13 +41,13 @@ clerk_required_text(FunctionCallInfo fcinfo, int position, const char *name,
 	char	   *value;
 
 	if (PG_ARGISNULL(position))
-		refuse_null(name);
+		reject_null(name);
 	value = text_to_cstring(PG_GETARG_TEXT_PP(position));
-	check(clerk_text_error(value, max_length), name);
+	reject_if_error(clerk_text_error(value, max_length), name);
 	return value;
 }
 
-/* NULL if the argument is null. */
+/* Like clerk_required_text(), but returns NULL if the argument is null. */
 char *
 clerk_optional_text(FunctionCallInfo fcinfo, int position, const char *name,
 					int max_length)
@@ -49,7 +56,12 @@ clerk_optional_text(FunctionCallInfo fcinfo, int position, const char *name,
 		clerk_required_text(fcinfo, position, name, max_length);
 }
 
-/* An e-mail address, without white space around it. */
+/*
+ * Returns the argument, an e-mail address of at most CLERK_MAX_ADDRESS
+ * characters, as a palloc'd string without surrounding white space.  Raises
+ * 22004 if the argument is null, and 22023 if clerk_text_error() or
+ * clerk_address_error() rejects it.
+ */
 char *
 clerk_required_address(FunctionCallInfo fcinfo, int position,
 					   const char *name)
@@ -57,15 +69,16 @@ clerk_required_address(FunctionCallInfo fcinfo, int position,
 	char	   *value;
 
 	if (PG_ARGISNULL(position))
-		refuse_null(name);
+		reject_null(name);
 	value = clerk_optional_address(fcinfo, position, name);
-	check(clerk_address_error(value), name);
+	reject_if_error(clerk_address_error(value), name);
 	return value;
 }
 
 /*
- * What an address is compared with, without white space around it; NULL if the
- * argument is null.
+ * Returns the argument, which filters a list by e-mail address, as a palloc'd
+ * string without surrounding white space, or NULL if the argument is null.
+ * Raises 22023 if clerk_text_error() rejects it.  It need not contain an @.
  */
 char *
 clerk_optional_address(FunctionCallInfo fcinfo, int position,
@@ -82,11 +95,16 @@ clerk_optional_address(FunctionCallInfo fcinfo, int position,
 	length = VARSIZE_ANY_EXHDR(given);
 	trimmed = clerk_trim(VARDATA_ANY(given), &length);
 	value = pnstrdup(trimmed, length);
-	check(clerk_text_error(value, CLERK_MAX_ADDRESS), name);
+	reject_if_error(clerk_text_error(value, CLERK_MAX_ADDRESS), name);
 	return value;
 }
 
-/* One of Clerk's identifiers that becomes a part of a URL's path. */
+/*
+ * Returns the argument, one of Clerk's identifiers, as a palloc'd string.  The
+ * identifier becomes part of a URL's path, so only the characters that
+ * clerk_is_identifier() allows are accepted.  Raises 22004 if the argument is
+ * null, and 22023 for any other invalid value.
+ */
 char *
 clerk_required_identifier(FunctionCallInfo fcinfo, int position,
 						  const char *name)
@@ -103,7 +121,10 @@ clerk_required_identifier(FunctionCallInfo fcinfo, int position,
 	return value;
 }
 
-/* NULL if the argument is null. */
+/*
+ * Returns the argument, a JSON object, or NULL if the argument is null.
+ * Raises 22023 if it is not an object.
+ */
 Jsonb *
 clerk_optional_object(FunctionCallInfo fcinfo, int position, const char *name)
 {
@@ -112,13 +133,18 @@ clerk_optional_object(FunctionCallInfo fcinfo, int position, const char *name)
 	if (PG_ARGISNULL(position))
 		return NULL;
 	value = PG_GETARG_JSONB_P(position);
-	check(JB_ROOT_IS_OBJECT(value) ? NULL : "must be a JSON object", name);
+	reject_if_error(JB_ROOT_IS_OBJECT(value) ? NULL : "must be a JSON object",
+					name);
 	return value;
 }
 
 /*
- * The strings of an array of texts; NIL if the argument is null.  An array
- * without any is refused: it would ask for nothing, and look like everything.
+ * Returns the elements of the argument, a text[], as a list of palloc'd
+ * strings, or NIL if the argument is null.  Raises 22004 for a null element.
+ * Raises 22023 for more than MAX_ARRAY_ELEMENTS elements, for an element that
+ * clerk_text_error() rejects, and for an array without elements: Clerk would
+ * receive no filter and return everything, although the caller asked for
+ * nothing.
  */
 List *
 clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
@@ -136,11 +162,11 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must not be empty", name)));
-	if (count > MAX_TEXTS)
+	if (count > MAX_ARRAY_ELEMENTS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("argument \"%s\" must not have more than %d elements",
-						name, MAX_TEXTS)));
+						name, MAX_ARRAY_ELEMENTS)));
 	for (int i = 0; i < count; i++)
 	{
 		if (nulls[i])
@@ -148,21 +174,26 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 					(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 					 errmsg("argument \"%s\" must not contain nulls", name)));
 		values = lappend(values, TextDatumGetCString(elements[i]));
-		check(clerk_text_error(llast(values), CLERK_MAX_IDENTIFIER), name);
+		reject_if_error(clerk_text_error(llast(values), CLERK_MAX_IDENTIFIER), name);
 	}
 	return values;
 }
 
+/*
+ * Raises 22023, naming the argument, if the number of days until an invitation
+ * expires is outside the range that Clerk accepts.
+ */
 void
 clerk_check_expires_in_days(int64 days, const char *name)
 {
-	check(clerk_expires_in_days_error(days), name);
+	reject_if_error(clerk_expires_in_days_error(days), name);
 }
 
 /*
- * No identifier, address, role or URL is empty, very long, or has a control
- * character in it.  Line breaks come from careless imports; they are named to
- * help.
+ * Returns what is wrong with an identifier, address, role or URL of at most
+ * max_length characters, or NULL if nothing is.  None of them is ever empty,
+ * longer than that, or contains a control character.  The message mentions
+ * line breaks because they are common in imported data.
  */
 const char *
 clerk_text_error(const char *value, int max_length)
@@ -177,7 +208,10 @@ clerk_text_error(const char *value, int max_length)
 	return NULL;
 }
 
-/* Only Clerk knows which addresses it takes; these it never does. */
+/*
+ * Returns what is wrong with an e-mail address, or NULL if nothing is.  Only
+ * Clerk knows which addresses it accepts; one without an @ is always refused.
+ */
 const char *
 clerk_address_error(const char *address)
 {
@@ -185,6 +219,10 @@ clerk_address_error(const char *address)
 		psprintf("is not an e-mail address: \"%s\"", address);
 }
 
+/*
+ * Returns what is wrong with a number of days until an invitation expires, or
+ * NULL if nothing is.
+ */
 const char *
 clerk_expires_in_days_error(int64 days)
 {
@@ -193,9 +231,9 @@ clerk_expires_in_days_error(int64 days)
 				 MAX_EXPIRES_IN_DAYS);
 }
 
-/* Refuses the argument of this name if there is a error about its value. */
+/* Raises 22023 for the argument of this name, unless error is NULL. */
 static void
-check(const char *error, const char *name)
+reject_if_error(const char *error, const char *name)
 {
 	if (error != NULL)
 		ereport(ERROR,
@@ -203,8 +241,9 @@ check(const char *error, const char *name)
 				 errmsg("argument \"%s\" %s", name, error)));
 }
 
+/* Raises 22004 for the argument of this name. */
 static void
-refuse_null(const char *name)
+reject_null(const char *name)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),

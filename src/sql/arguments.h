@@ -1,9 +1,10 @@
 /*
  * arguments.h
- *		Checks of what is given to the SQL functions.
+ *		Checks of the arguments of the SQL functions.
  *
- * All that take an argument's name raise 22004 for a null that cannot be and
- * 22023 for a value that cannot be meant, and name the argument.
+ * The functions that take the name of an argument raise 22004 for a null that
+ * is not allowed and 22023 for any other invalid value.  The message names the
+ * argument.  "position" counts the function's arguments from 0.
  */
 #ifndef CLERK_ARGUMENTS_H
 #define CLERK_ARGUMENTS_H
@@ -13,14 +14,14 @@
 #include "utils/jsonb.h"
 
 /*
- * The most characters of what is given; the outbox's constraints have the same
- * numbers.  Together they keep the URL of a request below the 8 kB that servers
- * take.
+ * Maximum lengths of arguments, in characters; the outbox's constraints use
+ * the same numbers.  Together they keep the URL of a request below the 8 kB
+ * that servers accept.
  *
- * An address has 64 characters before the @ and 255 after it at most (RFC 5321,
- * 4.5.3.1).  Clerk's identifiers and keys of roles have some 30; it is the limit
- * of clerk_is_identifier().  A URL may be as long as everybody is to support
- * (RFC 9110, 4.1).
+ * An address has at most 64 characters before the @ and 255 after it (RFC
+ * 5321, section 4.5.3.1).  Clerk's identifiers and role keys have about 30;
+ * clerk_is_identifier() has the same limit of 255.  8000 is the length of a
+ * URL that every implementation should support (RFC 9110, section 4.1).
  */
 #define CLERK_MAX_ADDRESS 320
 #define CLERK_MAX_IDENTIFIER 255
@@ -42,7 +43,10 @@ extern List *clerk_optional_texts(FunctionCallInfo fcinfo, int position,
 								  const char *name);
 extern void clerk_check_expires_in_days(int64 days, const char *name);
 
-/* What is wrong with a value, to be said after its name; NULL: nothing. */
+/*
+ * What is wrong with a value, as a phrase that follows the value's name in a
+ * message; NULL if the value is valid.  The phrase may be palloc'd.
+ */
 extern const char *clerk_text_error(const char *value, int max_length);
 extern const char *clerk_address_error(const char *address);
 extern const char *clerk_expires_in_days_error(int64 days);

@@ -1,18 +1,19 @@
 /*
  * bulk_invitations.c
- *		The SQL function that creates any number of invitations, now, with bulk
- *		requests.
+ *		The SQL function that immediately creates any number of invitations
+ *		with bulk requests.
  *
- * The invitations are cut into batches of as many as Clerk takes at a time, and
- * several batches are under way at a time.  Clerk creates all of a batch or
- * nothing, but there is no such thing for all batches: when one fails, no more
- * are started, those that are under way are waited for, and the error says what
- * there is now.  An invitation is noted for the rollback warning as soon as its
- * ID is known, before anything can go wrong with the rest.
+ * The invitations are divided into batches of CLERK_BULK_MAX, the most that
+ * Clerk accepts in a request, and several requests run concurrently.  Clerk
+ * creates either all or none of the invitations of a request, but there is no
+ * such guarantee for several requests.  If a batch fails, no further batch is
+ * started, the running ones are completed, and the error reports how many
+ * invitations were created.  Each invitation is registered for the rollback
+ * warning as soon as its ID is known, before anything else can fail.
  *
- * A batch whose outcome is unknown keeps its request until the end of the
- * function, so that a statement that is ended while it waits for others tells
- * of it, too.
+ * A batch with an unknown outcome keeps its request until the function ends:
+ * if the statement is canceled while it waits for other batches, the warning
+ * then covers that request, too.
  */
 #include "postgres.h"
 
@@ -31,65 +32,67 @@
 #include "sql/statement_request.h"
 #include "utils/memutils.h"
 
-/* Invitations that share a request. */
+/* The invitations that share a request. */
 typedef struct Batch
 {
-	int			first;			/* position of the first one */
+	int			first;			/* index of the first one in Bulk.wanted */
 	int			count;
-	MemoryContext memory;		/* of its request and its answer */
+	MemoryContext memory;		/* for its request and the response */
 	ClerkHttpRequest *request;
 	ClerkReservation reservation;
-	bool		over;
-	int			created;		/* how many there are at Clerk for certain */
-	ClerkError *error;			/* NULL: none */
+	bool		finished;
+	int			created;		/* how many certainly exist at Clerk */
+	ClerkError *error;			/* NULL if there is none */
 } Batch;
 
-/* What one call has and does. */
+/* The state of one call of the function. */
 typedef struct Bulk
 {
 	char	   *organization_id;
 	ClerkNewInvitation *wanted;
-	int			count;			/* of these */
+	int			count;			/* number of invitations in "wanted" */
 	TupleDesc	descriptor;
-	HeapTuple  *rows;			/* one for each that is wanted; NULL: none yet */
-	MemoryContext result_memory;	/* of the rows */
-	MemoryContext memory;		/* of everything else */
-	uint64		instance;		/* of Clerk's */
+	HeapTuple  *rows;			/* one per element of "wanted"; NULL until
+								 * created */
+	MemoryContext result_memory;	/* for the rows */
+	MemoryContext memory;		/* for everything else */
+	uint64		instance;		/* the Clerk instance */
 	Batch	   *batches;
 	int			batch_count;
-	int			next;			/* the first batch that was not started */
-	Batch	  **slots;			/* those under way, or of unknown outcome */
+	int			next;			/* index of the first batch not yet started */
+	Batch	  **slots;			/* running batches, and those with an unknown
+								 * outcome */
 	int			slot_count;
-	bool		failed;			/* a batch has: no more are started */
+	bool		failed;			/* a batch failed: start no more */
 } Bulk;
 
-/* Invitations at Clerk after a failure. */
+/* Numbers of invitations after a failure. */
 typedef struct Tally
 {
 	int			created;
-	int			unknown;		/* created or not */
+	int			unknown;		/* may or may not have been created */
 } Tally;
 
-static HeapTuple *invite_all(FunctionCallInfo fcinfo, uint64 *count);
+static HeapTuple *create_invitations(FunctionCallInfo fcinfo, uint64 *count);
 static void cut_into_batches(Bulk *bulk);
-static void send_all(Bulk *bulk);
-static bool may_start(const Bulk *bulk);
-static void start_next(Bulk *bulk);
-static void await_slots(const Bulk *bulk);
-static void settle_slots(Bulk *bulk);
-static bool any_running(const Bulk *bulk);
-static void settle(Bulk *bulk, Batch *batch);
-static void take_created(Bulk *bulk, Batch *batch,
-						 const ClerkInvitationList *created);
-static void match(const Bulk *bulk, const Batch *batch,
-				  const ClerkInvitationList *created, int *positions);
+static void send_batches(Bulk *bulk);
+static bool may_start_batch(const Bulk *bulk);
+static void start_next_batch(Bulk *bulk);
+static void await_batch(const Bulk *bulk);
+static void settle_finished_batches(Bulk *bulk);
+static bool any_batch_running(const Bulk *bulk);
+static void settle_batch(Bulk *bulk, Batch *batch);
+static void record_created(Bulk *bulk, Batch *batch,
+						   const ClerkInvitationList *created);
+static void match_to_wanted(const Bulk *bulk, const Batch *batch,
+							const ClerkInvitationList *created, int *positions);
 static const char *first_missing(const Bulk *bulk, const Batch *batch);
-static bool is_unknown(const Batch *batch);
+static bool has_unknown_outcome(const Batch *batch);
 pg_noreturn static void raise_failed(const Bulk *bulk);
-static const Batch *worst_batch(const Bulk *bulk);
-static Tally tally_of(const Bulk *bulk);
-static const char *not_invited(const Bulk *bulk, const Batch *worst);
-static void append_named(StringInfo detail, const Bulk *bulk);
+static const Batch *batch_to_report(const Bulk *bulk);
+static Tally count_outcomes(const Bulk *bulk);
+static const char *failure_message(const Bulk *bulk, const Batch *reported);
+static void append_named_addresses(StringInfo detail, const Bulk *bulk);
 static List *named_addresses(const Bulk *bulk, const Batch *batch);
 
 PG_FUNCTION_INFO_V1(clerk_create_organization_invitation_bulk);
@@ -98,13 +101,17 @@ PG_FUNCTION_INFO_V1(clerk_create_organization_invitation_bulk);
  * clerk_create_organization_invitation_bulk(org_id text, invitations jsonb)
  *		RETURNS SETOF clerk_organization_invitation
  *
- * Clerk's CreateOrganizationInvitationBulk, as often as needed.  Rows come in
- * the order of the array.  Everything is sent before the first row is returned,
- * whether the others are asked for or not.
+ * Clerk's CreateOrganizationInvitationBulk, called as often as needed.
+ * Returns the invitations in the order of the array.  All of them are sent
+ * before the first row is returned, even if the caller (a LIMIT, for example)
+ * does not fetch the other rows.
  *
- * Raises what clerk/error.c's table says, 22004, 22021 and 22023 for arguments
- * that cannot be meant, 25006 in a read-only transaction, 25000 in a parallel
- * operation.
+ * Raises the SQLSTATE of the ClerkError for a failed request
+ * (clerk/error_rules.c, clerk/request_error.c), 22004, 22021 and 22023 for
+ * invalid arguments, 22P05 if the database's encoding lacks a character of the
+ * response, 25006 in a read-only transaction, 25000 in a parallel operation,
+ * 53200 without shared memory for the rate limits, 55000 without a usable key
+ * or with SQL objects that do not match the library, 57014 when canceled.
  */
 Datum
 clerk_create_organization_invitation_bulk(PG_FUNCTION_ARGS)
@@ -120,7 +127,7 @@ clerk_create_organization_invitation_bulk(PG_FUNCTION_ARGS)
 		clerk_prevent_write("clerk_create_organization_invitation_bulk()");
 		call = SRF_FIRSTCALL_INIT();
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
-		call->user_fctx = invite_all(fcinfo, &call->max_calls);
+		call->user_fctx = create_invitations(fcinfo, &call->max_calls);
 		MemoryContextSwitchTo(caller);
 	}
 
@@ -131,9 +138,12 @@ clerk_create_organization_invitation_bulk(PG_FUNCTION_ARGS)
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(row));
 }
 
-/* Returns the rows, in the current memory context, and their number. */
+/*
+ * Creates all invitations.  Returns the rows, in the current memory context,
+ * and sets *count to their number.
+ */
 static HeapTuple *
-invite_all(FunctionCallInfo fcinfo, uint64 *count)
+create_invitations(FunctionCallInfo fcinfo, uint64 *count)
 {
 	Bulk		bulk = {.result_memory = CurrentMemoryContext};
 	ClerkError *error;
@@ -148,14 +158,14 @@ invite_all(FunctionCallInfo fcinfo, uint64 *count)
 	bulk.rows = MemoryContextAllocZero(bulk.result_memory,
 									   Max(bulk.count, 1) * sizeof(HeapTuple));
 
-	/* What cannot be returned is not asked for. */
+	/* Check the result type before anything is sent. */
 	bulk.descriptor = clerk_invitation_descriptor(fcinfo);
 	if (bulk.count > 0)
 	{
 		if (!clerk_chosen_instance(&bulk.instance, &error))
-			clerk_raise(error, not_invited(&bulk, NULL));
+			clerk_raise(error, failure_message(&bulk, NULL));
 		cut_into_batches(&bulk);
-		send_all(&bulk);
+		send_batches(&bulk);
 		if (bulk.failed)
 			raise_failed(&bulk);
 	}
@@ -165,7 +175,10 @@ invite_all(FunctionCallInfo fcinfo, uint64 *count)
 	return bulk.rows;
 }
 
-/* A remainder goes in a bulk request, too, even if it is a single invitation. */
+/*
+ * Divides the invitations into batches.  The last one is sent as a bulk
+ * request even if it has only one invitation.
+ */
 static void
 cut_into_batches(Bulk *bulk)
 {
@@ -181,38 +194,44 @@ cut_into_batches(Bulk *bulk)
 	bulk->slots = palloc(clerk_max_concurrent_requests * sizeof(Batch *));
 }
 
-/* Returns when nothing is under way, and everything was sent or some failed. */
+/*
+ * Sends the batches.  On return no request is running, and either all batches
+ * were sent or one has failed.
+ */
 static void
-send_all(Bulk *bulk)
+send_batches(Bulk *bulk)
 {
 	do
 	{
-		while (may_start(bulk))
-			start_next(bulk);
-		await_slots(bulk);
-		settle_slots(bulk);
-	} while (may_start(bulk) || any_running(bulk));
+		while (may_start_batch(bulk))
+			start_next_batch(bulk);
+		await_batch(bulk);
+		settle_finished_batches(bulk);
+	} while (may_start_batch(bulk) || any_batch_running(bulk));
 }
 
 static bool
-any_running(const Bulk *bulk)
+any_batch_running(const Bulk *bulk)
 {
 	for (int i = 0; i < bulk->slot_count; i++)
-		if (!bulk->slots[i]->over)
+		if (!bulk->slots[i]->finished)
 			return true;
 	return false;
 }
 
 static bool
-may_start(const Bulk *bulk)
+may_start_batch(const Bulk *bulk)
 {
 	return !bulk->failed && bulk->next < bulk->batch_count &&
 		bulk->slot_count < clerk_max_concurrent_requests;
 }
 
-/* The user wants it now: it counts, but whether it may be is left to Clerk. */
+/*
+ * Starts the next batch.  It counts toward the rate limit, but is not held
+ * back: the user wants it now, and Clerk decides whether to accept it.
+ */
 static void
-start_next(Bulk *bulk)
+start_next_batch(Bulk *bulk)
 {
 	Batch	   *batch = &bulk->batches[bulk->next++];
 	const ClerkNewInvitation *wanted[CLERK_BULK_MAX];
@@ -233,9 +252,12 @@ start_next(Bulk *bulk)
 		bulk->failed = true;
 }
 
-/* Waits until one more is finished; the user may end it before that. */
+/*
+ * Waits until one more running batch is finished.  The user can cancel the
+ * wait.
+ */
 static void
-await_slots(const Bulk *bulk)
+await_batch(const Bulk *bulk)
 {
 	ClerkHttpRequest **requests = palloc(Max(bulk->slot_count, 1) *
 										 sizeof(ClerkHttpRequest *));
@@ -246,9 +268,12 @@ await_slots(const Bulk *bulk)
 	pfree(requests);
 }
 
-/* Deals with those that are finished; frees their slots and their memory. */
+/*
+ * Processes the batches that are finished, and frees their slots and memory
+ * unless their outcome is unknown.
+ */
 static void
-settle_slots(Bulk *bulk)
+settle_finished_batches(Bulk *bulk)
 {
 	int			kept = 0;
 
@@ -256,10 +281,10 @@ settle_slots(Bulk *bulk)
 	{
 		Batch	   *batch = bulk->slots[i];
 
-		if (!batch->over &&
+		if (!batch->finished &&
 			clerk_http_outcome(batch->request) != CLERK_HTTP_RUNNING)
-			settle(bulk, batch);
-		if (!batch->over || is_unknown(batch))
+			settle_batch(bulk, batch);
+		if (!batch->finished || has_unknown_outcome(batch))
 			bulk->slots[kept++] = batch;
 		else
 			MemoryContextDelete(batch->memory);
@@ -267,16 +292,17 @@ settle_slots(Bulk *bulk)
 	bulk->slot_count = kept;
 }
 
+/* Reads the response of a finished batch: fills in its rows or its error. */
 static void
-settle(Bulk *bulk, Batch *batch)
+settle_batch(Bulk *bulk, Batch *batch)
 {
 	ClerkInvitationList created;
 
 	MemoryContextSwitchTo(batch->memory);
-	batch->over = true;
+	batch->finished = true;
 	if (clerk_finish_create_bulk(batch->request, &batch->reservation, &created,
 								 &batch->error))
-		take_created(bulk, batch, &created);
+		record_created(bulk, batch, &created);
 	MemoryContextSwitchTo(bulk->memory);
 	if (batch->error != NULL)
 	{
@@ -286,11 +312,11 @@ settle(Bulk *bulk, Batch *batch)
 }
 
 /*
- * Clerk says that it has created the batch.  An answer that is not about
- * exactly what was asked for is one that cannot be read.
+ * Records the invitations of a successful response.  If they are not exactly
+ * those that were requested, the response is treated as unreadable.
  */
 static void
-take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
+record_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 {
 	const char *reason = NULL;
 	int		   *positions;
@@ -311,7 +337,7 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 	}
 
 	positions = palloc(Max(created->count, 1) * sizeof(int));
-	match(bulk, batch, created, positions);
+	match_to_wanted(bulk, batch, created, positions);
 	for (int i = 0; i < created->count; i++)
 	{
 		if (positions[i] < 0)
@@ -333,10 +359,13 @@ take_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 											  reason, NULL);
 }
 
-/* Which of the wanted each invitation is; -1: none. */
+/*
+ * Sets positions[i] to the index in Bulk.wanted of created->invitations[i], or
+ * to -1 if it was not requested.
+ */
 static void
-match(const Bulk *bulk, const Batch *batch, const ClerkInvitationList *created,
-	  int *positions)
+match_to_wanted(const Bulk *bulk, const Batch *batch,
+				const ClerkInvitationList *created, int *positions)
 {
 	const char **found = palloc(Max(created->count, 1) * sizeof(char *));
 	const char *wanted[CLERK_BULK_MAX] = {0};
@@ -356,7 +385,7 @@ match(const Bulk *bulk, const Batch *batch, const ClerkInvitationList *created,
 			positions[matches[i]] = batch->first + i;
 }
 
-/* The first address of a batch without a row, of which there must be one. */
+/* Returns the first address of a batch that has no row.  There must be one. */
 static const char *
 first_missing(const Bulk *bulk, const Batch *batch)
 {
@@ -367,28 +396,31 @@ first_missing(const Bulk *bulk, const Batch *batch)
 	return bulk->wanted[position].email_address;
 }
 
-/* Whether some of the batch may have been created or not. */
+/* Whether it is unknown if some of the batch's invitations were created. */
 static bool
-is_unknown(const Batch *batch)
+has_unknown_outcome(const Batch *batch)
 {
 	return batch->error != NULL &&
 		batch->error->class == CLERK_ERROR_OUTCOME_UNKNOWN &&
 		batch->created < batch->count;
 }
 
-/* Some batches failed: says why, whom it concerns, and what there is now. */
+/*
+ * Raises the error after a batch has failed: the reason, the addresses that
+ * Clerk names, and how many invitations exist now.
+ */
 static void
 raise_failed(const Bulk *bulk)
 {
-	const Batch *worst = worst_batch(bulk);
-	ClerkError	error = *worst->error;
-	Tally		tally = tally_of(bulk);
+	const Batch *reported = batch_to_report(bulk);
+	ClerkError	error = *reported->error;
+	Tally		tally = count_outcomes(bulk);
 	StringInfoData detail;
 
 	initStringInfo(&detail);
 	if (error.detail != NULL)
 		appendStringInfo(&detail, "%s ", error.detail);
-	append_named(&detail, bulk);
+	append_named_addresses(&detail, bulk);
 	if (tally.created == 0 && tally.unknown == 0)
 		appendStringInfoString(&detail, "Nothing was created.");
 	else
@@ -401,32 +433,33 @@ raise_failed(const Bulk *bulk)
 		error.hint = psprintf("%s%sWhen you try again, leave out what was created.",
 							  error.hint != NULL ? error.hint : "",
 							  error.hint != NULL ? " " : "");
-	clerk_raise(&error, not_invited(bulk, worst));
+	clerk_raise(&error, failure_message(bulk, reported));
 }
 
 /*
- * The batch whose error is raised: the first of unknown outcome, since that is
- * what the caller must know before anything else, or else the first that failed.
+ * Returns the batch whose error is raised: the first one with an unknown
+ * outcome, which the caller most needs to know about, or else the first one
+ * that failed.
  */
 static const Batch *
-worst_batch(const Bulk *bulk)
+batch_to_report(const Bulk *bulk)
 {
-	const Batch *worst = NULL;
+	const Batch *reported = NULL;
 
 	for (int i = 0; i < bulk->next; i++)
 	{
 		const Batch *batch = &bulk->batches[i];
 
-		if (is_unknown(batch))
+		if (has_unknown_outcome(batch))
 			return batch;
-		if (worst == NULL && batch->error != NULL)
-			worst = batch;
+		if (reported == NULL && batch->error != NULL)
+			reported = batch;
 	}
-	return worst;
+	return reported;
 }
 
 static Tally
-tally_of(const Bulk *bulk)
+count_outcomes(const Bulk *bulk)
 {
 	Tally		tally = {0};
 
@@ -435,20 +468,21 @@ tally_of(const Bulk *bulk)
 		const Batch *batch = &bulk->batches[i];
 
 		tally.created += batch->created;
-		if (is_unknown(batch))
+		if (has_unknown_outcome(batch))
 			tally.unknown += batch->count - batch->created;
 	}
 	return tally;
 }
 
 /*
- * What could not be done.  Names the address that it is about, if there is but
- * one.  "worst" is NULL if it is about all.
+ * Returns the primary message: what failed.  It names the address if the
+ * failure concerns only one.  "reported" is NULL if the failure concerns all
+ * invitations.
  */
 static const char *
-not_invited(const Bulk *bulk, const Batch *worst)
+failure_message(const Bulk *bulk, const Batch *reported)
 {
-	List	   *named = worst == NULL ? NIL : named_addresses(bulk, worst);
+	List	   *named = reported == NULL ? NIL : named_addresses(bulk, reported);
 
 	if (bulk->count > 1 && list_length(named) != 1)
 		return psprintf("could not invite %d addresses to organization \"%s\"",
@@ -459,9 +493,9 @@ not_invited(const Bulk *bulk, const Batch *worst)
 					bulk->organization_id);
 }
 
-/* Says which addresses Clerk's refusals are about, as far as they do. */
+/* Appends the addresses that Clerk's error responses name, if any. */
 static void
-append_named(StringInfo detail, const Bulk *bulk)
+append_named_addresses(StringInfo detail, const Bulk *bulk)
 {
 	const char *separator = "Clerk names ";
 
@@ -479,7 +513,7 @@ append_named(StringInfo detail, const Bulk *bulk)
 		appendStringInfoString(detail, ". ");
 }
 
-/* Those addresses of a batch that its error names. */
+/* Returns those addresses of a batch that its error names. */
 static List *
 named_addresses(const Bulk *bulk, const Batch *batch)
 {

@@ -1,10 +1,16 @@
 /*
  * invitation_functions.c
- *		The SQL functions about one invitation: they call Clerk now, inside the
- *		caller's statement.
+ *		The SQL functions for a single invitation: create, get, revoke.
  *
- * Each checks its arguments, starts one operation, waits for it, and turns
- * the outcome into a row or an error.
+ * They call Clerk within the caller's statement.  Each checks its arguments,
+ * starts one operation, waits for it, and turns the outcome into a row or an
+ * error.
+ *
+ * All of them raise the SQLSTATE of the ClerkError if the request fails
+ * (clerk/error_rules.c, clerk/request_error.c), 22004 and 22023 for invalid
+ * arguments, 22P05 if the database's encoding lacks a character of the
+ * response, 25000 in a parallel operation, 55000 without a usable key or with
+ * SQL objects that do not match the library, and 57014 when canceled.
  */
 #include "postgres.h"
 
@@ -16,7 +22,7 @@
 #include "sql/rollback_warning.h"
 #include "sql/statement_request.h"
 
-/* Positions of clerk_create_organization_invitation()'s arguments. */
+/* Argument positions of clerk_create_organization_invitation(). */
 enum
 {
 	ARG_ORG_ID,
@@ -30,22 +36,23 @@ enum
 	ARG_NOTIFY
 };
 
-/* Positions of the arguments of what is done with an existing invitation. */
+/* Argument positions of the functions for an existing invitation. */
 enum
 {
-	ARG_INVITATIONS_ORG_ID,
+	ARG_INVITATION_ORG_ID,
 	ARG_INVITATION_ID,
 	ARG_REQUESTING_USER
 };
 
 static ClerkHttpRequest *start_create(const ClerkNewInvitation *wanted,
 									  ClerkReservation *reservation);
-static TupleDesc kept_descriptor(FunctionCallInfo fcinfo);
-pg_noreturn static void raise_not_invited(const ClerkNewInvitation *wanted,
-										  const ClerkError *error);
-pg_noreturn static void raise_about(const char *action, const char *org_id,
-									const char *invitation_id,
-									const ClerkError *error);
+static TupleDesc cached_descriptor(FunctionCallInfo fcinfo);
+pg_noreturn static void raise_create_error(const ClerkNewInvitation *wanted,
+										   const ClerkError *error);
+pg_noreturn static void raise_invitation_error(const char *action,
+											   const char *org_id,
+											   const char *invitation_id,
+											   const ClerkError *error);
 
 PG_FUNCTION_INFO_V1(clerk_create_organization_invitation);
 PG_FUNCTION_INFO_V1(clerk_get_organization_invitation);
@@ -57,9 +64,10 @@ PG_FUNCTION_INFO_V1(clerk_revoke_organization_invitation);
  *		expires_in_days integer, notify boolean)
  *		RETURNS clerk_organization_invitation
  *
- * Clerk's CreateOrganizationInvitation.  Raises what clerk/error.c's table
- * says, 22004 and 22023 for arguments that cannot be meant, 25006 in a
- * read-only transaction, 25000 in a parallel operation.
+ * Clerk's CreateOrganizationInvitation.  Raises, in addition to the errors
+ * listed at the head of this file, 22021 if an argument cannot be converted to
+ * UTF-8, 25006 in a read-only transaction, and 53200 without shared memory for
+ * the rate limits.
  */
 Datum
 clerk_create_organization_invitation(PG_FUNCTION_ARGS)
@@ -72,7 +80,7 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	TupleDesc	descriptor;
 	bool		notify;
 
-	descriptor = kept_descriptor(fcinfo);
+	descriptor = cached_descriptor(fcinfo);
 	clerk_prevent_write("clerk_create_organization_invitation()");
 
 	wanted.organization_id = clerk_required_identifier(fcinfo, ARG_ORG_ID, "org_id");
@@ -102,7 +110,7 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
 	request = start_create(&wanted, &reservation);
 	clerk_await(request, CLERK_EFFECT_CREATES);
 	if (!clerk_finish_create_invitation(request, &reservation, &created, &error))
-		raise_not_invited(&wanted, error);
+		raise_create_error(&wanted, error);
 	clerk_http_release(request);
 
 	clerk_warn_on_rollback(clerk_invitation_text(&created, CLERK_INVITATION_ID));
@@ -113,9 +121,8 @@ clerk_create_organization_invitation(PG_FUNCTION_ARGS)
  * clerk_get_organization_invitation(org_id text, invitation_id text)
  *		RETURNS clerk_organization_invitation
  *
- * Clerk's GetOrganizationInvitation.  Raises what clerk/error.c's table says,
- * 22004 and 22023 for arguments that cannot be meant, 25000 in a parallel
- * operation.  It changes nothing, so that a read-only transaction may.
+ * Clerk's GetOrganizationInvitation.  Raises the errors listed at the head of
+ * this file.  It changes nothing, so it is allowed in a read-only transaction.
  */
 Datum
 clerk_get_organization_invitation(PG_FUNCTION_ARGS)
@@ -128,18 +135,18 @@ clerk_get_organization_invitation(PG_FUNCTION_ARGS)
 	char	   *org_id;
 	char	   *invitation_id;
 
-	descriptor = kept_descriptor(fcinfo);
+	descriptor = cached_descriptor(fcinfo);
 	PreventCommandIfParallelMode("clerk_get_organization_invitation()");
-	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
+	org_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ORG_ID, "org_id");
 	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
 											  "invitation_id");
 
 	request = clerk_start_get_invitation(org_id, invitation_id, &error);
 	if (request == NULL)
-		raise_about(action, org_id, invitation_id, error);
+		raise_invitation_error(action, org_id, invitation_id, error);
 	clerk_await(request, CLERK_EFFECT_NONE);
 	if (!clerk_finish_get_invitation(request, &invitation, &error))
-		raise_about(action, org_id, invitation_id, error);
+		raise_invitation_error(action, org_id, invitation_id, error);
 	clerk_http_release(request);
 	PG_RETURN_DATUM(HeapTupleGetDatum(clerk_form_invitation(descriptor, &invitation)));
 }
@@ -149,8 +156,9 @@ clerk_get_organization_invitation(PG_FUNCTION_ARGS)
  *		requesting_user text)
  *		RETURNS clerk_organization_invitation
  *
- * Clerk's RevokeOrganizationInvitation.  Raises as
- * clerk_create_organization_invitation().
+ * Clerk's RevokeOrganizationInvitation.  Raises, in addition to the errors
+ * listed at the head of this file, 22021 if an argument cannot be converted to
+ * UTF-8, and 25006 in a read-only transaction.
  */
 Datum
 clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
@@ -164,9 +172,9 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 	char	   *invitation_id;
 	char	   *requesting_user;
 
-	descriptor = kept_descriptor(fcinfo);
+	descriptor = cached_descriptor(fcinfo);
 	clerk_prevent_write("clerk_revoke_organization_invitation()");
-	org_id = clerk_required_identifier(fcinfo, ARG_INVITATIONS_ORG_ID, "org_id");
+	org_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ORG_ID, "org_id");
 	invitation_id = clerk_required_identifier(fcinfo, ARG_INVITATION_ID,
 											  "invitation_id");
 	requesting_user = clerk_optional_text(fcinfo, ARG_REQUESTING_USER,
@@ -176,15 +184,18 @@ clerk_revoke_organization_invitation(PG_FUNCTION_ARGS)
 	request = clerk_start_revoke_invitation(org_id, invitation_id,
 											requesting_user, &error);
 	if (request == NULL)
-		raise_about(action, org_id, invitation_id, error);
+		raise_invitation_error(action, org_id, invitation_id, error);
 	clerk_await(request, CLERK_EFFECT_REVOKES);
 	if (!clerk_finish_revoke_invitation(request, &revoked, &error))
-		raise_about(action, org_id, invitation_id, error);
+		raise_invitation_error(action, org_id, invitation_id, error);
 	clerk_http_release(request);
 	PG_RETURN_DATUM(HeapTupleGetDatum(clerk_form_invitation(descriptor, &revoked)));
 }
 
-/* The user wants it now: it counts, but whether it may be is left to Clerk. */
+/*
+ * Starts the request.  It counts toward the rate limit, but is not held back:
+ * the user wants it now, and Clerk decides whether to accept it.
+ */
 static ClerkHttpRequest *
 start_create(const ClerkNewInvitation *wanted, ClerkReservation *reservation)
 {
@@ -193,17 +204,20 @@ start_create(const ClerkNewInvitation *wanted, ClerkReservation *reservation)
 	uint64		instance;
 
 	if (!clerk_chosen_instance(&instance, &error))
-		raise_not_invited(wanted, error);
+		raise_create_error(wanted, error);
 	clerk_rate_limit_unreserved(instance, CLERK_ENDPOINT_SINGLE, reservation);
 	request = clerk_start_create_invitation(wanted, reservation, &error);
 	if (request == NULL)
-		raise_not_invited(wanted, error);
+		raise_create_error(wanted, error);
 	return request;
 }
 
-/* Kept for the statement, since the look-up would be done for every row. */
+/*
+ * Returns the descriptor of the result type.  It is cached for the statement,
+ * since it would otherwise be looked up for each row.
+ */
 static TupleDesc
-kept_descriptor(FunctionCallInfo fcinfo)
+cached_descriptor(FunctionCallInfo fcinfo)
 {
 	MemoryContext caller;
 
@@ -217,7 +231,7 @@ kept_descriptor(FunctionCallInfo fcinfo)
 }
 
 static void
-raise_not_invited(const ClerkNewInvitation *wanted, const ClerkError *error)
+raise_create_error(const ClerkNewInvitation *wanted, const ClerkError *error)
 {
 	clerk_raise(error,
 				psprintf("could not invite \"%s\" to organization \"%s\"",
@@ -225,8 +239,9 @@ raise_not_invited(const ClerkNewInvitation *wanted, const ClerkError *error)
 }
 
 static void
-raise_about(const char *action, const char *org_id, const char *invitation_id,
-			const ClerkError *error)
+raise_invitation_error(const char *action, const char *org_id,
+					   const char *invitation_id,
+					   const ClerkError *error)
 {
 	clerk_raise(error,
 				psprintf("could not %s invitation \"%s\" of organization \"%s\"",

@@ -1,11 +1,11 @@
 /*
  * invitations_argument.c
- *		Reads the argument that has many invitations: a jsonb array of Clerk's
- *		own objects.
+ *		Reads an argument that contains many invitations: a jsonb array of
+ *		objects with Clerk's field names.
  *
- * The fields have Clerk's names, and JSON's null is the same as nothing.  All
- * of the array is checked before any of it is used: a fault in the last element
- * must not be found when the first ones have been invited.
+ * A JSON null is the same as a missing field.  The whole array is checked
+ * before any of it is used: an error in the last element must not be found
+ * after the first ones were sent.
  */
 #include "postgres.h"
 
@@ -31,14 +31,17 @@ typedef enum FieldKind
 
 typedef struct Field
 {
-	const char *name;			/* Clerk's */
+	const char *name;			/* Clerk's name */
 	FieldKind	kind;
 	bool		required;
-	size_t		offset;			/* in ClerkNewInvitation */
-	int			max_length;		/* of a text, in characters; 0 for others */
+	size_t		offset;			/* of the member of ClerkNewInvitation */
+	int			max_length;		/* of a text, in characters; otherwise 0 */
 } Field;
 
-/* The address comes first: what is said of the other fields quotes it. */
+/*
+ * The address comes first, because error messages about the other fields quote
+ * it.
+ */
 static const Field fields[] = {
 	{"email_address", FIELD_ADDRESS, true, offsetof(ClerkNewInvitation, email_address), CLERK_MAX_ADDRESS},
 	{"role", FIELD_TEXT, true, offsetof(ClerkNewInvitation, role), CLERK_MAX_IDENTIFIER},
@@ -53,47 +56,48 @@ static const Field fields[] = {
 #define FIELD_NAMES \
 	"email_address, role, inviter_user_id, redirect_url, public_metadata, private_metadata, expires_in_days and notify"
 
-/* The element that is being read. */
+/* The array element that is being read. */
 typedef struct Element
 {
-	const char *argument;		/* its name */
-	int			position;		/* the first is 1 */
+	const char *argument;		/* name of the SQL argument */
+	int			position;		/* counted from 1 */
 	JsonbContainer *object;
-	ClerkNewInvitation *invitation; /* what it is read into */
+	ClerkNewInvitation *invitation; /* where to store the fields */
 } Element;
 
-/* An address and where it stands. */
-typedef struct Place
+/* An address and the position, from 1, of its element. */
+typedef struct AddressPosition
 {
 	char	   *normalized;
 	int			position;
-} Place;
+} AddressPosition;
 
 static Jsonb *required_array(FunctionCallInfo fcinfo, int position,
 							 const char *name);
 static void read_element(Element *element, const JsonbValue *value);
-static void check_names(const Element *element);
+static void check_field_names(const Element *element);
 static bool is_field(const JsonbValue *name);
 static const char *read_field(const JsonbValue *value, const Field *field,
 							  ClerkNewInvitation *invitation);
 static const char *read_text(const JsonbValue *value, const Field *field,
 							 char **text);
 static const char *read_days(const JsonbValue *value, int *days);
-static void check_expressible(const Element *element, int length);
+static void check_encodable(const Element *element, int length);
 static void check_distinct(const char *name,
 						   const ClerkNewInvitation *invitations, int count);
-static int	compare_places(const void *a, const void *b);
+static int	compare_addresses(const void *a, const void *b);
 pg_noreturn static void refuse(const Element *element, int sqlstate,
 							   const char *error, const char *hint);
 
 /*
- * The invitations of this argument for this organization, as a palloc'd array
- * in *invitations.  Returns how many there are, which may be 0.
+ * Reads the argument at this position, whose name appears in messages, and
+ * sets *invitations to a palloc'd array of invitations to this organization.
+ * Returns their number, which may be 0.
  *
- * Raises 22004 for a null and for a required field that is missing, 22021 for
- * an element that has no form in UTF-8, and 22023 for anything else that cannot
- * be meant, such as the same address twice.  The message has the position of
- * the element, from 1.
+ * Raises 22004 for a null argument and for a missing required field, 22021 for
+ * an element that cannot be converted to UTF-8, and 22023 for anything else
+ * that is invalid, such as a repeated address.  The message contains the
+ * position of the element, counted from 1.
  */
 int
 clerk_required_invitations(FunctionCallInfo fcinfo, int position,
@@ -136,6 +140,7 @@ required_array(FunctionCallInfo fcinfo, int position, const char *name)
 	return value;
 }
 
+/* Reads all fields of an element, or raises an error. */
 static void
 read_element(Element *element, const JsonbValue *value)
 {
@@ -144,8 +149,8 @@ read_element(Element *element, const JsonbValue *value)
 		refuse(element, ERRCODE_INVALID_PARAMETER_VALUE,
 			   "it must be a JSON object", NULL);
 	element->object = value->val.binary.data;
-	check_expressible(element, value->val.binary.len);
-	check_names(element);
+	check_encodable(element, value->val.binary.len);
+	check_field_names(element);
 	for (int i = 0; i < (int) lengthof(fields); i++)
 	{
 		JsonbValue	given;
@@ -162,9 +167,12 @@ read_element(Element *element, const JsonbValue *value)
 	}
 }
 
-/* A field that Clerk does not know is one that is misspelt. */
+/*
+ * Raises 22023 for a field that Clerk does not have: it is probably
+ * misspelled.
+ */
 static void
-check_names(const Element *element)
+check_field_names(const Element *element)
 {
 	JsonbIterator *iterator = JsonbIteratorInit(element->object);
 	JsonbIteratorToken token;
@@ -190,7 +198,7 @@ is_field(const JsonbValue *name)
 	return false;
 }
 
-/* Reads a field; returns what is wrong with it, NULL if nothing. */
+/* Reads a field.  Returns what is wrong with it, or NULL if nothing is. */
 static const char *
 read_field(const JsonbValue *value, const Field *field,
 		   ClerkNewInvitation *invitation)
@@ -220,7 +228,7 @@ read_field(const JsonbValue *value, const Field *field,
 	pg_unreachable();
 }
 
-/* Sets *text only if nothing is wrong with it. */
+/* Sets *text only if nothing is wrong with the value. */
 static const char *
 read_text(const JsonbValue *value, const Field *field, char **text)
 {
@@ -243,7 +251,10 @@ read_text(const JsonbValue *value, const Field *field, char **text)
 	return error;
 }
 
-/* A whole number may come with zeros behind its point, as a quotient does. */
+/*
+ * Accepts zeros after the decimal point, as in 7.0: a quotient of numerics has
+ * them.
+ */
 static const char *
 read_days(const JsonbValue *value, int *days)
 {
@@ -255,17 +266,18 @@ read_days(const JsonbValue *value, int *days)
 	if (strchr(digits, '.') != NULL)
 		return "must be a whole number";
 
-	/* No number of more digits than this is in range. */
+	/* No number with more digits is in range, and atoi() must not overflow. */
 	*days = strlen(digits) > 6 ? 0 : atoi(digits);
 	return clerk_expires_in_days_error(*days);
 }
 
 /*
- * What cannot be sent is found out here, and not when others have been.  Comes
- * before the other checks, so that they can quote what they dislike.
+ * Raises 22021 for an element that cannot be sent, so that no other element is
+ * sent before this is found.  It precedes the other checks because their
+ * messages quote the element.
  */
 static void
-check_expressible(const Element *element, int length)
+check_encodable(const Element *element, int length)
 {
 	char	   *text = JsonbToCString(NULL, element->object, length);
 	size_t		utf8_length;
@@ -280,26 +292,27 @@ check_expressible(const Element *element, int length)
 }
 
 /*
- * Refuses the same address twice, which is a mistake of the caller's; what
- * Clerk makes of it is not known.  Names the first element that repeats one.
+ * Raises 22023 if two elements have the same normalized address: this is a
+ * mistake of the caller, and how Clerk treats it is unknown.  Names the first
+ * element that repeats an address.
  */
 static void
 check_distinct(const char *name, const ClerkNewInvitation *invitations,
 			   int count)
 {
-	Place	   *places = palloc(Max(count, 1) * sizeof(Place));
-	const Place *repeated = NULL;
+	AddressPosition *addresses = palloc(Max(count, 1) * sizeof(AddressPosition));
+	const AddressPosition *repeated = NULL;
 
 	for (int i = 0; i < count; i++)
 	{
-		places[i].normalized = clerk_normalize_address(invitations[i].email_address);
-		places[i].position = i + 1;
+		addresses[i].normalized = clerk_normalize_address(invitations[i].email_address);
+		addresses[i].position = i + 1;
 	}
-	qsort(places, count, sizeof(Place), compare_places);
+	qsort(addresses, count, sizeof(AddressPosition), compare_addresses);
 	for (int i = 1; i < count; i++)
-		if (strcmp(places[i].normalized, places[i - 1].normalized) == 0 &&
-			(repeated == NULL || places[i].position < repeated->position))
-			repeated = &places[i];
+		if (strcmp(addresses[i].normalized, addresses[i - 1].normalized) == 0 &&
+			(repeated == NULL || addresses[i].position < repeated->position))
+			repeated = &addresses[i];
 	if (repeated != NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -309,22 +322,25 @@ check_distinct(const char *name, const ClerkNewInvitation *invitations,
 						   invitations[repeated->position - 1].email_address)));
 
 	for (int i = 0; i < count; i++)
-		pfree(places[i].normalized);
-	pfree(places);
+		pfree(addresses[i].normalized);
+	pfree(addresses);
 }
 
-/* By address, and then by position. */
+/* Orders by address, then by position. */
 static int
-compare_places(const void *a, const void *b)
+compare_addresses(const void *a, const void *b)
 {
-	const Place *first = a;
-	const Place *second = b;
+	const AddressPosition *first = a;
+	const AddressPosition *second = b;
 	int			order = strcmp(first->normalized, second->normalized);
 
 	return order != 0 ? order : first->position - second->position;
 }
 
-/* "error" and "hint" say what is wrong and what to do; hint may be NULL. */
+/*
+ * Raises an error about an element.  "error" says what is wrong; "hint" says
+ * what to do, and may be NULL.
+ */
 static void
 refuse(const Element *element, int sqlstate, const char *error,
 	   const char *hint)

@@ -1,7 +1,7 @@
 /*
  * invitations_argument.h
- *		Reads the argument that has many invitations: a jsonb array of Clerk's
- *		own objects.
+ *		Reads an argument that contains many invitations: a jsonb array of
+ *		objects with Clerk's field names.
  */
 #ifndef CLERK_INVITATIONS_ARGUMENT_H
 #define CLERK_INVITATIONS_ARGUMENT_H

@@ -1,17 +1,19 @@
 /*
  * list_invitations.c
- *		The SQL functions that read lists of invitations, a page at a time, as
- *		rows are asked for.
+ *		The SQL functions that read lists of invitations, one page at a time
+ *		as rows are fetched.
  *
- * Users call clerk_list_organization_invitations() and its like, which are SQL
- * functions around these.  The planner puts their bodies in their place, so that
- * these are called in a SELECT list even if those are in FROM, where the
- * executor asks a function for all of its rows before it uses the first.
+ * The executor materializes all rows of a function in FROM before it returns
+ * the first.  To avoid reading the whole list for a LIMIT, the functions that
+ * users call, clerk_list_organization_invitations() and
+ * clerk_list_instance_organization_invitations(), are SQL functions whose
+ * SELECT list calls the functions in this file.  The planner inlines them, and
+ * then the executor fetches rows one by one.
  *
- * What that has for it is that a scan that begins anew, as the inner side of a
- * join, does not call the function again.  So the rows that were read are kept
- * for the rest of the statement, and a list with the same arguments is not
- * asked for twice by one call in it.
+ * Materialization has one advantage: a rescan, for example of the inner side
+ * of a join, does not call the function again.  To keep it, the rows that were
+ * read are stored until the end of the statement, and each call site reads a
+ * list with the same arguments only once.
  */
 #include "postgres.h"
 
@@ -33,27 +35,29 @@
 #include "utils/tuplestore.h"
 
 /*
- * Invitations asked for at a time.  With all the metadata that Clerk allows,
- * twice 8 kB, that many stay below the 4 MiB that http/http.c takes of an answer,
- * and a LIMIT of a few rows does not ask for much more than it needs.
+ * Invitations per page.  With twice 8 kB of metadata each, the most that Clerk
+ * allows, a page stays below the 4 MiB limit on responses (http/transfer.c),
+ * and a LIMIT of a few rows does not read much more than it needs.
  */
 #define PAGE_SIZE 200
 
-/* A list that is being read. */
+/* The state of reading one list, kept in fn_extra. */
 typedef struct Reading
 {
-	MemoryContext memory;		/* of all this; it ends with the statement */
-	const char *failure;		/* what could not be done if Clerk refuses */
+	MemoryContext memory;		/* for everything but the rows; lasts for the
+								 * statement */
+	const char *failure;		/* primary error message if Clerk refuses */
 	ClerkInvitationPages *pages;
-	MemoryContext page_memory;	/* of the page and its request */
+	MemoryContext page_memory;	/* for the current page and its request */
 	TupleTableSlot *slot;
-	Tuplestorestate *rows;		/* that were read */
+	Tuplestorestate *rows;		/* all rows read so far */
 	MemoryContext rows_memory;
-	bool		in_scan;		/* some of them were returned, not all */
+	bool		in_scan;		/* a scan has begun and has not reached the
+								 * end */
 } Reading;
 
-static Datum list(FunctionCallInfo fcinfo, const ClerkListing *listing,
-				  const char *failure);
+static Datum return_next_row(FunctionCallInfo fcinfo,
+							 const ClerkListing *listing, const char *failure);
 static bool is_first_call(FunctionCallInfo fcinfo);
 static void check_privilege(FunctionCallInfo fcinfo, const char *name);
 static void begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
@@ -61,8 +65,8 @@ static void begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 static Reading *begin_reading(FunctionCallInfo fcinfo,
 							  const ClerkListing *listing,
 							  const char *failure);
-static bool next_row(Reading *reading);
-static ClerkInvitation *next_new(Reading *reading);
+static bool fetch_next_row(Reading *reading);
+static ClerkInvitation *next_unread_invitation(Reading *reading);
 static void read_page(Reading *reading, const ClerkListing *wanted);
 pg_noreturn static void raise_unusable(const Reading *reading, int sqlstate,
 									   const char *reason);
@@ -76,10 +80,16 @@ PG_FUNCTION_INFO_V1(clerk_read_instance_organization_invitations);
  * clerk_read_organization_invitations(org_id text, status text[], email text)
  *		RETURNS SETOF clerk_organization_invitation
  *
- * Clerk's ListOrganizationInvitations, oldest first.  Raises what
- * clerk/error.c's table says, 22004 and 22023 for arguments that cannot be
- * meant, 25000 in a parallel operation, 42501 for who may not execute
- * clerk_list_organization_invitations().
+ * Clerk's ListOrganizationInvitations, oldest first.
+ *
+ * Raises the SQLSTATE of the ClerkError if a request fails
+ * (clerk/error_rules.c, clerk/request_error.c), 0A000 where no set is
+ * accepted, 22004, 22021 and 22023 for invalid arguments, 22P05 if the
+ * database's encoding lacks a character of the response, 08006 if the response
+ * is not a list as documented, 25000 in a parallel operation, 42501 if the
+ * user lacks EXECUTE privilege on clerk_list_organization_invitations(), 55000
+ * without a usable key or with SQL objects that do not match the library,
+ * 57014 when canceled.
  */
 Datum
 clerk_read_organization_invitations(PG_FUNCTION_ARGS)
@@ -99,15 +109,16 @@ clerk_read_organization_invitations(PG_FUNCTION_ARGS)
 		failure = psprintf("could not list the invitations of organization \"%s\"",
 						   listing.organization_id);
 	}
-	return list(fcinfo, &listing, failure);
+	return return_next_row(fcinfo, &listing, failure);
 }
 
 /*
  * clerk_read_instance_organization_invitations(status text[], query text)
  *		RETURNS SETOF clerk_organization_invitation
  *
- * Clerk's ListInstanceOrganizationInvitations, oldest first.  Raises as the
- * function above.
+ * Clerk's ListInstanceOrganizationInvitations, oldest first.  Raises the same
+ * errors as clerk_read_organization_invitations(); the privilege is that on
+ * clerk_list_instance_organization_invitations().
  */
 Datum
 clerk_read_instance_organization_invitations(PG_FUNCTION_ARGS)
@@ -123,13 +134,17 @@ clerk_read_instance_organization_invitations(PG_FUNCTION_ARGS)
 		listing.statuses = clerk_optional_texts(fcinfo, 0, "status");
 		listing.query = clerk_optional_text(fcinfo, 1, "query", CLERK_MAX_ADDRESS);
 	}
-	return list(fcinfo, &listing,
-				"could not list the invitations of the Clerk instance");
+	return return_next_row(fcinfo, &listing,
+						   "could not list the invitations of the Clerk instance");
 }
 
-/* Returns the next row, or ends the set; the listing counts in the first call. */
+/*
+ * Returns the next row or ends the set.  "listing" and "failure" are used only
+ * by the first call of a scan.
+ */
 static Datum
-list(FunctionCallInfo fcinfo, const ClerkListing *listing, const char *failure)
+return_next_row(FunctionCallInfo fcinfo, const ClerkListing *listing,
+				const char *failure)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Reading    *reading;
@@ -137,7 +152,7 @@ list(FunctionCallInfo fcinfo, const ClerkListing *listing, const char *failure)
 	if (is_first_call(fcinfo))
 		begin_scan(fcinfo, listing, failure);
 	reading = fcinfo->flinfo->fn_extra;
-	if (next_row(reading))
+	if (fetch_next_row(reading))
 	{
 		set->isDone = ExprMultipleResult;
 		return ExecFetchSlotHeapTupleDatum(reading->slot);
@@ -149,7 +164,7 @@ list(FunctionCallInfo fcinfo, const ClerkListing *listing, const char *failure)
 	PG_RETURN_NULL();
 }
 
-/* Whether this call is to return the first row of a scan. */
+/* Whether this call returns the first row of a scan. */
 static bool
 is_first_call(FunctionCallInfo fcinfo)
 {
@@ -159,8 +174,9 @@ is_first_call(FunctionCallInfo fcinfo)
 }
 
 /*
- * Everybody may call the functions of this file, so that a right to execute
- * those around them is enough: it is asked for here.
+ * Raises 42501 unless the user may execute the function of this name, which is
+ * the one that users call.  EXECUTE on the functions in this file is granted
+ * to PUBLIC, so that the privilege on that function is sufficient.
  */
 static void
 check_privilege(FunctionCallInfo fcinfo, const char *name)
@@ -169,19 +185,22 @@ check_privilege(FunctionCallInfo fcinfo, const char *name)
 	Oid		   *types;
 	int			count;
 	List	   *qualified;
-	Oid			asked_for;
+	Oid			wrapper;
 	AclResult	result;
 
 	(void) get_func_signature(function, &types, &count);
 	qualified = list_make2(makeString(get_namespace_name(get_func_namespace(function))),
 						   makeString(pstrdup(name)));
-	asked_for = LookupFuncName(qualified, count, types, false);
-	result = clerk_function_aclcheck(asked_for, GetUserId());
+	wrapper = LookupFuncName(qualified, count, types, false);
+	result = clerk_function_aclcheck(wrapper, GetUserId());
 	if (result != ACLCHECK_OK)
 		aclcheck_error(result, OBJECT_FUNCTION, name);
 }
 
-/* From the first row, whether it was read already or not. */
+/*
+ * Begins a scan at the first row, with the stored rows if the arguments are
+ * the same.
+ */
 static void
 begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 		   const char *failure)
@@ -205,7 +224,7 @@ begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 		fcinfo->flinfo->fn_extra = reading;
 	}
 
-	/* A scan may end before its last row, and another one begin. */
+	/* The scan may be abandoned before its last row and another one begin. */
 	RegisterExprContextCallback(set->econtext, on_scan_end,
 								PointerGetDatum(reading));
 	reading->in_scan = true;
@@ -231,9 +250,10 @@ begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 											 &TTSOpsMinimalTuple);
 
 	/*
-	 * These have to be ended, and what is below "memory" goes before that can
-	 * happen.  A file that they may have must not be the transaction's, which
-	 * closes its files even before.
+	 * tuplestore_end() must be called to release a temporary file, but the
+	 * children of "memory" are deleted before its reset callback is called.
+	 * So the rows need a context outside of it.  interXact is true because
+	 * the files of a transaction are closed even earlier.
 	 */
 	reading->rows_memory = AllocSetContextCreate(TopMemoryContext,
 												 "clerk_invite list rows",
@@ -247,35 +267,41 @@ begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 	return reading;
 }
 
-/* Puts the next row into the slot; false at the end. */
+/* Puts the next row into the slot.  Returns false at the end of the list. */
 static bool
-next_row(Reading *reading)
+fetch_next_row(Reading *reading)
 {
 	MemoryContext caller = MemoryContextSwitchTo(reading->memory);
 	ClerkInvitation *invitation;
 	HeapTuple	row;
-	bool		was_read;
+	bool		stored;
 
-	/* The slot may get a row of its own, from a file. */
-	was_read = tuplestore_gettupleslot(reading->rows, true, false,
-									   reading->slot);
+	/*
+	 * The slot may own a tuple that is read from a temporary file, so switch
+	 * to a context that lasts as long as the slot.
+	 */
+	stored = tuplestore_gettupleslot(reading->rows, true, false,
+									 reading->slot);
 	MemoryContextSwitchTo(caller);
-	if (was_read)
+	if (stored)
 		return true;
-	invitation = next_new(reading);
+	invitation = next_unread_invitation(reading);
 	if (invitation == NULL)
 		return false;
 
-	/* The store is at its end, and stays there. */
+	/*
+	 * The read position is at the end of the store, and stays there when a
+	 * row is added.
+	 */
 	row = clerk_form_invitation(reading->slot->tts_tupleDescriptor, invitation);
 	tuplestore_puttuple(reading->rows, row);
 	ExecForceStoreHeapTuple(row, reading->slot, true);
 	return true;
 }
 
-/* The next invitation that was not read yet; NULL at the end. */
+/* Returns the next invitation that is not in the store, or NULL at the end. */
 static ClerkInvitation *
-next_new(Reading *reading)
+next_unread_invitation(Reading *reading)
 {
 	ClerkInvitation *invitation;
 	const ClerkListing *wanted;
@@ -286,6 +312,7 @@ next_new(Reading *reading)
 	return invitation;
 }
 
+/* Requests a page and reads the response.  Raises an error if that fails. */
 static void
 read_page(Reading *reading, const ClerkListing *wanted)
 {
@@ -314,7 +341,10 @@ read_page(Reading *reading, const ClerkListing *wanted)
 		raise_unusable(reading, ERRCODE_CONNECTION_FAILURE, reason);
 }
 
-/* Clerk's answers are good, but not as a list; "reason" says why. */
+/*
+ * Raises an error for a successful response that is not a valid list page;
+ * "reason" says why.
+ */
 static void
 raise_unusable(const Reading *reading, int sqlstate, const char *reason)
 {
@@ -324,6 +354,7 @@ raise_unusable(const Reading *reading, int sqlstate, const char *reason)
 			 errdetail("The answer is not as documented: %s.", reason)));
 }
 
+/* Expression context callback: the executor ends the scan. */
 static void
 on_scan_end(Datum arg)
 {
@@ -332,6 +363,7 @@ on_scan_end(Datum arg)
 	reading->in_scan = false;
 }
 
+/* Reset callback of Reading.memory. */
 static void
 on_memory_reset(void *arg)
 {

@@ -1,14 +1,17 @@
 /*
  * outbox_functions.c
- *		The SQL functions by which users change the outbox: enqueue, cancel,
+ *		The SQL functions that change the outbox for users: enqueue, cancel,
  *		retry, abandon.
  *
- * They do what the caller could do by a statement of his own if he had the
- * privileges on the table.  They are written in C, rather than in SQL as
- * SECURITY DEFINER functions, because what is attached to the table must run
- * with the rights of the table's owner: a SECURITY DEFINER function gives it
- * those of the function's owner, a superuser, and leaves deferred triggers to
- * the caller's commit.
+ * They do what callers could do with SQL statements if they had the privileges
+ * on the table.  They are not SECURITY DEFINER functions in SQL, because
+ * user-defined code that is attached to the table, such as triggers, must run
+ * with the rights of the table's owner.  A SECURITY DEFINER function would run
+ * it with the rights of its own owner, a superuser, and leave deferred
+ * triggers to the caller's commit.
+ *
+ * All of them raise 42P01 if there is no outbox in the function's schema, and
+ * any error of the statement, including those of user triggers.
  */
 #include "postgres.h"
 
@@ -44,7 +47,7 @@ static ClerkOutboxStatement cancel_row = {
 	.by_hand = true
 };
 
-/* The guard lets the rest begin anew. */
+/* The guard trigger resets the other columns. */
 static ClerkOutboxStatement retry_row = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'queued' "
 	"WHERE o.id = $1 AND o.state = 'failed'",
@@ -53,7 +56,10 @@ static ClerkOutboxStatement retry_row = {
 	.by_hand = true
 };
 
-/* Fires no trigger of a user's, since one may be why the row is stuck. */
+/*
+ * Fires no user triggers, because one of them may be the reason why the row is
+ * stuck.
+ */
 static ClerkOutboxStatement abandon_row = {
 	.text = "UPDATE ONLY %1$s AS o SET "
 	"state = CASE o.state WHEN 'queued' THEN 'canceled' ELSE 'failed' END, "
@@ -71,7 +77,7 @@ static ClerkOutboxStatement abandon_row = {
 	.results = {TEXTOID}
 };
 
-static void use_outbox_of(FunctionCallInfo fcinfo);
+static void find_outbox(FunctionCallInfo fcinfo);
 static void collect_id(void *result);
 static void collect_state(void *result);
 
@@ -86,7 +92,8 @@ PG_FUNCTION_INFO_V1(clerk_abandon_invitation);
  *		expires_in_days integer, notify boolean, send_after timestamptz)
  *		RETURNS bigint
  *
- * Raises what the outbox's constraints do: 23502, 23514.
+ * Returns the id of the new row, or NULL if a user trigger suppressed the
+ * insertion.  Raises 23502 and 23514, as the outbox's constraints do.
  */
 Datum
 clerk_enqueue_organization_invitation(PG_FUNCTION_ARGS)
@@ -100,37 +107,47 @@ clerk_enqueue_organization_invitation(PG_FUNCTION_ARGS)
 		values[i] = PG_GETARG_DATUM(i);
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
-	use_outbox_of(fcinfo);
+	find_outbox(fcinfo);
 	if (clerk_outbox_run(&enqueue_row, values, nulls, collect_id, &id) == 0)
-		PG_RETURN_NULL();		/* a user's trigger has left it out */
+		PG_RETURN_NULL();		/* a user trigger suppressed the row */
 	PG_RETURN_INT64(id);
 }
 
-/* clerk_cancel_invitation(id bigint) RETURNS boolean: strict */
+/*
+ * clerk_cancel_invitation(id bigint) RETURNS boolean, STRICT
+ *
+ * Returns whether the row was queued and is now canceled.
+ */
 Datum
 clerk_cancel_invitation(PG_FUNCTION_ARGS)
 {
 	Datum		values[] = {PG_GETARG_DATUM(0)};
 
-	use_outbox_of(fcinfo);
+	find_outbox(fcinfo);
 	PG_RETURN_BOOL(clerk_outbox_run(&cancel_row, values, NULL, NULL, NULL) > 0);
 }
 
-/* clerk_retry_invitation(id bigint) RETURNS boolean: strict */
+/*
+ * clerk_retry_invitation(id bigint) RETURNS boolean, STRICT
+ *
+ * Returns whether the row had failed and is now queued again.
+ */
 Datum
 clerk_retry_invitation(PG_FUNCTION_ARGS)
 {
 	Datum		values[] = {PG_GETARG_DATUM(0)};
 
-	use_outbox_of(fcinfo);
+	find_outbox(fcinfo);
 	PG_RETURN_BOOL(clerk_outbox_run(&retry_row, values, NULL, NULL, NULL) > 0);
 }
 
 /*
  * clerk_abandon_invitation(id bigint, reason text) RETURNS boolean
  *
- * A row whose request is on its way is not given up: its sender will soon say
- * more about it.
+ * Returns true if the row was queued and is now canceled, or if its outcome
+ * was unknown and it is now failed; false if it is settled, or if its request
+ * is in flight, because its sender will soon record the outcome; NULL if the
+ * id is null.
  */
 Datum
 clerk_abandon_invitation(PG_FUNCTION_ARGS)
@@ -146,10 +163,13 @@ clerk_abandon_invitation(PG_FUNCTION_ARGS)
 
 	if (PG_ARGISNULL(0))
 		PG_RETURN_NULL();
-	use_outbox_of(fcinfo);
+	find_outbox(fcinfo);
 	values[0] = PG_GETARG_DATUM(0);
 
-	/* What is sending has lost its sender, unless there is one. */
+	/*
+	 * Rows in state "sending" have no sender if no session holds the sender
+	 * lock, which this transaction then takes.
+	 */
 	values[1] = clerk_outbox_array(states, NULL,
 								   clerk_outbox_keep_senders_out() ? 3 : 2, TEXTOID);
 	values[2] = CStringGetTextDatum(psprintf("given up by role \"%s\"",
@@ -161,9 +181,9 @@ clerk_abandon_invitation(PG_FUNCTION_ARGS)
 	PG_RETURN_BOOL(true);
 }
 
-/* The table is in the function's schema. */
+/* Finds the outbox in the function's schema. */
 static void
-use_outbox_of(FunctionCallInfo fcinfo)
+find_outbox(FunctionCallInfo fcinfo)
 {
 	clerk_outbox_find(get_func_namespace(fcinfo->flinfo->fn_oid));
 }

@@ -1,12 +1,11 @@
 /*
  * procedures.c
- *		The SQL procedures that send what is due in the outbox, and that bring its
- *		statuses up to date.
+ *		The SQL procedures that send the invitations that are due in the
+ *		outbox, and that refresh their statuses.
  *
- * They are procedures and not functions because they wait for the network: a
- * function would hold its transaction and snapshot, and the locks on the rows
- * it has changed, all that time.  What they report is a NOTICE, which pg_cron
- * keeps.
+ * They are procedures rather than functions because they wait for the network:
+ * a function would hold its transaction, its snapshot and its row locks all
+ * that time.  They report with NOTICE messages, which pg_cron records.
  */
 #include "postgres.h"
 
@@ -26,17 +25,17 @@
 #include "utils/timestamp.h"
 #include "worker/wakeup.h"
 
-/* Organizations that a report names; there may be many more. */
-#define MOST_NAMED 5
+/* Organizations named in a report; there may be many more. */
+#define MAX_NAMED_ORGANIZATIONS 5
 
-static void begin_nothing(void);
-static void report_sending_progress(const ClerkDeliveryReport *report,
-									int64 left);
-static void report_sent(const ClerkDeliveryReport *report);
-static void report_sending(const ClerkDeliveryReport *report);
-static void report_refreshed(const ClerkRefreshReport *report);
-static void report_untold(const ClerkRefreshReport *report);
-static char *some_of(const List *organizations);
+static void keep_transaction(void);
+static void report_delivery_progress(const ClerkDeliveryReport *report,
+									 int64 left);
+static void report_counts(const ClerkDeliveryReport *report);
+static void report_delivery(const ClerkDeliveryReport *report);
+static void report_refresh(const ClerkRefreshReport *report);
+static void report_missing_statuses(const ClerkRefreshReport *report);
+static char *first_organizations(const List *organizations);
 static MemoryContext begin_procedure(FunctionCallInfo fcinfo,
 									 const char *procedure);
 static void commit_and_begin(void);
@@ -48,14 +47,18 @@ PG_FUNCTION_INFO_V1(clerk_send_invitations);
 /*
  * clerk_send_invitations(max_invitations integer)
  *
- * Raises 2D000 where it cannot commit, 25006 in a read-only transaction, and
- * what keeps the whole queue from being sent.
+ * Sends at most max_invitations invitations; NULL means no limit.
+ *
+ * Raises 2D000 where it cannot commit, 22023 for a negative number, 25006 in a
+ * read-only transaction, 55000 with SQL objects that do not match the library,
+ * and the SQLSTATE of a ClerkError of class CLERK_ERROR_CONFIGURATION, which
+ * prevents all sending.
  */
 Datum
 clerk_send_invitations(PG_FUNCTION_ARGS)
 {
 	static const ClerkDeliveryHost host = {
-		begin_nothing, commit_and_begin, report_sending_progress
+		keep_transaction, commit_and_begin, report_delivery_progress
 	};
 	Oid			schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	int64		max_invitations;
@@ -75,25 +78,31 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 	clerk_deliver(schema, max_invitations, &host, &delivered);
 	clerk_wakeup_end_call(delivered.next_due != 0 &&
 						  !TIMESTAMP_IS_NOEND(delivered.next_due));
-	report_sending(&delivered);
+	report_delivery(&delivered);
 	end_procedure(caller);
 	PG_RETURN_VOID();
 }
 
-/* A procedure always is in a transaction. */
+/*
+ * clerk_deliver() calls this to begin a transaction.  A procedure always is in
+ * one.
+ */
 static void
-begin_nothing(void)
+keep_transaction(void)
 {
 }
 
-/* While it goes on: how far it has come, and how long the rest will take. */
+/*
+ * clerk_deliver() calls this periodically: reports the counts so far, and
+ * estimates the time for the "left" rows that remain.
+ */
 static void
-report_sending_progress(const ClerkDeliveryReport *report, int64 left)
+report_delivery_progress(const ClerkDeliveryReport *report, int64 left)
 {
 	int64		done = report->sent + report->skipped + report->failed;
 	int64		seconds = (GetCurrentTimestamp() - report->begun_at) / USECS_PER_SEC;
 
-	report_sent(report);
+	report_counts(report);
 	if (done > 0 && left > 0)
 		ereport(NOTICE,
 				(errmsg("invitations left: %lld, about %lld seconds at this rate",
@@ -102,7 +111,7 @@ report_sending_progress(const ClerkDeliveryReport *report, int64 left)
 }
 
 static void
-report_sent(const ClerkDeliveryReport *report)
+report_counts(const ClerkDeliveryReport *report)
 {
 	if (report->sent + report->skipped + report->failed + report->postponed > 0)
 		ereport(NOTICE,
@@ -113,7 +122,7 @@ report_sent(const ClerkDeliveryReport *report)
 }
 
 static void
-report_sending(const ClerkDeliveryReport *report)
+report_delivery(const ClerkDeliveryReport *report)
 {
 	const ClerkError *error = report->stopped_by;
 
@@ -123,7 +132,7 @@ report_sending(const ClerkDeliveryReport *report)
 				(errmsg("another session is sending invitations")));
 		return;
 	}
-	report_sent(report);
+	report_counts(report);
 	if (TIMESTAMP_IS_NOEND(report->limited_until))
 		ereport(NOTICE,
 				(errmsg("no invitation is sent while \"%s\" and \"%s\" are 0",
@@ -149,9 +158,11 @@ PG_FUNCTION_INFO_V1(clerk_refresh_invitations);
 /*
  * clerk_refresh_invitations()
  *
- * Clerk's ListInstanceOrganizationInvitations and ListOrganizationInvitations.
- * Raises 2D000 where it cannot commit, 25006 in a read-only transaction, 55000
- * without a usable key or address, 28000 if Clerk does not accept the key.
+ * Calls Clerk's ListInstanceOrganizationInvitations and
+ * ListOrganizationInvitations.  Raises 2D000 where it cannot commit, 25006 in
+ * a read-only transaction, 55000 without a usable key or address or with SQL
+ * objects that do not match the library, 28000 if Clerk does not accept the
+ * key.
  */
 Datum
 clerk_refresh_invitations(PG_FUNCTION_ARGS)
@@ -163,7 +174,7 @@ clerk_refresh_invitations(PG_FUNCTION_ARGS)
 	clerk_require_fit();
 	caller = begin_procedure(fcinfo, "clerk_refresh_invitations()");
 	clerk_refresh_statuses(schema, commit_and_begin, &report);
-	report_refreshed(&report);
+	report_refresh(&report);
 	if (report.limited_until != 0)
 		ereport(NOTICE,
 				(errmsg("Clerk takes no lists until %s",
@@ -171,13 +182,13 @@ clerk_refresh_invitations(PG_FUNCTION_ARGS)
 	else if (report.stopped_by != NULL)
 		report_stop(report.stopped_by, "refreshing invitations");
 	else
-		report_untold(&report);
+		report_missing_statuses(&report);
 	end_procedure(caller);
 	PG_RETURN_VOID();
 }
 
 static void
-report_refreshed(const ClerkRefreshReport *report)
+report_refresh(const ClerkRefreshReport *report)
 {
 	if (report->pending > 0)
 		ereport(NOTICE,
@@ -189,20 +200,23 @@ report_refreshed(const ClerkRefreshReport *report)
 						(long long) report->expired)));
 }
 
-/* Their organization was deleted, or another key is used now, or Clerk failed. */
+/*
+ * Warns about pending invitations for which Clerk returned no status: their
+ * organization was deleted, or another key is in use now, or requests failed.
+ */
 static void
-report_untold(const ClerkRefreshReport *report)
+report_missing_statuses(const ClerkRefreshReport *report)
 {
-	const ClerkError *error = report->untold_for;
+	const ClerkError *error = report->unreported_reason;
 	char	   *organizations;
 
-	if (report->untold == 0)
+	if (report->unreported == 0)
 		return;
-	organizations = some_of(report->untold_organizations);
+	organizations = first_organizations(report->unreported_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
 			 errmsg("Clerk tells nothing about %lld pending invitations",
-					(long long) report->untold),
+					(long long) report->unreported),
 			 error == NULL ?
 			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
 			 errdetail("The last reason: %s. Organizations: %s.", error->summary,
@@ -210,9 +224,12 @@ report_untold(const ClerkRefreshReport *report)
 			 errhint("If their organization was deleted, set their status by hand.")));
 }
 
-/* The first of them, for a message; which are deleted can be seen one by one. */
+/*
+ * Returns the first organizations as text for a message.  Some are enough: the
+ * user has to check one by one which of them were deleted.
+ */
 static char *
-some_of(const List *organizations)
+first_organizations(const List *organizations)
 {
 	StringInfoData names;
 	const ListCell *cell;
@@ -221,21 +238,24 @@ some_of(const List *organizations)
 	initStringInfo(&names);
 	foreach(cell, organizations)
 	{
-		if (count++ == MOST_NAMED)
+		if (count++ == MAX_NAMED_ORGANIZATIONS)
 			break;
 		appendStringInfo(&names, "%s\"%s\"", count > 1 ? ", " : "",
 						 (char *) lfirst(cell));
 	}
-	if (list_length(organizations) > MOST_NAMED)
+	if (list_length(organizations) > MAX_NAMED_ORGANIZATIONS)
 		appendStringInfo(&names, ", and %d more",
-						 list_length(organizations) - MOST_NAMED);
+						 list_length(organizations) - MAX_NAMED_ORGANIZATIONS);
 	return names.data;
 }
 
 /*
- * Raises 2D000 where the procedure cannot commit, 25006 in a read-only
- * transaction.  After that the memory context is the portal's: transactions
- * come and go, the portal stays.  Returns the context to go back to.
+ * Prepares a procedure: connects to SPI, ends the caller's transaction, and
+ * makes the portal's memory context the current one, because it survives the
+ * transactions.  Returns the previous memory context, for end_procedure().
+ *
+ * Raises 2D000 where the procedure cannot commit, and 25006 in a read-only
+ * transaction.
  */
 static MemoryContext
 begin_procedure(FunctionCallInfo fcinfo, const char *procedure)
@@ -252,18 +272,18 @@ begin_procedure(FunctionCallInfo fcinfo, const char *procedure)
 				 errhint("Call it as a statement of its own.")));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(PortalContext);
-	/* The caller's own transaction may have a snapshot from before this. */
+	/* The current transaction may already have a snapshot. */
 	commit_and_begin();
 	return caller;
 }
 
 /*
- * Ends the transaction and begins the next one; the memory context stays.
+ * Ends the transaction and begins the next one.  The memory context stays.
  *
- * What another session has changed meanwhile is passed over, as locked rows
- * are: with a stricter default for the session it would be an error.  The
- * transaction has just begun and has no snapshot yet, so that its level may be
- * set as SET TRANSACTION does it.
+ * The statements skip rows that another session has locked or changed in the
+ * meantime.  This requires READ COMMITTED; at a stricter default level of the
+ * session such a row would be an error.  The new transaction has no snapshot
+ * yet, so its level can be set as SET TRANSACTION does.
  */
 static void
 commit_and_begin(void)
@@ -277,7 +297,11 @@ commit_and_begin(void)
 	MemoryContextSwitchTo(caller);
 }
 
-/* What comes after the CALL, as in a DO block, has its own level again. */
+/*
+ * Ends what begin_procedure() began.  Begins a transaction with the session's
+ * own isolation level, for the statements that follow the CALL, as in a DO
+ * block.
+ */
 static void
 end_procedure(MemoryContext caller)
 {
@@ -287,9 +311,10 @@ end_procedure(MemoryContext caller)
 }
 
 /*
- * Tells why the procedure ends early: "what" says what it stopped doing.  An
- * ERROR if somebody must change the settings first, so that a job that calls it
- * fails; else a WARNING, and the next call goes on.
+ * Reports why the procedure ends early; "what" is what it stopped doing.
+ * Raises an error if the settings must be changed first, so that a job that
+ * calls the procedure fails.  Otherwise a warning is enough, because the next
+ * call continues.
  */
 static void
 report_stop(const ClerkError *error, const char *what)

@@ -1,7 +1,7 @@
 /*
  * result_descriptor.c
- *		The result types of the SQL functions, checked against what this library
- *		returns.
+ *		The result types of the SQL functions, checked against the columns
+ *		that this library returns.
  */
 #include "postgres.h"
 
@@ -11,8 +11,9 @@
 #include "sql/result_descriptor.h"
 
 /*
- * The descriptor of a function's result, which must have so many columns, ready
- * for tuples.  Raises 55000 if it has not.
+ * Returns the blessed descriptor of the function's result, in the current
+ * memory context.  Raises 55000 if the result does not have this number of
+ * columns.
  */
 TupleDesc
 clerk_result_descriptor(FunctionCallInfo fcinfo, int columns)
@@ -26,12 +27,14 @@ clerk_result_descriptor(FunctionCallInfo fcinfo, int columns)
 }
 
 /*
- * The result type's descriptor, looked up through the function's own entry in
- * the catalog: no search_path comes into it.  In the current memory context.
+ * Returns the blessed descriptor of the function's result, the type
+ * clerk_organization_invitation, as a copy in the current memory context.  The
+ * type is found through the function's own catalog entry, independently of
+ * search_path.
  *
- * Raises 55000 if the library does not fit the extension's SQL objects.  To be
- * called before anything else: without a fit it is not known which arguments
- * there are.
+ * Raises 55000 if the library and the extension's SQL objects do not match.
+ * Must be called before anything else: if they do not match, it is not known
+ * which arguments the function has.
  */
 TupleDesc
 clerk_invitation_descriptor(FunctionCallInfo fcinfo)
@@ -45,6 +48,10 @@ clerk_invitation_descriptor(FunctionCallInfo fcinfo)
 	return BlessTupleDesc(CreateTupleDescCopy(descriptor));
 }
 
+/*
+ * Returns a row of that type, in the current memory context, with an
+ * invitation from a response of Clerk.
+ */
 HeapTuple
 clerk_form_invitation(TupleDesc descriptor, ClerkInvitation *invitation)
 {

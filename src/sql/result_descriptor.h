@@ -1,7 +1,7 @@
 /*
  * result_descriptor.h
- *		The result types of the SQL functions, checked against what this library
- *		returns.
+ *		The result types of the SQL functions, checked against the columns
+ *		that this library returns.
  */
 #ifndef CLERK_RESULT_DESCRIPTOR_H
 #define CLERK_RESULT_DESCRIPTOR_H

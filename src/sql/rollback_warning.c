@@ -1,14 +1,16 @@
 /*
  * rollback_warning.c
- *		Tells which invitations stay at Clerk when their transaction goes.
+ *		Warns about invitations that remain at Clerk when the transaction
+ *		that created them is rolled back.
  *
- * Invitations are noted in a stack of frames, one for each open
- * subtransaction that created some.  A subtransaction's commit adds its frame
- * to its parent's; its abort names the frame's invitations in a WARNING and
- * drops it, and so does the abort of the whole transaction.
+ * Invitations are recorded in a stack of frames, one for each open
+ * subtransaction that created some.  When a subtransaction commits, its frame
+ * is merged into its parent's.  When it aborts, a WARNING lists the frame's
+ * invitations and the frame is dropped.  The same happens when the whole
+ * transaction aborts.
  *
- * A prepared transaction is decided by another session: nothing is said of
- * its rollback.
+ * Another session decides what happens to a prepared transaction, so there is
+ * no warning about its rollback.
  */
 #include "postgres.h"
 
@@ -18,9 +20,9 @@
 #include "utils/memutils.h"
 
 /*
- * Identifiers that a frame names; more are only counted.  At Clerk's 34
- * characters each the list, and the message that it may become, stay under
- * 40 kB however many invitations a transaction creates.
+ * Identifiers that a frame lists; further ones are only counted.  At 34
+ * characters each, as Clerk's have, the list and the message stay below 40 kB
+ * however many invitations a transaction creates.
  */
 #define MAX_NAMED 1000
 
@@ -28,9 +30,9 @@
 typedef struct Frame
 {
 	SubTransactionId subtransaction;
-	int64		count;			/* invitations, named or not */
+	int64		count;			/* all invitations, including those not listed */
 	int			named;
-	StringInfoData names;		/* identifiers, comma-separated */
+	StringInfoData names;		/* comma-separated identifiers */
 	struct Frame *outer;
 } Frame;
 
@@ -42,11 +44,14 @@ static void on_subtransaction_event(SubXactEvent event,
 									SubTransactionId parent, void *arg);
 static void push_frame(SubTransactionId subtransaction);
 static Frame *pop_frame(void);
-static void name(Frame *frame, const char *identifiers, int count);
+static void add_names(Frame *frame, const char *identifiers, int count);
 static void merge_into_outer(void);
-static void warn(const Frame *frame);
+static void warn_of_frame(const Frame *frame);
 
-/* Notes that the current (sub)transaction has created this invitation. */
+/*
+ * Records that the current (sub)transaction has created the invitation with
+ * this ID.  If it is rolled back, a WARNING lists the ID.
+ */
 void
 clerk_warn_on_rollback(const char *invitation_id)
 {
@@ -62,7 +67,7 @@ clerk_warn_on_rollback(const char *invitation_id)
 	if (innermost == NULL || innermost->subtransaction != current)
 		push_frame(current);
 	innermost->count++;
-	name(innermost, invitation_id, 1);
+	add_names(innermost, invitation_id, 1);
 }
 
 static void
@@ -73,7 +78,7 @@ on_transaction_event(XactEvent event, void *arg pg_attribute_unused())
 		case XACT_EVENT_ABORT:
 		case XACT_EVENT_PARALLEL_ABORT:
 			while (innermost != NULL)
-				warn(pop_frame());
+				warn_of_frame(pop_frame());
 			break;
 		case XACT_EVENT_COMMIT:
 		case XACT_EVENT_PARALLEL_COMMIT:
@@ -94,7 +99,7 @@ on_subtransaction_event(SubXactEvent event, SubTransactionId subtransaction,
 		return;
 
 	if (event == SUBXACT_EVENT_ABORT_SUB)
-		warn(pop_frame());
+		warn_of_frame(pop_frame());
 	else if (event == SUBXACT_EVENT_COMMIT_SUB)
 	{
 		if (innermost->outer != NULL &&
@@ -118,7 +123,10 @@ push_frame(SubTransactionId subtransaction)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Takes the frame off first: a warning that fails must not come again. */
+/*
+ * Removes the innermost frame and returns it.  It is removed before the
+ * warning is raised, so that a warning that fails is not raised again.
+ */
 static Frame *
 pop_frame(void)
 {
@@ -128,9 +136,12 @@ pop_frame(void)
 	return frame;
 }
 
-/* Adds identifiers to those that a frame names, as far as there is room. */
+/*
+ * Adds comma-separated identifiers to a frame's list, unless it would become
+ * too long.
+ */
 static void
-name(Frame *frame, const char *identifiers, int count)
+add_names(Frame *frame, const char *identifiers, int count)
 {
 	if (frame->named + count > MAX_NAMED)
 		return;
@@ -147,13 +158,13 @@ merge_into_outer(void)
 
 	innermost = inner->outer;
 	innermost->count += inner->count;
-	name(innermost, inner->names.data, inner->named);
+	add_names(innermost, inner->names.data, inner->named);
 	pfree(inner->names.data);
 	pfree(inner);
 }
 
 static void
-warn(const Frame *frame)
+warn_of_frame(const Frame *frame)
 {
 	int64		unnamed = frame->count - frame->named;
 

@@ -1,6 +1,7 @@
 /*
  * rollback_warning.h
- *		Tells which invitations stay at Clerk when their transaction goes.
+ *		Warns about invitations that remain at Clerk when the transaction
+ *		that created them is rolled back.
  */
 #ifndef CLERK_ROLLBACK_WARNING_H
 #define CLERK_ROLLBACK_WARNING_H

@@ -1,7 +1,7 @@
 /*
  * statement_request.c
- *		Requests that a statement waits for: what the SQL functions that call
- *		Clerk have in common.
+ *		What the SQL functions that call Clerk have in common: refusing
+ *		writes, and raising an error for a failed request.
  */
 #include "postgres.h"
 
@@ -9,8 +9,9 @@
 #include "sql/statement_request.h"
 
 /*
- * Raises 25006 or 25000 where the server refuses writes.  What changes
- * something at Clerk is a write, if not one to this database.
+ * Raises 25006 in a read-only transaction and 25000 in a parallel operation,
+ * in the name of this function.  A change at Clerk is a write, although not to
+ * this database.
  */
 void
 clerk_prevent_write(const char *function)
@@ -19,7 +20,12 @@ clerk_prevent_write(const char *function)
 	PreventCommandIfParallelMode(function);
 }
 
-/* "failure" says what could not be done. */
+/*
+ * Raises the error of a failed request, with its SQLSTATE.  "failure" says
+ * what could not be done, and begins the primary message.  Clerk's error code
+ * and parameter name become the constraint name and the column name of the
+ * error, where client programs can read them.
+ */
 void
 clerk_raise(const ClerkError *error, const char *failure)
 {

@@ -1,7 +1,7 @@
 /*
  * statement_request.h
- *		Requests that a statement waits for: what the SQL functions that call
- *		Clerk have in common.
+ *		What the SQL functions that call Clerk have in common: refusing
+ *		writes, and raising an error for a failed request.
  */
 #ifndef CLERK_STATEMENT_REQUEST_H
 #define CLERK_STATEMENT_REQUEST_H

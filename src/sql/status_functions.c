@@ -1,7 +1,10 @@
 /*
  * status_functions.c
- *		The SQL functions that show what the workers do and what is left of
- *		Clerk's budgets.
+ *		The SQL functions for monitoring: the state of the workers, and the
+ *		remaining rate-limit budgets.
+ *
+ * All of them raise 55000 if their result does not have the columns that this
+ * library returns.
  */
 #include "postgres.h"
 
@@ -20,7 +23,7 @@
 #include "utils/timestamp.h"
 #include "worker/slots.h"
 
-/* Columns of clerk_worker_status(). */
+/* Result columns of clerk_worker_status(). */
 enum
 {
 	WORKER_DATABASE,
@@ -40,7 +43,7 @@ static const char *const state_names[] = {
 	[CLERK_WORKER_WAITING] = "waiting",
 };
 
-/* Columns of clerk_rate_limit_status(). */
+/* Result columns of clerk_rate_limit_status(). */
 enum
 {
 	LIMIT_ENDPOINT,
@@ -52,7 +55,7 @@ enum
 	LIMIT_COLUMNS
 };
 
-/* What is limited, and its name. */
+/* The endpoints with a budget, and their names in the result. */
 static const struct
 {
 	ClerkEndpoint endpoint;
@@ -64,7 +67,7 @@ static const struct
 
 #define VIEW "clerk_invitation_progress"
 
-/* Columns of clerk_invitation_progress_limits(). */
+/* Result columns of clerk_invitation_progress_limits(). */
 enum
 {
 	PROGRESS_SINGLE_LIMIT,
@@ -78,11 +81,11 @@ enum
 
 static HeapTuple make_worker_row(TupleDesc descriptor,
 								 const ClerkWorkerStatus *status);
-static uint64 chosen_instance(void);
+static uint64 require_instance(void);
 static HeapTuple make_limit_row(TupleDesc descriptor, uint64 instance, int position);
 static void check_privilege(Oid schema);
-static void fill_columns(uint64 instance, Datum *values, bool *nulls);
-static int	left_now(const ClerkBudget *budget);
+static void fill_progress_columns(uint64 instance, Datum *values, bool *nulls);
+static int	available_now(const ClerkBudget *budget);
 static Datum limit_window(void);
 
 PG_FUNCTION_INFO_V1(clerk_worker_status);
@@ -91,6 +94,9 @@ PG_FUNCTION_INFO_V1(clerk_worker_status);
  * clerk_worker_status()
  *		RETURNS TABLE (database name, pid integer, state text,
  *			started_at timestamptz, next_run_at timestamptz, last_error text)
+ *
+ * Returns a row for each database that has a background worker or waits for
+ * one.  If there is no shared memory left, returns no rows, with a WARNING.
  */
 Datum
 clerk_worker_status(PG_FUNCTION_ARGS)
@@ -126,9 +132,10 @@ make_worker_row(TupleDesc descriptor, const ClerkWorkerStatus *status)
 	Datum		values[WORKER_COLUMNS];
 	bool		nulls[WORKER_COLUMNS] = {false};
 	char	   *database = get_database_name(status->database);
-	NameData	name;			/* a tuple takes all of its bytes */
+	NameData	name;			/* heap_form_tuple() copies all NAMEDATALEN
+								 * bytes */
 
-	/* NULL if it was dropped since. */
+	/* NULL if the database has been dropped. */
 	nulls[WORKER_DATABASE] = (database == NULL);
 	if (database != NULL)
 		namestrcpy(&name, database);
@@ -152,7 +159,8 @@ PG_FUNCTION_INFO_V1(clerk_rate_limit_status);
  *			used integer, remaining integer, available_at timestamptz,
  *			closed_until timestamptz)
  *
- * Raises 55000 if there is no usable key, 53200 if there is no shared memory.
+ * Raises 55000 without a usable key, 53200 without shared memory for the rate
+ * limits.
  */
 Datum
 clerk_rate_limit_status(PG_FUNCTION_ARGS)
@@ -168,7 +176,7 @@ clerk_rate_limit_status(PG_FUNCTION_ARGS)
 		caller = MemoryContextSwitchTo(call->multi_call_memory_ctx);
 		call->tuple_desc = clerk_result_descriptor(fcinfo, LIMIT_COLUMNS);
 		call->user_fctx = palloc(sizeof(uint64));
-		*(uint64 *) call->user_fctx = chosen_instance();
+		*(uint64 *) call->user_fctx = require_instance();
 		call->max_calls = lengthof(endpoints);
 		MemoryContextSwitchTo(caller);
 	}
@@ -181,9 +189,12 @@ clerk_rate_limit_status(PG_FUNCTION_ARGS)
 	SRF_RETURN_NEXT(call, HeapTupleGetDatum(row));
 }
 
-/* The one that this session's settings choose. */
+/*
+ * Returns the Clerk instance that this session's settings choose.  Raises
+ * 55000 if there is no usable key.
+ */
 static uint64
-chosen_instance(void)
+require_instance(void)
 {
 	uint64		instance;
 	ClerkError *error;
@@ -225,8 +236,9 @@ PG_FUNCTION_INFO_V1(clerk_invitation_progress_limits);
  *			bulk_limit integer, bulk_left integer, more_at timestamptz,
  *			limit_window interval)
  *
- * All columns are NULL if there is no usable key.  Raises 42501 if the caller
- * may not read the view, 53200 if there is no shared memory.
+ * All columns are NULL without a usable key.  Raises 42501 if the user has no
+ * SELECT privilege on the view, 53200 without shared memory for the rate
+ * limits.
  */
 Datum
 clerk_invitation_progress_limits(PG_FUNCTION_ARGS)
@@ -240,14 +252,16 @@ clerk_invitation_progress_limits(PG_FUNCTION_ARGS)
 	check_privilege(get_func_namespace(fcinfo->flinfo->fn_oid));
 	memset(nulls, true, sizeof(nulls));
 	if (clerk_chosen_instance(&instance, &error))
-		fill_columns(instance, values, nulls);
+		fill_progress_columns(instance, values, nulls);
 	return HeapTupleGetDatum(heap_form_tuple(descriptor, values, nulls));
 }
 
 /*
- * A view reads tables with its owner's rights, but calls functions with those
- * of whoever reads it.  So everybody may call this one, and it asks for the
- * privilege to read the view: some of its columns are enough, as for reading it.
+ * Raises 42501 unless the user may read the view.  A view reads tables with
+ * the rights of its owner, but calls functions with the rights of the user.
+ * Therefore EXECUTE on this function is granted to PUBLIC, and it checks the
+ * privilege on the view itself.  As for a SELECT, the privilege on some of the
+ * columns is enough.
  */
 static void
 check_privilege(Oid schema)
@@ -261,7 +275,7 @@ check_privilege(Oid schema)
 }
 
 static void
-fill_columns(uint64 instance, Datum *values, bool *nulls)
+fill_progress_columns(uint64 instance, Datum *values, bool *nulls)
 {
 	ClerkBudget singles;
 	ClerkBudget bulks;
@@ -270,18 +284,21 @@ fill_columns(uint64 instance, Datum *values, bool *nulls)
 	clerk_rate_limit_read(instance, CLERK_ENDPOINT_BULK, &bulks);
 	memset(nulls, false, PROGRESS_COLUMNS * sizeof(bool));
 	values[PROGRESS_SINGLE_LIMIT] = Int32GetDatum(singles.limit);
-	values[PROGRESS_SINGLE_LEFT] = Int32GetDatum(left_now(&singles));
+	values[PROGRESS_SINGLE_LEFT] = Int32GetDatum(available_now(&singles));
 	values[PROGRESS_BULK_LIMIT] = Int32GetDatum(bulks.limit);
-	values[PROGRESS_BULK_LEFT] = Int32GetDatum(left_now(&bulks));
+	values[PROGRESS_BULK_LEFT] = Int32GetDatum(available_now(&bulks));
 	values[PROGRESS_MORE_AT] = TimestampTzGetDatum(Min(singles.available_at,
 													   bulks.available_at));
 	nulls[PROGRESS_MORE_AT] = (singles.available_at == 0 || bulks.available_at == 0);
 	values[PROGRESS_LIMIT_WINDOW] = limit_window();
 }
 
-/* An endpoint that Clerk has closed takes none, whatever its budget says. */
+/*
+ * Returns the number of requests that can be sent now.  It is 0 while Clerk
+ * has closed the endpoint, whatever the budget says.
+ */
 static int
-left_now(const ClerkBudget *budget)
+available_now(const ClerkBudget *budget)
 {
 	return budget->available_at == 0 ? budget->remaining : 0;
 }

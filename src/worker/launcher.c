@@ -1,13 +1,15 @@
 /*
  * launcher.c
- *		A background worker that starts the workers again when the server has
- *		started, where the library is preloaded.
+ *		A background worker that starts the other workers after the server
+ *		has started, if the library is preloaded.
  *
- * Workers are started by commits.  What was left in an outbox when the server
- * stopped or crashed, or when it was a standby, would wait for the next one.
- * So after each start, and after a promotion, each database gets a worker, one
- * after another; a worker that finds nothing to do leaves at once.  Then the
- * launcher sleeps, until a commit finds no room for a worker.
+ * Workers are normally started by commits.  Rows that were queued when the
+ * server stopped or crashed, or while it was a standby, would have to wait for
+ * the next commit.  Therefore, after each start and after a promotion, the
+ * launcher starts a worker in each database, one after another; a worker that
+ * finds nothing to do exits immediately.  Then the launcher sleeps until a
+ * worker cannot be started because the server has no free background worker
+ * slot.
  */
 #include "postgres.h"
 
@@ -32,31 +34,39 @@
 #include "worker/slots.h"
 #include "worker/worker.h"
 
-/* When the launcher itself has failed, and when the server has no room. */
+/*
+ * Seconds until the launcher is restarted after an error of its own, and until
+ * it tries again when a worker could not be started.
+ */
 #define RETRY_SECONDS 5
 
 /*
- * How long a worker is watched before the next one is started: so that they
- * come one after another, but do not wait for one that has much to send.  To
- * find that there is nothing to do takes a hundredth of it.
+ * How long the launcher waits for a worker to exit before it starts the next
+ * one.  The workers are to come one after another, but the next one must not
+ * wait until a long queue is sent.  Finding that there is nothing to do takes
+ * about a hundredth of this time.
  */
 #define WATCH_MS 1000
 
-/* Of the launcher. */
+/* State of the launcher process. */
 static struct
 {
-	List	   *databases;		/* OIDs; still to be started */
-	bool		listed;			/* since the setting was turned on */
+	List	   *databases;		/* OIDs of those that still need a worker */
+	bool		listed;			/* databases were listed since the setting
+								 * clerk_invite.worker was turned on */
 	uint32		wait_event;
 }			launcher;
 
 static void list_databases(void);
 static bool start_workers(void);
 static bool start_worker(Oid database);
-static void watch(BackgroundWorkerHandle *handle);
+static void watch_worker(BackgroundWorkerHandle *handle);
 static void wait_for_latch(long milliseconds);
 
-/* To be called when the library is loaded; does nothing if not preloaded. */
+/*
+ * Registers the launcher.  Must be called when the library is loaded.  Does
+ * nothing if the library is not preloaded, or in a binary upgrade.
+ */
 void
 clerk_register_launcher(void)
 {
@@ -79,8 +89,8 @@ clerk_register_launcher(void)
 }
 
 /*
- * What the process runs.  It never returns, and never exits with 0: either
- * would unregister it.
+ * Main function of the launcher process.  It never returns and never exits
+ * with 0, because the postmaster would then unregister the launcher.
  */
 void
 clerk_launcher_main(Datum main_arg pg_attribute_unused())
@@ -111,7 +121,7 @@ clerk_launcher_main(Datum main_arg pg_attribute_unused())
 	}
 }
 
-/* Every database that one can connect to. */
+/* Lists all databases that accept connections. */
 static void
 list_databases(void)
 {
@@ -146,7 +156,11 @@ list_databases(void)
 	launcher.listed = true;
 }
 
-/* False if the server has no room for one of them, and it is worth a retry. */
+/*
+ * Starts a worker for each listed database, and for those whose worker could
+ * not be started by a commit.  Returns false if a worker could not be started
+ * and a retry makes sense.
+ */
 static bool
 start_workers(void)
 {
@@ -166,6 +180,10 @@ start_workers(void)
 	return true;
 }
 
+/*
+ * Starts or wakes the worker of a database.  Returns false if that is not
+ * possible at the moment.
+ */
 static bool
 start_worker(Oid database)
 {
@@ -186,31 +204,31 @@ start_worker(Oid database)
 		clerk_worker_not_started(database);
 		return false;
 	}
-	watch(handle);
+	watch_worker(handle);
 	pfree(handle);
 	return true;
 }
 
-/* Waits until the worker has left, or is to stay for longer. */
+/* Waits until the worker exits, at most WATCH_MS. */
 static void
-watch(BackgroundWorkerHandle *handle)
+watch_worker(BackgroundWorkerHandle *handle)
 {
-	int64		enough;
+	int64		deadline;
 	int64		now;
 	pid_t		pid;
 
 	if (WaitForBackgroundWorkerStartup(handle, &pid) != BGWH_STARTED)
 		return;
 	now = clerk_monotonic_microseconds();
-	enough = now + WATCH_MS * 1000;
-	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED && now < enough)
+	deadline = now + WATCH_MS * 1000;
+	while (GetBackgroundWorkerPid(handle, &pid) == BGWH_STARTED && now < deadline)
 	{
-		wait_for_latch((enough - now + 999) / 1000);
+		wait_for_latch((deadline - now + 999) / 1000);
 		now = clerk_monotonic_microseconds();
 	}
 }
 
-/* Waits for the latch, at most so long (-1: no limit). */
+/* Waits for the latch, at most this long (-1: no limit). */
 static void
 wait_for_latch(long milliseconds)
 {

@@ -1,6 +1,6 @@
 /*
  * launcher.h
- *		Starts the workers again when the server has started.
+ *		Starts the workers after the server has started.
  */
 #ifndef CLERK_LAUNCHER_H
 #define CLERK_LAUNCHER_H

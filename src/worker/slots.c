@@ -2,27 +2,27 @@
  * slots.c
  *		Which databases have a background worker, in shared memory.
  *
- * A slot belongs to a database from the moment somebody decides to start a
- * worker for it until that worker is gone.  Two rules keep a wake-up from
- * being lost, all under the lock:
+ * A slot belongs to a database from the moment when a session decides to start
+ * a worker for it until that worker is gone.  Two rules, both applied under
+ * the lock, ensure that no wakeup is lost:
  *
- * 1. Whoever commits rows marks the slot as woken after they are visible.  A
- *	  worker takes the mark away before it looks, so it sees them, or the mark
- *	  stays.
- * 2. A worker gives its slot up only if it is not marked.  Whoever comes later
- *	  finds no worker and starts one.
+ * 1. A session that commits rows sets "woken" once the rows are visible.  A
+ *    worker clears it before its pass.  So either the pass sees the rows, or
+ *    "woken" stays set.
+ * 2. A worker releases its slot only if "woken" is not set.  A session that
+ *    commits later finds no worker and starts one.
  *
- * A worker that has been asked for and has not entered yet needs no mark for
- * that: it looks after it has entered.
+ * A worker that was requested and has not entered its slot yet does not need
+ * the flag: its first pass comes after it has entered.
  *
- * A worker that ends without its own decision, mark or not, is followed by
- * another process, which the postmaster starts in its place.  Until that has
- * entered, the slot stays the database's: a commit in between starts none, so
- * that a worker that fails again and again is not started more often the more
- * is committed.
+ * If a worker exits other than by its own decision, the postmaster starts a
+ * replacement process, regardless of the flag.  Until that process has
+ * entered, the slot remains reserved for the database and commits start no
+ * other worker.  Otherwise, a worker that fails repeatedly would be started
+ * more often the more transactions commit.
  *
- * The memory is taken from what the server has to spare when it is first
- * needed, so that the library works without being preloaded.
+ * The memory is allocated from the server's spare shared memory when it is
+ * first needed, so that the library works without being preloaded.
  */
 #include "postgres.h"
 
@@ -37,59 +37,75 @@
 #include "utils/timestamp.h"
 #include "worker/slots.h"
 
-/* More databases of one server than are likely to invite at a time. */
+/*
+ * More databases of one server than are likely to send invitations at the same
+ * time.
+ */
 #define SLOTS 32
 
-/* With the number of the layout; the size need not tell one from another. */
+/*
+ * The number is the version of the layout, because the size alone does not
+ * distinguish layouts.
+ */
 #define SHARED_MEMORY_NAME "clerk_invite workers 2"
 
 /*
- * The postmaster starts a worker within milliseconds, and starts one that has
- * ended again after a second.  One that has not entered after this long has
- * failed to, and may be asked for again; if it comes after all, the second one
- * finds it and leaves.  After some attempts the time doubles with each, so many
- * times at most: whatever was asked for stays with the postmaster, if its
- * library cannot be loaded, and tries again each second.  (The first attempts
- * may be those of a library of another version, whose workers enter slots of
- * another layout.)
+ * The postmaster starts a new worker within milliseconds, and restarts one
+ * that has exited after a second.  A process that has not entered its slot
+ * after this timeout has failed to start, and the worker may be requested
+ * again; if the first process appears after all, the second one finds it and
+ * exits.
+ *
+ * After START_ATTEMPTS attempts the timeout doubles with each further one, at
+ * most START_TIMEOUT_DOUBLINGS times: if the library cannot be loaded, each
+ * requested worker stays registered and the postmaster retries it every
+ * second, so there should be few of them.  (The first attempts may load a
+ * library of another version, whose workers use slots with another layout.)
  */
 #define START_TIMEOUT_MS 5000
 #define START_ATTEMPTS 4
 #define START_TIMEOUT_DOUBLINGS 10
 
 /*
- * How long a process waits before it connects if several before it have ended
- * without a whole look: nothing before the second, then a second, doubling up
- * to a minute.
+ * Upper limit of the delay before a process connects to the database, if
+ * earlier processes for this slot exited without completing a pass.  The first
+ * two do not wait, the third one waits for a second, and the delay doubles for
+ * each further one.
  */
-#define LONGEST_DELAY_MS 60000
+#define MAX_START_DELAY_MS 60000
 
 /*
- * How long a process waits that finds no slot, and so was not asked for by
- * anybody who shares this memory: the server has crashed, and the worker may
- * be the reason.
+ * Delay of a process that finds no slot for its database, which means that no
+ * session that shares this memory has requested it: the server has crashed,
+ * and the worker may be the cause.
  */
 #define DELAY_AFTER_CRASH_MS 5000
 
 typedef struct Slot
 {
 	ClerkWorkerStatus status;	/* state NONE: the slot is free */
-	Latch	   *latch;			/* of its process; NULL until it has entered */
-	bool		woken;			/* rows were committed since its last look */
-	int64		since;			/* by the monotonic clock: how long a process
-								 * has been expected */
-	int			starts;			/* since one of its processes has looked */
-	ClerkWorkerRest before;		/* for the process that enters next; 0: none */
+	Latch	   *latch;			/* of the process; NULL until it has entered */
+	bool		woken;			/* rows were committed since the last pass
+								 * began */
+	int64		expected_since; /* when the process was requested or its
+								 * predecessor exited, by the monotonic clock,
+								 * in microseconds */
+	int			starts;			/* processes expected since the last completed
+								 * pass */
+	ClerkWorkerSchedule handed_over;	/* earliest start of the next
+										 * process's first pass; 0: no limit */
 } Slot;
 
 typedef struct Slots
 {
-	LWLock		lock;			/* protects all that follows */
-	Latch	   *launcher;		/* NULL: there is none */
+	LWLock		lock;			/* protects everything below */
+	Latch	   *launcher;		/* NULL if there is none */
 	Slot		slots[SLOTS];
 } Slots;
 
-/* Of this process: the shared memory once it is known, a worker's own slot. */
+/*
+ * Of this process: the shared memory, once attached, and a worker's own slot.
+ */
 static Slots *shared = NULL;
 static Slot *own_slot = NULL;
 
@@ -98,10 +114,11 @@ static Slot *take_slot(Oid database);
 static void free_slot(Slot *slot);
 static void expect_process(Slot *slot, ClerkWorkerState state);
 static bool has_failed_to_start(const Slot *slot);
-static void delay_start(const Slot *slot, ClerkWorkerRest *before);
-static void forget_launcher(int code, Datum arg);
+static void compute_start_delay(const Slot *slot,
+								ClerkWorkerSchedule *schedule);
+static void unregister_launcher(int code, Datum arg);
 
-/* Asks for the memory; to be called when the library is loaded. */
+/* Requests the shared memory.  Must be called when the library is loaded. */
 void
 clerk_worker_slots_request_memory(void)
 {
@@ -111,9 +128,10 @@ clerk_worker_slots_request_memory(void)
 }
 
 /*
- * Finds or makes the shared memory; to be called before any of the functions
- * below.  False, with a WARNING, if the server has none to spare: whoever
- * inserts a row shall not fail because nobody can be told of it.
+ * Attaches to the shared memory, or creates it.  Must be called before any of
+ * the functions below.  If the server has no shared memory to spare, raises a
+ * WARNING and returns false, rather than an error: an INSERT into the outbox
+ * must not fail because no worker can be notified.
  */
 bool
 clerk_worker_slots_attach(void)
@@ -130,11 +148,11 @@ clerk_worker_slots_attach(void)
 }
 
 /*
- * Wakes the database's worker.  If it has none and "start" is true, reserves
- * its slot and returns CLERK_WAKE_START: the caller must then start one, or
- * say with clerk_worker_not_started() that it could not.
+ * Wakes the database's worker.  If there is none and "start" is true, reserves
+ * a slot and returns CLERK_WAKE_START: the caller must then start the worker,
+ * or call clerk_worker_not_started() if it cannot.
  *
- * Raises no error, so it may be called where a transaction has committed.
+ * Raises no error, so it can be called after a commit.
  */
 ClerkWakeResult
 clerk_worker_wake(Oid database, bool start)
@@ -166,8 +184,9 @@ clerk_worker_wake(Oid database, bool start)
 	LWLockRelease(&shared->lock);
 
 	/*
-	 * The latch is in shared memory for good.  If its process has ended
-	 * meanwhile, another one wakes for nothing.
+	 * Latches stay in shared memory until the server stops.  If the process
+	 * has exited in the meantime, another process that now owns its latch has
+	 * a spurious wakeup.
 	 */
 	if (latch != NULL)
 		SetLatch(latch);
@@ -175,8 +194,9 @@ clerk_worker_wake(Oid database, bool start)
 }
 
 /*
- * The server has no room for the worker: whoever wakes it next tries again, and
- * so does the launcher, if there is one.
+ * Reports that the server had no room for the worker that clerk_worker_wake()
+ * asked the caller to start.  The next wakeup tries again, and so does the
+ * launcher, if there is one.
  */
 void
 clerk_worker_not_started(Oid database)
@@ -202,17 +222,17 @@ clerk_worker_not_started(Oid database)
 		SetLatch(launcher);
 }
 
-/* Makes this process the launcher until it ends. */
+/* Makes this process the launcher until it exits. */
 void
 clerk_worker_register_launcher(void)
 {
-	before_shmem_exit(forget_launcher, (Datum) 0);
+	before_shmem_exit(unregister_launcher, (Datum) 0);
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	shared->launcher = &MyProc->procLatch;
 	LWLockRelease(&shared->lock);
 }
 
-/* A database for which there was no room; invalid if there is none. */
+/* Returns a database whose worker could not be started, or InvalidOid. */
 Oid
 clerk_worker_wanted(void)
 {
@@ -226,7 +246,10 @@ clerk_worker_wanted(void)
 	return database;
 }
 
-/* Tells of all workers: an array in the current memory context, its length. */
+/*
+ * Sets *list to an array of the status of all workers, in the current memory
+ * context, and returns its length.
+ */
 int
 clerk_worker_list(ClerkWorkerStatus **list)
 {
@@ -242,17 +265,20 @@ clerk_worker_list(ClerkWorkerStatus **list)
 }
 
 /*
- * Makes this process the database's worker until it leaves or ends; false if
- * there is another one, or no slot.  Fills in how long it has to wait before it
- * connects, and its predecessor's last error, CLERK_WORKER_ERROR_SIZE
- * bytes that are empty if it had none.  It must see to it that the slot is
- * given up, or kept for its successor, when it ends.
+ * Makes this process the database's worker until it leaves or exits.  Returns
+ * false if there is another worker or no free slot.  Sets *schedule to when
+ * the process may connect to the database, and last_error, a buffer of
+ * CLERK_WORKER_ERROR_SIZE bytes, to the last error of its predecessor or an
+ * empty string.  The process must release the slot, or reserve it for its
+ * successor, when it exits.
  *
- * Another one is woken: whoever has started this process may not have found it,
- * if his library is of another version and has slots of another layout.
+ * If there is another worker, wakes it: the session that started this process
+ * may not have found it because its library has another version, with another
+ * layout of the slots.
  */
 bool
-clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *last_error)
+clerk_worker_enter(Oid database, ClerkWorkerSchedule *schedule,
+				   char *last_error)
 {
 	Latch	   *other = NULL;
 	Slot	   *slot;
@@ -263,9 +289,9 @@ clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *last_error)
 		slot = take_slot(database);
 	if (slot != NULL && slot->latch == NULL)
 	{
-		delay_start(slot, before);
+		compute_start_delay(slot, schedule);
 		strlcpy(last_error, slot->status.last_error, CLERK_WORKER_ERROR_SIZE);
-		slot->before.earliest = slot->before.latest = 0;
+		slot->handed_over.earliest = slot->handed_over.latest = 0;
 		slot->starts = Max(slot->starts, 1);
 		slot->status.pid = MyProcPid;
 		slot->status.state = CLERK_WORKER_SENDING;
@@ -284,16 +310,18 @@ clerk_worker_enter(Oid database, ClerkWorkerRest *before, char *last_error)
 	return own_slot != NULL;
 }
 
-/* Whether this process is a worker. */
+/* Returns whether this process is a worker. */
 bool
 clerk_is_worker(void)
 {
 	return own_slot != NULL;
 }
 
-/* From now on this worker sees what was committed before. */
+/*
+ * Begins a pass of this worker: it sees everything that was committed before.
+ */
 void
-clerk_worker_begin_look(void)
+clerk_worker_begin_pass(void)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->woken = false;
@@ -302,9 +330,12 @@ clerk_worker_begin_look(void)
 	LWLockRelease(&shared->lock);
 }
 
-/* A look is over, however it went: this worker can go on. */
+/*
+ * Ends a pass, whether it succeeded or not.  Resets the count of starts, since
+ * this worker is able to run.
+ */
 void
-clerk_worker_end_look(void)
+clerk_worker_end_pass(void)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->starts = 0;
@@ -312,12 +343,13 @@ clerk_worker_end_look(void)
 }
 
 /*
- * This worker waits until then, or until it is woken; "last_error" says what keeps
- * it from sending, and is empty if nothing does.  It is kept in ASCII, since
- * the databases that read it may have other encodings.
+ * Records that this worker waits until next_run_at, or until it is woken.
+ * "last_error" says what prevents it from sending, and is empty if nothing
+ * does.  Characters outside ASCII are replaced, since databases with other
+ * encodings may read the text.
  */
 void
-clerk_worker_begin_rest(TimestampTz next_run_at, const char *last_error)
+clerk_worker_begin_wait(TimestampTz next_run_at, const char *last_error)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	own_slot->status.state = CLERK_WORKER_WAITING;
@@ -329,7 +361,7 @@ clerk_worker_begin_rest(TimestampTz next_run_at, const char *last_error)
 	LWLockRelease(&shared->lock);
 }
 
-/* Whether rows were committed since this worker's last look. */
+/* Returns whether rows were committed since this worker's last pass began. */
 bool
 clerk_worker_is_woken(void)
 {
@@ -341,7 +373,10 @@ clerk_worker_is_woken(void)
 	return woken;
 }
 
-/* Gives the slot up; false, and the worker must look again, if it is woken. */
+/*
+ * Releases the slot, unless the worker was woken: then returns false, and the
+ * worker must begin another pass.
+ */
 bool
 clerk_worker_leave(void)
 {
@@ -358,9 +393,9 @@ clerk_worker_leave(void)
 	return !woken;
 }
 
-/* Gives the slot up in any case, if this process has one. */
+/* Releases the slot unconditionally, if this process has one. */
 void
-clerk_worker_give_up(void)
+clerk_worker_release_slot(void)
 {
 	if (own_slot == NULL)
 		return;
@@ -371,23 +406,23 @@ clerk_worker_give_up(void)
 }
 
 /*
- * Keeps the slot for the process that this one is about to start in its place,
- * which has to wait so long before it connects.  If none can be started, this
- * one may enter again.
+ * Reserves the slot for the process that this one is about to start as its
+ * replacement, which must not connect before this schedule.  If no process can
+ * be started, this one may enter again.
  */
 void
-clerk_worker_hand_over(const ClerkWorkerRest *before)
+clerk_worker_hand_over(const ClerkWorkerSchedule *schedule)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	own_slot->before = *before;
+	own_slot->handed_over = *schedule;
 	expect_process(own_slot, CLERK_WORKER_STARTING);
 	own_slot = NULL;
 	LWLockRelease(&shared->lock);
 }
 
 /*
- * Keeps the slot, if this process has one, for the process that the postmaster
- * starts in its place.
+ * Reserves the slot, if this process has one, for the replacement that the
+ * postmaster starts.
  */
 void
 clerk_worker_expect_restart(void)
@@ -400,7 +435,7 @@ clerk_worker_expect_restart(void)
 	LWLockRelease(&shared->lock);
 }
 
-/* NULL if the database has none. */
+/* Returns the slot of a database, or NULL. */
 static Slot *
 find_slot(Oid database)
 {
@@ -412,8 +447,9 @@ find_slot(Oid database)
 }
 
 /*
- * A slot that is free, or whose worker has failed to start, as of a database
- * that was dropped before; NULL if all are in use.
+ * Assigns a slot to a database: a free one, or one whose worker failed to
+ * start, for example because its database was dropped before.  Returns NULL if
+ * all slots are in use.
  */
 static Slot *
 take_slot(Oid database)
@@ -438,7 +474,7 @@ free_slot(Slot *slot)
 	memset(slot, 0, sizeof(Slot));
 }
 
-/* From now on a process is on its way to this slot. */
+/* Records that a process is expected to enter this slot. */
 static void
 expect_process(Slot *slot, ClerkWorkerState state)
 {
@@ -447,10 +483,14 @@ expect_process(Slot *slot, ClerkWorkerState state)
 	slot->status.started_at = GetCurrentTimestamp();
 	slot->status.next_run_at = 0;
 	slot->latch = NULL;
-	slot->since = clerk_monotonic_microseconds();
+	slot->expected_since = clerk_monotonic_microseconds();
 	slot->starts++;
 }
 
+/*
+ * Whether a process is expected to enter this slot and has not done so in
+ * time.
+ */
 static bool
 has_failed_to_start(const Slot *slot)
 {
@@ -462,12 +502,12 @@ has_failed_to_start(const Slot *slot)
 	for (int i = START_ATTEMPTS;
 		 i < slot->starts && i < START_ATTEMPTS + START_TIMEOUT_DOUBLINGS; i++)
 		timeout *= 2;
-	return clerk_monotonic_microseconds() - slot->since > timeout * 1000;
+	return clerk_monotonic_microseconds() - slot->expected_since > timeout * 1000;
 }
 
-/* How long the process waits that enters this slot, before it connects. */
+/* Sets *schedule to when the process that enters this slot may connect. */
 static void
-delay_start(const Slot *slot, ClerkWorkerRest *before)
+compute_start_delay(const Slot *slot, ClerkWorkerSchedule *schedule)
 {
 	int64		delay = 0;
 	int64		until;
@@ -476,16 +516,17 @@ delay_start(const Slot *slot, ClerkWorkerRest *before)
 		delay = DELAY_AFTER_CRASH_MS;
 	else if (slot->starts > 2)
 		delay = 1000;
-	for (int i = 3; i < slot->starts && delay < LONGEST_DELAY_MS; i++)
+	for (int i = 3; i < slot->starts && delay < MAX_START_DELAY_MS; i++)
 		delay *= 2;
 	until = clerk_monotonic_microseconds() +
-		Min(delay, LONGEST_DELAY_MS) * 1000;
-	before->earliest = Max(slot->before.earliest, until);
-	before->latest = Max(slot->before.latest, until);
+		Min(delay, MAX_START_DELAY_MS) * 1000;
+	schedule->earliest = Max(slot->handed_over.earliest, until);
+	schedule->latest = Max(slot->handed_over.latest, until);
 }
 
 static void
-forget_launcher(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
+unregister_launcher(int code pg_attribute_unused(),
+					Datum arg pg_attribute_unused())
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
 	if (shared->launcher == &MyProc->procLatch)

@@ -1,16 +1,16 @@
 /*
  * wakeup.c
- *		Starts or wakes the background worker when rows of the outbox are
+ *		Starts or wakes the background worker when changes to the outbox are
  *		committed.
  *
- * A statement trigger notes that the transaction has changed the outbox, and a
- * callback tells the worker when the transaction commits: after that, because
- * the rows must be visible by then, and in a place where nothing may raise an
- * error.  A note that a rolled-back subtransaction leaves behind costs a look
- * at the outbox, no more.
+ * A statement trigger records that the transaction has changed the outbox, and
+ * a transaction callback wakes the worker after the commit.  It must be after
+ * the commit so that the rows are visible, and there nothing may raise an
+ * error.  If a subtransaction that changed the outbox is rolled back, the
+ * record remains; the cost is one unnecessary pass.
  *
- * What a sender itself does to its rows is not noted, be it a worker or a CALL.
- * A CALL leaves what it has not settled to a worker when it ends.
+ * Changes by a sender itself, whether a worker or a CALL, are not recorded.
+ * When a CALL ends, it leaves the rows that it has not settled to a worker.
  */
 #include "postgres.h"
 
@@ -26,21 +26,25 @@
 #include "worker/wakeup.h"
 #include "worker/worker.h"
 
-/* What the transaction has done to the outbox, in the order of importance. */
+/*
+ * What the transaction has done to the outbox, in ascending order of
+ * importance.
+ */
 typedef enum Change
 {
 	CHANGE_NONE,
-	CHANGE_REMOVED,				/* a worker that waits may have nothing left */
-	CHANGE_ADDED				/* there may be something to send */
+	CHANGE_REMOVED,				/* a waiting worker may have nothing left to
+								 * wait for */
+	CHANGE_ADDED				/* there may be rows to send */
 } Change;
 
 /* Of the current transaction. */
-static Change noted = CHANGE_NONE;
+static Change noted_change = CHANGE_NONE;
 
-/* Whether this session is in the middle of a CALL that sends. */
-static bool sending = false;
+/* Whether this session is executing a CALL that sends. */
+static bool call_is_sending = false;
 
-static void note(Change change);
+static void note_change(Change change);
 static bool changed_by_sender(void);
 static bool can_wake(void);
 static void on_transaction_end(XactEvent event, void *arg);
@@ -52,7 +56,7 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_wake_worker);
  * clerk_invitation_outbox_wake_worker() RETURNS trigger
  *
  * AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on the
- * outbox.
+ * outbox.  Raises 39P01 if it is called in any other way.
  */
 Datum
 clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
@@ -70,87 +74,96 @@ clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
 	/* A transaction without an ID has changed no row. */
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
 		!changed_by_sender() && can_wake())
-		note(TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
-			 TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
-			 CHANGE_ADDED : CHANGE_REMOVED);
+		note_change(TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
+					TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+					CHANGE_ADDED : CHANGE_REMOVED);
 	PG_RETURN_POINTER(NULL);
 }
 
 /*
- * To be called before this session sends, as a CALL: should it be ended in the
- * middle, a worker goes on with the rows that it has left.
+ * Must be called before a CALL begins to send.  If the CALL is ended early, a
+ * worker then continues with the rows that it leaves behind.
  */
 void
 clerk_wakeup_begin_call(void)
 {
 	if (!can_wake())
 		return;
-	note(CHANGE_NONE);
-	sending = true;
+	note_change(CHANGE_NONE);
+	call_is_sending = true;
 }
 
 /*
- * To be called when it has sent, with whether rows are open that it leaves to
- * others: those are a worker's, also if they are due later.
+ * Must be called when the CALL has finished sending.  If it leaves rows that
+ * are not settled, starts or wakes a worker for them, even if they are due
+ * later.
  */
 void
 clerk_wakeup_end_call(bool rows_are_left)
 {
-	if (sending && rows_are_left && clerk_worker_enabled)
+	if (call_is_sending && rows_are_left && clerk_worker_enabled)
 		wake_worker(true);
-	sending = false;
+	call_is_sending = false;
 }
 
-/* For the end of the transaction. */
+/* Records a change until the transaction ends. */
 static void
-note(Change change)
+note_change(Change change)
 {
 	static bool registered = false;
 
 	if (!registered)
 		RegisterXactCallback(on_transaction_end, NULL);
 	registered = true;
-	noted = Max(noted, change);
+	noted_change = Max(noted_change, change);
 }
 
 /*
- * Whether a statement of a sender's fired the trigger.  What a user's trigger
- * does to the outbox in the middle of one is his own, as for outbox/guard.c.
+ * Whether a sender's statement fired the trigger.  If a user trigger changes
+ * the outbox during such a statement, that is a change by the user, as
+ * outbox/guard.c treats it.
  */
 static bool
 changed_by_sender(void)
 {
-	/* Its argument list is empty; what is passed is not looked at. */
+	/* pg_trigger_depth() takes no argument and ignores this one. */
 	return clerk_is_worker() ||
-		(clerk_outbox_at_work() &&
+		(clerk_outbox_in_internal_statement() &&
 		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
 }
 
-/* A standalone backend has no workers, and pg_upgrade wants none. */
+/*
+ * A standalone backend has no background workers, and in pg_upgrade none must
+ * run.
+ */
 static bool
 can_wake(void)
 {
 	return IsUnderPostmaster && !IsBinaryUpgrade && clerk_worker_slots_attach();
 }
 
+/*
+ * Transaction callback: wakes the worker after a commit that changed the
+ * outbox, or after an abort that ended a CALL.
+ */
 static void
 on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 {
-	Change		change = noted;
+	Change		change = noted_change;
 
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			noted = CHANGE_NONE;
+			noted_change = CHANGE_NONE;
 			if (change != CHANGE_NONE && clerk_worker_enabled)
 				wake_worker(change == CHANGE_ADDED);
 			break;
 		case XACT_EVENT_ABORT:
-			noted = CHANGE_NONE;
+			noted_change = CHANGE_NONE;
 			clerk_wakeup_end_call(true);
 			break;
 		case XACT_EVENT_PREPARE:
-			noted = CHANGE_NONE;
+			noted_change = CHANGE_NONE;
 			break;
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
@@ -161,7 +174,10 @@ on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 	}
 }
 
-/* The transaction has ended: nothing in here may raise an error. */
+/*
+ * Wakes the worker, and starts one if there is none and "start" is true.  The
+ * transaction has ended, so nothing in here may raise an error.
+ */
 static void
 wake_worker(bool start)
 {

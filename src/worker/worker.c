@@ -1,16 +1,17 @@
 /*
  * worker.c
- *		The background worker that sends a database's invitations.
+ *		The background worker that sends the invitations of a database.
  *
- * It looks and rests in turn.  A look sends everything that is due; a rest
- * lasts until the next row is due or somebody commits rows, with no transaction
- * and no lock, in one system call.  When nothing is open any more it waits a
- * moment for the next commit and leaves.
+ * It alternates between passes and waits.  A pass sends all rows that are
+ * due.  A wait lasts until the next row is due or somebody commits rows; it
+ * holds no transaction and no lock, and is a single system call.  When no open
+ * rows are left, the worker waits a moment for the next commit and exits.
  *
- * If it ends in any other way, nothing is lost: the postmaster starts another
- * process in its place, after a crash and recovery of the server, too, and that
- * one verifies the rows that were under way.  It is the exit status that tells
- * one from the other: 0 is a worker's own decision.
+ * If it ends in any other way, nothing is lost: the postmaster starts a
+ * replacement process, even after a crash and recovery of the server, and the
+ * replacement verifies the rows that were in flight.  The postmaster
+ * distinguishes the cases by the exit status: 0 means that the worker decided
+ * to exit.
  */
 #include "postgres.h"
 
@@ -40,86 +41,93 @@
 #include "worker/worker.h"
 
 /*
- * How long a worker with nothing to do waits for another commit.  Starting one
- * costs some milliseconds; DROP DATABASE waits 5 seconds for it to go.
+ * How long a worker with nothing to do waits for another commit.  Starting a
+ * worker costs some milliseconds, and DROP DATABASE waits 5 seconds for it to
+ * exit.
  */
 #define LINGER_MS 1000
 
 /*
- * The time between two looks while another session is sending; the shortest
- * one while something keeps the worker from sending, however many commits wake
- * it; and the one after an error, which doubles with each further error.
+ * The wait between two passes while another session is sending; the shortest
+ * wait while something prevents the worker from sending, however many commits
+ * wake it; and the wait after an error, which doubles with each consecutive
+ * one.
  */
-#define PAUSE_MS 1000
+#define MIN_WAIT_MS 1000
 
 /*
- * Nobody wakes a worker when the extension is dropped, when a prepared
- * transaction is committed, or when the reason of an error is gone.
+ * The longest wait.  Nothing wakes a worker when the extension is dropped,
+ * when a prepared transaction is committed, or when the cause of an error
+ * disappears.
  */
-#define LONGEST_REST_MS 60000
+#define MAX_WAIT_MS 60000
 
 /*
- * After how many seconds the postmaster starts a process in the place of one
- * that has ended without its own decision.  What one that fails at once waits
- * besides is in worker/slots.c.
+ * Seconds until the postmaster restarts a worker that did not exit by its own
+ * decision.  worker/slots.c defines the additional delay of a worker that
+ * fails immediately after each start.
  */
 #define RESTART_SECONDS 1
 
-/* What a look has found, and when to look again. */
-typedef struct Outlook
+/* The result of a pass, and when to begin the next one. */
+typedef struct PassResult
 {
-	bool		over;			/* there is nothing to wait for */
-	bool		outdated;		/* a worker with a newer library is to go on */
-	bool		frozen;			/* the settings that a process has got when it
-								 * connected keep it from sending */
-	ClerkWorkerRest rest;
-	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty: none */
-} Outlook;
+	bool		nothing_left;	/* no open rows are left, so there is nothing
+								 * to wait for */
+	bool		library_outdated;	/* a process with a newer library must
+									 * take over */
+	bool		read_only;		/* settings that took effect when the process
+								 * connected make its transactions read-only */
+	ClerkWorkerSchedule schedule;
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty if none */
+} PassResult;
 
-/* Settings of a database or role that are meant for other sessions. */
+/* Settings of the database or role that are meant for other sessions. */
 static const char *const overridden[][2] = {
 	{"search_path", ""},
 	{"default_transaction_isolation", "read committed"},
-	/* An error is to end a look, not the process. */
+	/* An error must end the pass, not the process. */
 	{"exit_on_error", "off"},
-	/* Since 17; unlike other time limits it concerns background workers. */
+	/* New in 17.  Unlike other timeouts, it applies to background workers. */
 	{"transaction_timeout", "0"}
 };
 
-static const ClerkError read_only = {
+static const ClerkError read_only_error = {
 	.class = CLERK_ERROR_CONFIGURATION,
 	.sqlstate = ERRCODE_READ_ONLY_SQL_TRANSACTION,
 	.summary = "the database is read-only by \"default_transaction_read_only\"",
 	.hint = "Reset the parameter for the database or for the role of the worker, or in postgresql.conf. Invitations stay queued until then."
 };
 
-/* What this worker remembers from look to look. */
+/* What this worker remembers between passes. */
 static struct
 {
-	MemoryContext look;			/* emptied after each look */
+	MemoryContext pass_memory;	/* reset after each pass */
 	uint32		wait_event;
-	bool		has_looked;
+	bool		has_completed_pass;
 	bool		has_sent;
-	bool		refused;		/* the database takes no connections */
-	int			failures;		/* looks in a row that ended with an error */
-	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* logged; empty: none */
+	bool		refused;		/* the database accepts no connections */
+	int			failures;		/* consecutive passes that ended with an error */
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* as logged; empty if
+														 * none */
 }			worker;
 
 static emit_log_hook_type previous_emit_log_hook;
 
-static void enter(Oid database, Outlook *outlook);
+static void enter_slot(Oid database, PassResult *result);
 static void connect_to(Oid database);
-static void notice_refusal(ErrorData *error);
-static void let_slot_go(int code, Datum arg);
+static void detect_refused_connection(ErrorData *error);
+static void release_or_keep_slot(int code, Datum arg);
 static void choose_exit_status(int code, Datum arg);
-static void look(Outlook *outlook);
-static void look_at_outbox(Outlook *outlook);
-static bool is_open(Oid schema);
-static void judge(const ClerkDeliveryReport *report, Outlook *outlook);
-static void note_error(const ClerkError *error);
-static void recover(Outlook *outlook);
-static void make_way(const Outlook *outlook);
-static void rest(const Outlook *outlook);
+static void run_pass(PassResult *result);
+static void deliver(PassResult *result);
+static bool has_open_rows(Oid schema);
+static void schedule_next_pass(const ClerkDeliveryReport *report,
+							   PassResult *result);
+static void log_error_change(const ClerkError *error);
+static void recover_from_error(PassResult *result);
+static void hand_over_to_new_process(const PassResult *result);
+static void wait_for_next_pass(const PassResult *result);
 static void begin_transaction(void);
 static void commit_transaction(void);
 static int64 from_now(int64 milliseconds);
@@ -127,12 +135,13 @@ static int64 milliseconds_until(TimestampTz time);
 static TimestampTz wall_time_of(int64 time);
 
 /*
- * Asks for a worker in this database; false if the server has no room for one.
- * With a handle, the caller is told when the worker starts and stops, and the
- * handle is allocated; without, this raises no error.
+ * Requests a worker for this database from the postmaster.  Returns false if
+ * the server has no free background worker slot.  If "handle" is not NULL,
+ * sets it to a palloc'd handle, and the postmaster notifies this process when
+ * the worker starts and stops.  If it is NULL, raises no error.
  *
- * The caller must have reserved the slot with clerk_worker_wake(), or just have
- * given up its own.
+ * The caller must have reserved the slot with clerk_worker_wake() or
+ * clerk_worker_hand_over(), or have released its own.
  */
 bool
 clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
@@ -157,40 +166,47 @@ clerk_worker_start(Oid database, BackgroundWorkerHandle **handle)
 	return RegisterDynamicBackgroundWorker(&worker, handle);
 }
 
-/* What the process runs; the argument is the database's OID. */
+/*
+ * Main function of the worker process; the argument is the OID of the
+ * database.
+ */
 void
 clerk_worker_main(Datum main_arg)
 {
 	Oid			database = DatumGetObjectId(main_arg);
-	Outlook		outlook = {0};
+	PassResult	result = {0};
 
-	enter(database, &outlook);
-	if (outlook.rest.latest > clerk_monotonic_microseconds())
-		rest(&outlook);
-	/* The database may have a setting of its own, which is not known before. */
+	enter_slot(database, &result);
+	if (result.schedule.latest > clerk_monotonic_microseconds())
+		wait_for_next_pass(&result);
+
+	/*
+	 * A database can have its own value of this setting, which is known only
+	 * after connecting.
+	 */
 	connect_to(database);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
 		if (!clerk_worker_enabled)
 			break;
-		clerk_worker_begin_look();
-		look(&outlook);
-		clerk_worker_end_look();
-		if (outlook.outdated || outlook.frozen)
-			make_way(&outlook);
-		rest(&outlook);
-	} while (!outlook.over || !clerk_worker_leave());
+		clerk_worker_begin_pass();
+		run_pass(&result);
+		clerk_worker_end_pass();
+		if (result.library_outdated || result.read_only)
+			hand_over_to_new_process(&result);
+		wait_for_next_pass(&result);
+	} while (!result.nothing_left || !clerk_worker_leave());
 	proc_exit(0);
 }
 
 /*
- * Makes this process the database's worker, or ends it; fills in how long to
- * wait before it connects.  Nobody needs to wait for a worker that is not
- * connected, as DROP DATABASE would.
+ * Makes this process the database's worker, or exits.  Sets how long to wait
+ * before connecting: while it is not connected, commands such as DROP DATABASE
+ * need not wait for it.
  */
 static void
-enter(Oid database, Outlook *outlook)
+enter_slot(Oid database, PassResult *result)
 {
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -198,21 +214,22 @@ enter(Oid database, Outlook *outlook)
 	worker.wait_event = clerk_new_wait_event("ClerkInviteWorker");
 
 	on_proc_exit(choose_exit_status, (Datum) 0);
-	before_shmem_exit(let_slot_go, (Datum) 0);
+	before_shmem_exit(release_or_keep_slot, (Datum) 0);
 	if (!clerk_worker_slots_attach() ||
-		!clerk_worker_enter(database, &outlook->rest, worker.last_error))
+		!clerk_worker_enter(database, &result->schedule, worker.last_error))
 		proc_exit(0);
-	strlcpy(outlook->last_error,
+	strlcpy(result->last_error,
 			worker.last_error[0] != '\0' ? worker.last_error :
 			"the worker has ended early, see the server's log",
 			CLERK_WORKER_ERROR_SIZE);
 }
 
+/* Connects to the database.  The process exits if that is refused. */
 static void
 connect_to(Oid database)
 {
 	previous_emit_log_hook = emit_log_hook;
-	emit_log_hook = notice_refusal;
+	emit_log_hook = detect_refused_connection;
 	BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
 	emit_log_hook = previous_emit_log_hook;
 
@@ -220,18 +237,20 @@ connect_to(Oid database)
 		if (GetConfigOption(overridden[i][0], true, false) != NULL)
 			SetConfigOption(overridden[i][0], overridden[i][1],
 							PGC_SUSET, PGC_S_OVERRIDE);
-	worker.look = AllocSetContextCreate(TopMemoryContext, "clerk_invite look",
-										ALLOCSET_DEFAULT_SIZES);
+	worker.pass_memory = AllocSetContextCreate(TopMemoryContext,
+											   "clerk_invite look",
+											   ALLOCSET_DEFAULT_SIZES);
 }
 
 /*
- * Looks at the FATAL error that ends the process while it connects, and that
- * nothing can catch: a database that was dropped, or takes no connections any
- * more, needs no worker.  The former needs no message either: somebody has
- * dropped it WITH (FORCE), which has ended the worker before.
+ * Examines the FATAL error that ends the process while it connects, which
+ * nothing can catch.  A database that was dropped or does not accept
+ * connections any more needs no worker.  If it was dropped, the message is
+ * also suppressed: the database was dropped WITH (FORCE), which terminated the
+ * previous worker process.
  */
 static void
-notice_refusal(ErrorData *error)
+detect_refused_connection(ErrorData *error)
 {
 	if (error->elevel == FATAL &&
 		(error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE ||
@@ -244,20 +263,21 @@ notice_refusal(ErrorData *error)
 		previous_emit_log_hook(error);
 }
 
-/* At the end of the process: is there to be another one? */
+/* Exit callback: decides whether a replacement process is expected. */
 static void
-let_slot_go(int code, Datum arg pg_attribute_unused())
+release_or_keep_slot(int code, Datum arg pg_attribute_unused())
 {
 	if (code == 0 || worker.refused)
-		clerk_worker_give_up();
+		clerk_worker_release_slot();
 	else
 		clerk_worker_expect_restart();
 }
 
 /*
- * A FATAL error ends with 1, and that has the postmaster start the worker
- * again.  To exit from within is how an error in one of these callbacks goes on
- * with the others, too.
+ * Exit callback: changes the exit status after a refused connection to 0.  A
+ * FATAL error results in 1, which makes the postmaster restart the worker.
+ * Calling proc_exit() in an exit callback is safe: the remaining callbacks
+ * still run, just as after an error in a callback.
  */
 static void
 choose_exit_status(int code, Datum arg pg_attribute_unused())
@@ -266,31 +286,38 @@ choose_exit_status(int code, Datum arg pg_attribute_unused())
 		proc_exit(0);
 }
 
-/* Sends what is due; an error costs no more than time. */
+/*
+ * Makes a pass over the outbox.  An error ends the pass and only delays the
+ * next one.
+ */
 static void
-look(Outlook *outlook)
+run_pass(PassResult *result)
 {
-	memset(outlook, 0, sizeof(*outlook));
+	memset(result, 0, sizeof(*result));
 	pgstat_report_activity(STATE_RUNNING, "sending invitations");
-	MemoryContextSwitchTo(worker.look);
+	MemoryContextSwitchTo(worker.pass_memory);
 	PG_TRY();
 	{
-		look_at_outbox(outlook);
+		deliver(result);
 		worker.failures = 0;
 	}
 	PG_CATCH();
 	{
-		MemoryContextSwitchTo(worker.look);
-		recover(outlook);
+		MemoryContextSwitchTo(worker.pass_memory);
+		recover_from_error(result);
 	}
 	PG_END_TRY();
-	MemoryContextReset(worker.look);
+	MemoryContextReset(worker.pass_memory);
 	pgstat_report_stat(true);
 	pgstat_report_activity(STATE_IDLE, NULL);
 }
 
+/*
+ * Sends the rows that are due, unless the extension does not exist or the
+ * database is read-only.
+ */
 static void
-look_at_outbox(Outlook *outlook)
+deliver(PassResult *result)
 {
 	static const ClerkDeliveryHost host = {
 		begin_transaction, commit_transaction, NULL
@@ -302,103 +329,111 @@ look_at_outbox(Outlook *outlook)
 	begin_transaction();
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
-	outlook->over = !OidIsValid(schema) || (!writable && !is_open(schema));
-	/* So that from the next transaction on each is the owner's. */
-	if (!outlook->over)
+	result->nothing_left = !OidIsValid(schema) ||
+		(!writable && !has_open_rows(schema));
+
+	/*
+	 * From the next transaction on, begin_transaction() takes the owner's
+	 * rights.
+	 */
+	if (!result->nothing_left)
 		clerk_outbox_find(schema);
 	commit_transaction();
-	if (outlook->over)
+	if (result->nothing_left)
 		return;
 	if (!writable)
 	{
-		note_error(&read_only);
-		strlcpy(outlook->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
-		outlook->frozen = true;
-		outlook->rest.earliest = from_now(PAUSE_MS);
-		outlook->rest.latest = from_now(LONGEST_REST_MS);
+		log_error_change(&read_only_error);
+		strlcpy(result->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
+		result->read_only = true;
+		result->schedule.earliest = from_now(MIN_WAIT_MS);
+		result->schedule.latest = from_now(MAX_WAIT_MS);
 		return;
 	}
 	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
 	commit_transaction();
-	judge(&report, outlook);
+	schedule_next_pass(&report, result);
 }
 
-/* Whether any row waits to be sent; in a transaction that may be read-only. */
+/* Whether rows are waiting to be sent.  The transaction may be read-only. */
 static bool
-is_open(Oid schema)
+has_open_rows(Oid schema)
 {
 	clerk_outbox_find(schema);
 	return clerk_outbox_next_due(DT_NOBEGIN) != 0;
 }
 
-/* When to look again, after a look without an error. */
+/* Sets when to begin the next pass, after one that ended without an error. */
 static void
-judge(const ClerkDeliveryReport *report, Outlook *outlook)
+schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
 {
-	int64		pause = from_now(PAUSE_MS);
+	int64		pause = from_now(MIN_WAIT_MS);
 	int64		due = from_now(Min(milliseconds_until(report->next_due),
-								   LONGEST_REST_MS));
-	bool		has_looked = worker.has_looked;
+								   MAX_WAIT_MS));
+	bool		has_completed_pass = worker.has_completed_pass;
 
-	worker.has_looked = true;
+	worker.has_completed_pass = true;
 
 	if (report->sent + report->skipped + report->failed > 0)
 		worker.has_sent = true;
 
 	if (report->busy)
 	{
-		outlook->rest.earliest = outlook->rest.latest = pause;
+		result->schedule.earliest = result->schedule.latest = pause;
 		return;
 	}
 
 	/*
-	 * A new process loads the library that is installed by now.  If the first
-	 * look of one finds that this is too old, too, it reports that like
-	 * others.
+	 * A new process loads the library that is installed now.  If its first
+	 * pass finds that this is too old, too, it reports that like other
+	 * errors.
 	 */
-	if (report->fit == CLERK_FIT_LIBRARY_TOO_OLD && has_looked &&
+	if (report->fit == CLERK_FIT_LIBRARY_TOO_OLD && has_completed_pass &&
 		!clerk_is_preloaded())
 	{
-		outlook->outdated = true;
-		outlook->rest.earliest = outlook->rest.latest = pause;
+		result->library_outdated = true;
+		result->schedule.earliest = result->schedule.latest = pause;
 		return;
 	}
 
-	note_error(report->stopped_by);
-	strlcpy(outlook->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
-	/* The log has each row by itself. */
+	log_error_change(report->stopped_by);
+	strlcpy(result->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
+	/* The log has the error of each row. */
 	if (report->stopped_by == NULL && report->set_aside > 0)
-		snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
+		snprintf(result->last_error, CLERK_WORKER_ERROR_SIZE,
 				 "%lld set aside: %s", (long long) report->set_aside,
 				 report->set_aside_reason);
 	if (report->stopped_by != NULL)
 	{
-		outlook->rest.earliest = pause;
-		outlook->rest.latest = Max(from_now(clerk_retry_delay), due);
-		/* The next look may start another process. */
+		result->schedule.earliest = pause;
+		result->schedule.latest = Max(from_now(clerk_retry_delay), due);
+		/* The next pass may start another process. */
 		if (report->fit != CLERK_FIT_GOOD)
-			outlook->rest.latest = Max(outlook->rest.latest, pause);
+			result->schedule.latest = Max(result->schedule.latest, pause);
 	}
 	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
 	{
-		outlook->over = true;
-		outlook->rest.latest = from_now(worker.has_sent ? LINGER_MS : 0);
+		result->nothing_left = true;
+		result->schedule.latest = from_now(worker.has_sent ? LINGER_MS : 0);
 	}
 	else
 	{
-		/* What is committed meanwhile is as limited as the rest. */
+		/*
+		 * Rows that are committed in the meantime are subject to the same
+		 * rate limit.
+		 */
 		if (report->limited_until != 0)
-			outlook->rest.earliest = pause;
-		outlook->rest.latest = due;
+			result->schedule.earliest = pause;
+		result->schedule.latest = due;
 	}
 }
 
 /*
- * Remembers what keeps the worker from sending, and tells the log when that
- * begins, changes and ends; NULL if nothing does.
+ * Remembers the error that prevents the worker from sending, or NULL if there
+ * is none.  Logs it when it begins, changes or ends.
  */
 static void
-note_error(const ClerkError *error)
+log_error_change(const ClerkError *error)
 {
 	const char *last_error = error != NULL ? error->summary : "";
 
@@ -417,15 +452,15 @@ note_error(const ClerkError *error)
 }
 
 /*
- * After an error: as if the transaction had been aborted by a client.  While
- * requests are under way there is none; then AbortCurrentTransaction() does
- * nothing, and what the error has left is released here, as other background
- * processes do it.
+ * Error recovery, as when a client's transaction is aborted.  No transaction
+ * is active while requests are running; AbortCurrentTransaction() does nothing
+ * then, so whatever the error left behind is released here, as other
+ * background processes do.
  */
 static void
-recover(Outlook *outlook)
+recover_from_error(PassResult *result)
 {
-	int64		delay = PAUSE_MS;
+	int64		delay = MIN_WAIT_MS;
 	int			sqlstate = geterrcode();
 
 	HOLD_INTERRUPTS();
@@ -434,65 +469,66 @@ recover(Outlook *outlook)
 	ConditionVariableCancelSleep();
 	pgstat_report_wait_end();
 	AbortCurrentTransaction();
-	MemoryContextSwitchTo(worker.look);
+	MemoryContextSwitchTo(worker.pass_memory);
 	FlushErrorState();
 	RESUME_INTERRUPTS();
 
-	for (int i = 0; i < worker.failures && delay < LONGEST_REST_MS; i++)
+	for (int i = 0; i < worker.failures && delay < MAX_WAIT_MS; i++)
 		delay *= 2;
 	worker.failures++;
 
-	outlook->rest.earliest = outlook->rest.latest = from_now(delay);
-	snprintf(outlook->last_error, CLERK_WORKER_ERROR_SIZE,
+	result->schedule.earliest = result->schedule.latest = from_now(delay);
+	snprintf(result->last_error, CLERK_WORKER_ERROR_SIZE,
 			 "error %s, see the server's log", unpack_sql_state(sqlstate));
 }
 
 /*
- * Starts another worker in the place of this one, and ends; returns, to try it
- * again, if the server has no room for both.
+ * Starts another worker to replace this one, and exits.  Returns, so that the
+ * caller tries again later, if the server has no room for both.
  *
- * One that the settings keep from sending hands its slot over, and the next one
- * waits before it connects.  One that is outdated gives it up: the slots of a
- * newer library may be others, and who shares this one's must be able to start
- * a worker that finds the other.
+ * If settings make this process read-only, it hands its slot over, and the new
+ * process waits before it connects.  If its library is outdated, it releases
+ * the slot instead: a newer library may have slots of another layout, and a
+ * session that shares this one's layout must be able to start a worker that
+ * finds the new one.
  */
 static void
-make_way(const Outlook *outlook)
+hand_over_to_new_process(const PassResult *result)
 {
-	ClerkWorkerRest before;
+	ClerkWorkerSchedule schedule;
 
-	if (outlook->frozen)
+	if (result->read_only)
 	{
-		/* For whoever asks until the next one has entered. */
-		clerk_worker_begin_rest(wall_time_of(outlook->rest.latest),
-								outlook->last_error);
-		clerk_worker_hand_over(&outlook->rest);
+		/* The status to show until the new process has entered. */
+		clerk_worker_begin_wait(wall_time_of(result->schedule.latest),
+								result->last_error);
+		clerk_worker_hand_over(&result->schedule);
 	}
 	else
-		clerk_worker_give_up();
+		clerk_worker_release_slot();
 	if (clerk_worker_start(MyDatabaseId, NULL))
 	{
-		if (outlook->outdated)
+		if (result->library_outdated)
 			ereport(LOG,
 					(errmsg("a worker with another version of the library goes on sending invitations")));
 	}
-	else if (clerk_worker_enter(MyDatabaseId, &before, worker.last_error))
+	else if (clerk_worker_enter(MyDatabaseId, &schedule, worker.last_error))
 		return;
 	proc_exit(0);
 }
 
-/* Waits until the next look is due, or the settings have changed. */
+/* Waits until the next pass is due or the configuration was reloaded. */
 static void
-rest(const Outlook *outlook)
+wait_for_next_pass(const PassResult *result)
 {
-	int64		latest = outlook->rest.latest;
+	int64		latest = result->schedule.latest;
 
-	clerk_worker_begin_rest(wall_time_of(latest), outlook->last_error);
+	clerk_worker_begin_wait(wall_time_of(latest), result->last_error);
 	for (;;)
 	{
 		int64		now = clerk_monotonic_microseconds();
 
-		/* Who cancels finds nothing under way. */
+		/* A query cancel has nothing to cancel here. */
 		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		ProcessCatchupInterrupt();
@@ -502,9 +538,13 @@ rest(const Outlook *outlook)
 			ProcessConfigFile(PGC_SIGHUP);
 			break;
 		}
-		/* The latch does not tell: a request may have reset it. */
+
+		/*
+		 * The latch alone is not reliable, because a request may have reset
+		 * it.
+		 */
 		if (clerk_worker_is_woken())
-			latest = Min(latest, outlook->rest.earliest);
+			latest = Min(latest, result->schedule.earliest);
 		if (now >= latest)
 			break;
 		(void) WaitLatch(MyLatch,
@@ -515,9 +555,10 @@ rest(const Outlook *outlook)
 }
 
 /*
- * In the memory context of whoever calls, and for now().  The session is the
- * superuser's, but the transaction is the owner's of the outbox to its end: what
- * is attached to the outbox finds nobody else to run as.
+ * Begins a transaction that runs with the rights of the outbox's owner until
+ * it ends.  The session has superuser rights, which code attached to the
+ * outbox must have no way to acquire.  Preserves the memory context, and sets
+ * the time that now() returns.
  */
 static void
 begin_transaction(void)
@@ -538,26 +579,32 @@ commit_transaction(void)
 
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	/* As it was before the outbox's owner got the transaction. */
+	/* Restore the session's rights. */
 	SetUserIdAndSecContext(GetSessionUserId(), 0);
 	MemoryContextSwitchTo(caller);
 }
 
-/* By the monotonic clock, in its microseconds. */
+/*
+ * Returns the time this many milliseconds from now, by the monotonic clock, in
+ * microseconds.
+ */
 static int64
 from_now(int64 milliseconds)
 {
 	return clerk_monotonic_microseconds() + milliseconds * 1000;
 }
 
-/* 0 if it is past. */
+/* Returns 0 if the time has passed. */
 static int64
 milliseconds_until(TimestampTz time)
 {
 	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
 }
 
-/* Of a time by the monotonic clock, as far as the clock stays as it is. */
+/*
+ * Converts a time of the monotonic clock to wall-clock time, assuming that the
+ * wall clock is not set in the meantime.
+ */
 static TimestampTz
 wall_time_of(int64 time)
 {

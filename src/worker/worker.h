@@ -1,13 +1,13 @@
 /*
  * worker.h
- *		The background worker that sends a database's invitations.
+ *		The background worker that sends the invitations of a database.
  */
 #ifndef CLERK_WORKER_H
 #define CLERK_WORKER_H
 
 #include "postmaster/bgworker.h"
 
-/* Where the postmaster finds the library and the process's main function. */
+/* The library that the postmaster loads for a worker's main function. */
 #define CLERK_WORKER_LIBRARY "$libdir/clerk_invite"
 
 extern bool clerk_worker_start(Oid database, BackgroundWorkerHandle **handle);
