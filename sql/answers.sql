@@ -43,11 +43,11 @@ BEGIN
     column_name := without_secrets(column_name);
     detail := regexp_replace(detail, 'trace ID [0-9a-f]{32}', 'trace ID (32 digits)');
     detail := regexp_replace(detail, 'trace ID [0-9a-f]{16}-FRA', 'trace ID (of cf-ray)');
-    IF detail NOT LIKE '%the answer is too large%' THEN
+    IF detail NOT LIKE '%the response is too large%' THEN
         detail := regexp_replace(detail, '(Reason: ).*\.$', '\1(its words).');
     END IF;
     hint := regexp_replace(hint, 'orginv_\w{27}', '(id)');
-    hint := regexp_replace(hint, '(look whether the invitation exists).*', '\1 ...');
+    hint := regexp_replace(hint, '(check whether the invitation exists).*', '\1 ...');
     SELECT status INTO next_one
     FROM clerk_create_organization_invitation(
         'org_test', NULL, format('after-%s@example.com', behaviour), 'org:member');

@@ -1,12 +1,12 @@
 /*
  * hung_name_server.c
- *		A name server that does not answer, for LD_PRELOAD: looking up
- *		hung.invalid takes eight seconds and fails, all other names that end in
- *		".invalid" fail at once without asking anybody, and the rest is looked
- *		up as ever.
+ *		Simulates a name server that does not respond, by LD_PRELOAD. The
+ *		lookup of hung.invalid takes eight seconds and fails. Lookups of other
+ *		names that end in ".invalid" fail at once, without a query. All other
+ *		lookups work as usual.
  *
- * getaddrinfo() blocks in whichever thread calls it and cannot be
- * interrupted, just as with a real name server that is out of reach.
+ * As with a real name server that cannot be reached, getaddrinfo() blocks the
+ * thread that calls it, and cannot be interrupted.
  */
 #define _GNU_SOURCE
 

@@ -1,6 +1,7 @@
 /*
  * packing_driver.c
- *		A SQL function for src/outbox/packing.c itself, which this contains once more.
+ *		A SQL function that calls src/outbox/packing.c directly. This library
+ *		contains its own copy of that file.
  */
 #include "postgres.h"
 
@@ -31,8 +32,8 @@ elements_of(Datum array, Oid type, int length, bool by_value, char align)
  * (organizations text[], addresses text[], alone boolean[], overdue boolean[],
  * singles integer, bulks integer, min_bulk_size integer) RETURNS text
  *
- * How such invitations are packed: a line for each request, of its kind and its
- * invitations' positions, from 1.
+ * Packs invitations into requests.  Returns a line for each request: its kind,
+ * and the positions of its invitations, counted from 1.
  */
 Datum
 driver_plan(PG_FUNCTION_ARGS)

@@ -1,11 +1,12 @@
 /*
  * rate_limit_driver.c
- *		SQL functions for src/clerk/rate_limit.c itself, with clocks that a test
- *		sets and a window of its own.
+ *		SQL functions that call src/clerk/rate_limit.c directly, with clocks
+ *		that a test sets and with a window of its own.
  *
- * It contains that file once more, on the same shared memory, and is to be
- * linked with -Bsymbolic to use its own copy.  The budgets are the settings of
- * the library, which must have been loaded before.
+ * This library contains its own copy of that file, which works on the same
+ * shared memory.  It must be linked with -Bsymbolic so that it calls its own
+ * copy.  The budgets are the settings of the extension's library, which must
+ * have been loaded before.
  */
 #include "postgres.h"
 
@@ -16,14 +17,14 @@
 #include "utils/guc.h"
 #include "utils/timestamp.h"
 
-/* Its times are not the server's, so it must leave the server's file alone. */
+/* The times here are not the server's, so leave the server's file alone. */
 #undef PGSTAT_STAT_PERMANENT_DIRECTORY
 #define PGSTAT_STAT_PERMANENT_DIRECTORY "pg_stat_tmp"
 
 static TimestampTz driver_now(void);
 static int64 driver_monotonic(void);
 
-/* What this session knows of the configuration. */
+/* PgReloadTime as this session sees it. */
 static TimestampTz reloaded_at = 0;
 
 #include "../src/common/monotonic_clock.c"
@@ -44,13 +45,13 @@ int			clerk_bulk_requests_per_hour;
 int			clerk_rate_limit_window = 3600000;
 int			clerk_request_timeout = 30000;
 
-/* Where time stands, by both clocks; 0: it is the real one. */
-static TimestampTz time_stands_at = 0;
+/* The time at which both clocks stand still; 0: they are the real clocks. */
+static TimestampTz stopped_at = 0;
 
-/* By how much the clock of day is ahead of that. */
+/* Microseconds by which the wall clock is ahead of that. */
 static int64 clock_step = 0;
 
-/* What was taken last, and counted since. */
+/* The reservations taken last, and those started since without one. */
 static ClerkReservation *reservations = NULL;
 static int	reservation_count = 0;
 static int	reservation_room = 0;
@@ -59,21 +60,24 @@ static TimestampTz available_at;
 static TimestampTz
 driver_now(void)
 {
-	return (time_stands_at != 0 ? time_stands_at : GetCurrentTimestamp()) +
+	return (stopped_at != 0 ? stopped_at : GetCurrentTimestamp()) +
 		clock_step;
 }
 
-/* Such that our time begins as the clock of day, to be told from it. */
+/*
+ * The monotonic clock, with readings such that "our time" starts at the wall
+ * clock's time.  The two differ as soon as the wall clock alone is set.
+ */
 static int64
 driver_monotonic(void)
 {
 	static int64 base = -1;
 
-	if (time_stands_at == 0)
+	if (stopped_at == 0)
 		return clerk_monotonic_microseconds();
 	if (base < 0)
 		base = state->loaded ? state->clock_offset : 0;
-	return time_stands_at - base;
+	return stopped_at - base;
 }
 
 static void
@@ -114,15 +118,18 @@ PG_FUNCTION_INFO_V1(driver_close);
 PG_FUNCTION_INFO_V1(driver_used);
 PG_FUNCTION_INFO_V1(driver_closed_until);
 
-/* (timestamptz): both clocks */
+/* (timestamptz): stops both clocks at this time */
 Datum
 driver_set_clock(PG_FUNCTION_ARGS)
 {
-	time_stands_at = PG_GETARG_TIMESTAMPTZ(0);
+	stopped_at = PG_GETARG_TIMESTAMPTZ(0);
 	PG_RETURN_VOID();
 }
 
-/* (integer): seconds by which the clock of day alone is put ahead, or back */
+/*
+ * (integer): sets the wall clock alone ahead by so many seconds, or back if
+ * negative
+ */
 Datum
 driver_step_clock(PG_FUNCTION_ARGS)
 {
@@ -130,7 +137,10 @@ driver_step_clock(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (integer): milliseconds, for this session, which has read it just now */
+/*
+ * (integer): sets the window's length in milliseconds for this session, which
+ * has reloaded its configuration now
+ */
 Datum
 driver_set_window(PG_FUNCTION_ARGS)
 {
@@ -139,7 +149,10 @@ driver_set_window(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (timestamptz): when this session has read its configuration */
+/*
+ * (timestamptz): sets the time at which this session has reloaded its
+ * configuration
+ */
 Datum
 driver_set_reload_time(PG_FUNCTION_ARGS)
 {
@@ -147,7 +160,7 @@ driver_set_reload_time(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (api_url text, key text) RETURNS bigint */
+/* (api_url text, key text) RETURNS bigint: the number of the Clerk instance */
 Datum
 driver_instance(PG_FUNCTION_ARGS)
 {
@@ -157,7 +170,9 @@ driver_instance(PG_FUNCTION_ARGS)
 													  text_to_cstring(PG_GETARG_TEXT_PP(1))));
 }
 
-/* (): all that the server has to spare, until it restarts */
+/*
+ * (): uses up all the server's spare shared memory, until the server restarts
+ */
 Datum
 driver_use_up_memory(PG_FUNCTION_ARGS)
 {
@@ -167,8 +182,9 @@ driver_use_up_memory(PG_FUNCTION_ARGS)
 }
 
 /*
- * (holds integer) RETURNS integer: by how much looking for memory that is not
- * there changes how often interrupts are held off
+ * (holds integer) RETURNS integer: requests shared memory that is not
+ * available while interrupts are held off "holds" times; returns by how much
+ * that changes the interrupt holdoff counts, which should be 0
  */
 Datum
 driver_find_memory(PG_FUNCTION_ARGS)
@@ -189,7 +205,10 @@ driver_find_memory(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(change);
 }
 
-/* (): the memory is gone, as after a crash; this session, too, begins anew */
+/*
+ * (): clears the shared memory as a crash does, and what this session knows of
+ * it
+ */
 Datum
 driver_restart(PG_FUNCTION_ARGS)
 {
@@ -197,12 +216,15 @@ driver_restart(PG_FUNCTION_ARGS)
 	(void) lock_state();
 	memset((char *) state + sizeof(LWLock), 0, sizeof(State) - sizeof(LWLock));
 	memset(own, 0, sizeof(own));
-	own_unwritten = false;
+	file_is_stale = false;
 	unlock_state();
 	PG_RETURN_VOID();
 }
 
-/* (instance bigint, endpoint integer, wanted integer) RETURNS integer */
+/*
+ * (instance bigint, endpoint integer, wanted integer) RETURNS integer: takes
+ * reservations; returns how many were granted
+ */
 Datum
 driver_reserve(PG_FUNCTION_ARGS)
 {
@@ -216,7 +238,10 @@ driver_reserve(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(reservation_count);
 }
 
-/* The next one of those in this state; one that is settled if there is none. */
+/*
+ * Returns the first reservation in this state.  If there is none, returns a
+ * settled one.
+ */
 static ClerkReservation *
 next_reservation(ClerkReservationState state)
 {
@@ -228,7 +253,7 @@ next_reservation(ClerkReservationState state)
 	return &none;
 }
 
-/* (count integer): of what was reserved last */
+/* (count integer): starts so many of the reservations taken last */
 Datum
 driver_start(PG_FUNCTION_ARGS)
 {
@@ -238,8 +263,8 @@ driver_start(PG_FUNCTION_ARGS)
 }
 
 /*
- * (instance bigint, endpoint integer, wanted integer) RETURNS integer: reserves
- * them, and starts what it got
+ * (instance bigint, endpoint integer, wanted integer) RETURNS integer: takes
+ * reservations and starts those granted; returns how many were granted
  */
 Datum
 driver_take(PG_FUNCTION_ARGS)
@@ -251,7 +276,10 @@ driver_take(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(granted);
 }
 
-/* () RETURNS timestamptz: what the last take said; NULL: nothing */
+/*
+ * () RETURNS timestamptz: *available_at of the last clerk_rate_limit_take();
+ * NULL if that was 0
+ */
 Datum
 driver_available_at(PG_FUNCTION_ARGS)
 {
@@ -260,7 +288,9 @@ driver_available_at(PG_FUNCTION_ARGS)
 	PG_RETURN_TIMESTAMPTZ(available_at);
 }
 
-/* (instance bigint, endpoint integer) */
+/*
+ * (instance bigint, endpoint integer): starts a request without a reservation
+ */
 Datum
 driver_count(PG_FUNCTION_ARGS)
 {
@@ -272,17 +302,23 @@ driver_count(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (count integer, answered_at timestamptz): of what was taken last */
+/*
+ * (count integer, responded_at timestamptz): settles so many started requests
+ * as completed
+ */
 Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_answered(next_reservation(CLERK_RESERVATION_STARTED),
+		clerk_rate_limit_responded(next_reservation(CLERK_RESERVATION_STARTED),
 								  PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
-/* (count integer): of what was reserved last, and not started */
+/*
+ * (count integer): settles so many reservations that were not started as not
+ * sent
+ */
 Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
@@ -291,7 +327,7 @@ driver_give_back(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (count integer): of what was started last */
+/* (count integer): settles so many started requests as not sent */
 Datum
 driver_not_sent(PG_FUNCTION_ARGS)
 {
@@ -300,7 +336,7 @@ driver_not_sent(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (instance bigint, endpoint integer, seconds integer) */
+/* (instance bigint, endpoint integer, seconds integer): closes an endpoint */
 Datum
 driver_close(PG_FUNCTION_ARGS)
 {
@@ -310,7 +346,9 @@ driver_close(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (instance bigint, endpoint integer) RETURNS integer */
+/*
+ * (instance bigint, endpoint integer) RETURNS integer: requests in the window
+ */
 Datum
 driver_used(PG_FUNCTION_ARGS)
 {
@@ -321,7 +359,9 @@ driver_used(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(budget.used);
 }
 
-/* (instance bigint, endpoint integer) RETURNS timestamptz; NULL: it is open */
+/*
+ * (instance bigint, endpoint integer) RETURNS timestamptz: NULL if not closed
+ */
 Datum
 driver_closed_until(PG_FUNCTION_ARGS)
 {

@@ -1,11 +1,12 @@
 /*
  * socket_set_driver.c
- *		SQL functions for src/http/socket_set.c itself, with real sockets that a test
- *		opens, closes and uses in the order it likes.
+ *		SQL functions that call src/http/socket_set.c directly, with real
+ *		sockets that a test opens, closes and uses in any order.
  *
- * It contains that file once more and is to be linked with -Bsymbolic to use
- * its own copy.  A test chooses the descriptors' numbers, so that it decides
- * which socket gets the number of which: above those that the server uses.
+ * This library contains its own copy of that file, and must be linked with
+ * -Bsymbolic so that it calls that copy.  The test chooses the descriptor
+ * numbers, so it decides which socket gets a number that another one had.  The
+ * numbers are above those that the server uses.
  */
 #include "postgres.h"
 
@@ -22,20 +23,20 @@
 #include "../src/compat.h"
 #include "../src/http/socket_set.h"
 
-static int	made = 0;
+static int	wait_sets_created = 0;
 
-/* Counts the wait sets that are made. */
+/* Counts the wait sets created. */
 static WaitEventSet *
-make_and_count(int events)
+create_and_count(int events)
 {
-	made++;
+	wait_sets_created++;
 	return clerk_create_wait_event_set(events);
 }
 
 #undef clerk_create_wait_event_set
-#define clerk_create_wait_event_set(events) make_and_count(events)
+#define clerk_create_wait_event_set(events) create_and_count(events)
 
-/* Fewer than the test may have descriptors. */
+/* Fewer than the file descriptors that the test may have. */
 #undef CLERK_SOCKET_SET_MAX
 #define CLERK_SOCKET_SET_MAX 100
 
@@ -46,24 +47,26 @@ PG_MODULE_MAGIC;
 #define LOWEST 600
 #define NUMBERS 200
 
-/* Sockets of driver_random(): few, so that numbers come back soon. */
-#define FEW 8
+/*
+ * Number of sockets of driver_random(): few, so that numbers are soon reused.
+ */
+#define SOCKET_COUNT 8
 
 static ClerkSocketSet set;
-static int	held = 0;
-static int	peers[NUMBERS];		/* by number - LOWEST; 0: none */
+static int	descriptors_held = 0;
+static int	peers[NUMBERS];		/* the other ends; 0: none */
 
-/* What libcurl would know of a socket. */
+/* What libcurl would know of each socket. */
 static struct
 {
 	bool		open;
 	uint32		wanted;
-}			known[FEW];
+}			libcurl_state[SOCKET_COUNT];
 
-static void open_pair(int number, bool told);
-static void close_pair(int number, bool told);
+static void open_pair(int number, bool report);
+static void close_pair(int number, bool report);
 static int	wait_for_ready(WaitEvent *ready, int max);
-static void compare(int step, int *reports);
+static void compare_with_poll(int step, int *reports);
 
 PG_FUNCTION_INFO_V1(driver_open);
 PG_FUNCTION_INFO_V1(driver_open_file);
@@ -81,7 +84,11 @@ PG_FUNCTION_INFO_V1(driver_room);
 PG_FUNCTION_INFO_V1(driver_release);
 PG_FUNCTION_INFO_V1(driver_random);
 
-/* (number integer, told boolean): closes whatever has the number, untold */
+/*
+ * (number integer, report boolean): opens a socket with this number, and
+ * reports that to the set if "report"; closes what had the number before
+ * without a report
+ */
 Datum
 driver_open(PG_FUNCTION_ARGS)
 {
@@ -89,7 +96,7 @@ driver_open(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (number integer): a file, which nobody can wait for */
+/* (number integer): opens a regular file, which cannot be waited for */
 Datum
 driver_open_file(PG_FUNCTION_ARGS)
 {
@@ -101,7 +108,10 @@ driver_open_file(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (number integer, told boolean) */
+/*
+ * (number integer, report boolean): closes a socket, and reports that to the
+ * set if "report"
+ */
 Datum
 driver_close(PG_FUNCTION_ARGS)
 {
@@ -109,7 +119,7 @@ driver_close(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (number integer): the other side sends a byte */
+/* (number integer): the peer sends a byte */
 Datum
 driver_say(PG_FUNCTION_ARGS)
 {
@@ -118,7 +128,7 @@ driver_say(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (number integer): the other side closes */
+/* (number integer): the peer closes its socket */
 Datum
 driver_hang_up(PG_FUNCTION_ARGS)
 {
@@ -129,7 +139,10 @@ driver_hang_up(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* (number integer, readable boolean, writable boolean) RETURNS boolean */
+/*
+ * (number integer, readable boolean, writable boolean) RETURNS boolean: false
+ * if the set is full
+ */
 Datum
 driver_watch(PG_FUNCTION_ARGS)
 {
@@ -138,15 +151,15 @@ driver_watch(PG_FUNCTION_ARGS)
 										  (PG_GETARG_BOOL(2) ? WL_SOCKET_WRITEABLE : 0)));
 }
 
-/* (number integer) */
+/* (number integer): stops watching a socket */
 Datum
 driver_rest(PG_FUNCTION_ARGS)
 {
-	clerk_socket_set_rest(&set, PG_GETARG_INT32(0));
+	clerk_socket_set_unwatch(&set, PG_GETARG_INT32(0));
 	PG_RETURN_VOID();
 }
 
-/* () */
+/* (): closes all sockets as far as the set is concerned */
 Datum
 driver_clear(PG_FUNCTION_ARGS)
 {
@@ -154,7 +167,7 @@ driver_clear(PG_FUNCTION_ARGS)
 	PG_RETURN_VOID();
 }
 
-/* () RETURNS integer[]: numbers of those that are ready now */
+/* () RETURNS integer[]: the sockets that are ready now */
 Datum
 driver_wait(PG_FUNCTION_ARGS)
 {
@@ -168,32 +181,38 @@ driver_wait(PG_FUNCTION_ARGS)
 										  sizeof(int32), true, 'i'));
 }
 
-/* () RETURNS integer: sockets in the set */
+/* () RETURNS integer: number of sockets in the set */
 Datum
 driver_count(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_INT32(set.count);
 }
 
-/* () RETURNS integer: how many wait sets were made so far */
+/* () RETURNS integer: number of wait sets created so far */
 Datum
 driver_made(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_INT32(made);
+	PG_RETURN_INT32(wait_sets_created);
 }
 
-/* (integer): takes all descriptors that PostgreSQL gives, but for so many */
+/*
+ * (integer): acquires all external file descriptors that PostgreSQL grants,
+ * except so many
+ */
 Datum
 driver_hold(PG_FUNCTION_ARGS)
 {
 	while (AcquireExternalFD())
-		held++;
-	for (int i = 0; i < PG_GETARG_INT32(0); i++, held--)
+		descriptors_held++;
+	for (int i = 0; i < PG_GETARG_INT32(0); i++, descriptors_held--)
 		ReleaseExternalFD();
 	PG_RETURN_VOID();
 }
 
-/* () RETURNS integer: how many descriptors PostgreSQL would still give */
+/*
+ * () RETURNS integer: number of external file descriptors that PostgreSQL
+ * would still grant
+ */
 Datum
 driver_room(PG_FUNCTION_ARGS)
 {
@@ -206,20 +225,19 @@ driver_room(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(room);
 }
 
-/* (): gives them back */
+/* (): releases the file descriptors that driver_hold() has acquired */
 Datum
 driver_release(PG_FUNCTION_ARGS)
 {
-	for (; held > 0; held--)
+	for (; descriptors_held > 0; descriptors_held--)
 		ReleaseExternalFD();
 	PG_RETURN_VOID();
 }
 
 /*
  * (seed integer, steps integer) RETURNS integer: does what libcurl may do, in
- * an order at random, and raises an error when what a wait reports differs
- * from what poll() says of those that are wanted; returns how many sockets were
- * reported.
+ * random order.  Raises an error if a wait reports something else than poll()
+ * does for the watched sockets.  Returns the number of sockets reported.
  */
 Datum
 driver_random(PG_FUNCTION_ARGS)
@@ -230,7 +248,7 @@ driver_random(PG_FUNCTION_ARGS)
 	srandom(PG_GETARG_INT32(0));
 	for (int step = 0; step < steps; step++)
 	{
-		int			which = random() % FEW;
+		int			which = random() % SOCKET_COUNT;
 		int			number = LOWEST + which;
 		uint32		events = 1 + random() % 3;
 
@@ -239,59 +257,60 @@ driver_random(PG_FUNCTION_ARGS)
 		switch (random() % 8)
 		{
 			case 0:
-				/* Whatever had the number was closed without a word. */
+				/* What had the number before is closed without a report. */
 				open_pair(number, true);
-				known[which].open = true;
+				libcurl_state[which].open = true;
 				break;
 			case 1:
-				/* Of sockets that others open libcurl tells when it begins. */
+				/* libcurl starts to watch a socket that others have opened. */
 				open_pair(number, false);
-				known[which].open = true;
-				known[which].wanted = events;
+				libcurl_state[which].open = true;
+				libcurl_state[which].wanted = events;
 				clerk_socket_set_watch(&set, number, events);
 				break;
 			case 2:
-				if (!known[which].open)
+				if (!libcurl_state[which].open)
 					break;
 				close_pair(number, false);
-				known[which].open = false;
+				libcurl_state[which].open = false;
 				break;
 			case 3:
-				if (!known[which].open)
+				if (!libcurl_state[which].open)
 					break;
 				close_pair(number, true);
-				known[which].open = false;
-				known[which].wanted = 0;
+				libcurl_state[which].open = false;
+				libcurl_state[which].wanted = 0;
 				break;
 			case 4:
-				if (!known[which].open)
+				if (!libcurl_state[which].open)
 					break;
-				known[which].wanted = events;
+				libcurl_state[which].wanted = events;
 				clerk_socket_set_watch(&set, number, events);
 				break;
 			case 5:
-				known[which].wanted = 0;
-				clerk_socket_set_rest(&set, number);
+				libcurl_state[which].wanted = 0;
+				clerk_socket_set_unwatch(&set, number);
 				break;
 			case 6:
-				if (known[which].open && write(peers[which], "x", 1) != 1)
+				if (libcurl_state[which].open &&
+					write(peers[which], "x", 1) != 1)
 					elog(ERROR, "could not write: %m");
 				break;
 			case 7:
 				if (random() % 50 == 0)
 				{
-					/* The end of a multi handle. */
-					for (int i = 0; i < FEW; i++)
+					/* As at the end of a multi handle. */
+					for (int i = 0; i < SOCKET_COUNT; i++)
 					{
-						if (known[i].open)
+						if (libcurl_state[i].open)
 							close_pair(LOWEST + i, random() % 2 == 0);
-						known[i].open = false;
-						known[i].wanted = 0;
+						libcurl_state[i].open = false;
+						libcurl_state[i].wanted = 0;
 					}
 					clerk_socket_set_clear(&set);
 				}
 				else
-					compare(step, &reports);
+					compare_with_poll(step, &reports);
 				break;
 		}
 	}
@@ -299,7 +318,7 @@ driver_random(PG_FUNCTION_ARGS)
 }
 
 static void
-open_pair(int number, bool told)
+open_pair(int number, bool report)
 {
 	int			pair[2];
 	int		   *peer = &peers[number - LOWEST];
@@ -312,16 +331,16 @@ open_pair(int number, bool told)
 		elog(ERROR, "could not open a socket: %m");
 	close(pair[0]);
 	close(pair[1]);
-	if (told && !clerk_socket_set_opened(&set, number))
+	if (report && !clerk_socket_set_opened(&set, number))
 		elog(ERROR, "the set has no room for a socket");
 }
 
 static void
-close_pair(int number, bool told)
+close_pair(int number, bool report)
 {
 	int		   *peer = &peers[number - LOWEST];
 
-	if (told)
+	if (report)
 		clerk_socket_set_closed(&set, number);
 	close(number);
 	if (*peer != 0)
@@ -329,7 +348,10 @@ close_pair(int number, bool told)
 	*peer = 0;
 }
 
-/* Without waiting; somebody may have set the latch for another reason. */
+/*
+ * Returns the sockets that are ready without waiting for any.  Tries again if
+ * the latch was set for some other reason.
+ */
 static int
 wait_for_ready(WaitEvent *ready, int max)
 {
@@ -346,30 +368,33 @@ wait_for_ready(WaitEvent *ready, int max)
 }
 
 static void
-compare(int step, int *reports)
+compare_with_poll(int step, int *reports)
 {
 	WaitEvent	ready[64];
 	int			count;
 
-	/* By then libcurl has said that it no longer wants what it has closed. */
-	for (int i = 0; i < FEW; i++)
+	/*
+	 * By now libcurl would have stopped watching the sockets that it has
+	 * closed.
+	 */
+	for (int i = 0; i < SOCKET_COUNT; i++)
 	{
-		if (known[i].open || known[i].wanted == 0)
+		if (libcurl_state[i].open || libcurl_state[i].wanted == 0)
 			continue;
-		known[i].wanted = 0;
-		clerk_socket_set_rest(&set, LOWEST + i);
+		libcurl_state[i].wanted = 0;
+		clerk_socket_set_unwatch(&set, LOWEST + i);
 	}
 	count = wait_for_ready(ready, lengthof(ready));
 	*reports += count;
-	for (int i = 0; i < FEW; i++)
+	for (int i = 0; i < SOCKET_COUNT; i++)
 	{
 		struct pollfd truth = {.fd = LOWEST + i};
 		uint32		expected = 0;
 		uint32		reported = 0;
 
-		if (known[i].wanted & WL_SOCKET_READABLE)
+		if (libcurl_state[i].wanted & WL_SOCKET_READABLE)
 			truth.events |= POLLIN;
-		if (known[i].wanted & WL_SOCKET_WRITEABLE)
+		if (libcurl_state[i].wanted & WL_SOCKET_WRITEABLE)
 			truth.events |= POLLOUT;
 		if (truth.events != 0 && poll(&truth, 1, 0) > 0)
 			expected = (truth.revents & POLLIN ? WL_SOCKET_READABLE : 0) |

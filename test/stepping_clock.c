@@ -1,10 +1,11 @@
 /*
  * stepping_clock.c
- *		A clock of day that a test sets, for a server that is started with this
- *		in LD_PRELOAD.
+ *		A wall clock that a test sets, by LD_PRELOAD in the environment of a
+ *		server.
  *
- * CLERK_CLOCK_FILE names a file with the seconds by which it is ahead, in
- * decimal; all other clocks stay as they are.
+ * CLERK_CLOCK_FILE names a file that contains, in decimal, the number of
+ * seconds by which the clock is ahead of the machine's.  All other clocks are
+ * unchanged.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -14,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Read each time: it may change between two calls. */
+/* Reads the file each time, since it may change between two calls. */
 static long
 seconds_ahead(void)
 {

@@ -1,10 +1,11 @@
 /*
  * wall_clock_driver.c
- *		A clock on the wall that a test sets, for LD_PRELOAD: ahead of the
- *		machine's by as many seconds as the file has that CLERK_TEST_CLOCK names.
+ *		A wall clock that a test sets, by LD_PRELOAD. It is ahead of the
+ *		machine's by the number of seconds in the file that CLERK_TEST_CLOCK
+ *		names.
  *
- * PostgreSQL asks gettimeofday() for the time of day, and clock_gettime() for
- * the time that something has taken; the latter stays as it is.
+ * PostgreSQL calls gettimeofday() for the time of day, and clock_gettime() to
+ * measure how long something takes.  The latter is unchanged.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,15 +16,15 @@
 int
 gettimeofday(struct timeval *restrict tv, void *restrict tz)
 {
-	static int	(*machines) (struct timeval *restrict, void *restrict);
+	static int	(*real) (struct timeval *restrict, void *restrict);
 	const char *name = getenv("CLERK_TEST_CLOCK");
 	FILE	   *file = name != NULL ? fopen(name, "r") : NULL;
 	long		seconds = 0;
 	int			result;
 
-	if (machines == NULL)
-		*(void **) &machines = dlsym(RTLD_NEXT, "gettimeofday");
-	result = machines(tv, tz);
+	if (real == NULL)
+		*(void **) &real = dlsym(RTLD_NEXT, "gettimeofday");
+	result = real(tv, tz);
 	if (file != NULL)
 	{
 		if (fscanf(file, "%ld", &seconds) == 1)

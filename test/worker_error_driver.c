@@ -1,10 +1,10 @@
 /*
  * worker_error_driver.c
- *		Raises an error in a worker, outside of a transaction, while it holds a
- *		lock: once in the life of a process, when it tells the log that it has
- *		stopped sending.  To be preloaded by the server.
+ *		Raises an error in a worker, outside of a transaction and while it
+ *		holds a lock: once per process, when the worker logs that it has
+ *		stopped sending. The server must preload this library.
  *
- * The lock is that of the workers' slots, which the worker needs next.
+ * The lock is the one on the workers' slots, which the worker needs next.
  */
 #include "postgres.h"
 

@@ -1,10 +1,11 @@
 /*
  * worker_slots_driver.c
- *		SQL functions for src/worker/slots.c itself: databases that do not
- *		exist, and workers that were asked for long ago.
+ *		SQL functions that call src/worker/slots.c directly: for databases that
+ *		do not exist, and for workers that were registered long ago.
  *
- * It contains that file once more, on the same shared memory, and is to be
- * linked with -Bsymbolic to use its own copy.
+ * This library contains its own copy of that file, which works on the same
+ * shared memory.  It must be linked with -Bsymbolic so that it calls its own
+ * copy.
  */
 #include "postgres.h"
 
@@ -16,15 +17,16 @@
 
 PG_MODULE_MAGIC;
 
-/* No database has such an OID in a cluster that is made for a test. */
+/* No database of a test cluster has an OID like this. */
 #define FIRST_OID 1000000000
 
 PG_FUNCTION_INFO_V1(driver_reserve_slots);
 PG_FUNCTION_INFO_V1(driver_age_starts);
 
 /*
- * (count integer) RETURNS integer: reserves slots as for so many databases'
- * first commits; tells for how many a worker would have to be started.
+ * (count integer) RETURNS integer: reserves slots as the first commits in so
+ * many databases do; returns for how many of them a worker would have to be
+ * started
  */
 Datum
 driver_reserve_slots(PG_FUNCTION_ARGS)
@@ -38,7 +40,10 @@ driver_reserve_slots(PG_FUNCTION_ARGS)
 	PG_RETURN_INT32(count);
 }
 
-/* (seconds integer): workers that are starting were asked for earlier by that */
+/*
+ * (seconds integer): makes workers that are starting appear to have been
+ * registered so many seconds earlier
+ */
 Datum
 driver_age_starts(PG_FUNCTION_ARGS)
 {

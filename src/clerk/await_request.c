@@ -1,6 +1,6 @@
 /*
  * await_request.c
- *		Waits for requests to Clerk, in a statement of the user's.
+ *		Waits for requests to Clerk within a user's statement.
  */
 #include "postgres.h"
 
@@ -9,11 +9,17 @@
 #include "miscadmin.h"
 
 static int	count_running(ClerkHttpRequest *const *requests, int count);
-static void warn_if_about_to_leave(ClerkHttpRequest *const *requests,
-								   int count, ClerkEffect effect);
-static const char *what_may_be_done(int sent, ClerkEffect effect);
+static void warn_before_interrupt(ClerkHttpRequest *const *requests,
+								  int count, ClerkEffect effect);
+static const char *possible_effect(int sent, ClerkEffect effect);
 
-/* Returns when the request is finished; the user may end it before that. */
+/*
+ * Waits until the request is finished.  "effect" is what the request changes
+ * at Clerk.
+ *
+ * Raises what CHECK_FOR_INTERRUPTS() raises when the user cancels the
+ * statement or ends the session, and what clerk_http_wait() raises.
+ */
 void
 clerk_await(ClerkHttpRequest *request, ClerkEffect effect)
 {
@@ -21,9 +27,13 @@ clerk_await(ClerkHttpRequest *request, ClerkEffect effect)
 }
 
 /*
- * Returns when one more of the requests is finished, or none is running.  If
- * the user ends it before that, there is a warning about those that had been
- * sent, finished or not: give only those whose outcome is not known.
+ * Waits until at least one more of the requests has finished.  Returns at once
+ * if none of them is running.
+ *
+ * Raises errors as clerk_await() does.  If the statement is interrupted, a
+ * warning (08007) first reports how many of the requests had been sent,
+ * whether they are finished or not.  So pass only requests whose outcome the
+ * caller has not recorded yet.
  */
 void
 clerk_await_any(ClerkHttpRequest *const *requests, int count,
@@ -33,7 +43,7 @@ clerk_await_any(ClerkHttpRequest *const *requests, int count,
 
 	while (running > 0 && count_running(requests, count) == running)
 	{
-		warn_if_about_to_leave(requests, count, effect);
+		warn_before_interrupt(requests, count, effect);
 		CHECK_FOR_INTERRUPTS();
 		clerk_http_wait(-1);
 	}
@@ -51,14 +61,13 @@ count_running(ClerkHttpRequest *const *requests, int count)
 }
 
 /*
- * A statement that is ended while Clerk may be at work on its requests leaves
- * something behind, of which PostgreSQL's own message knows nothing.  To be
- * called before CHECK_FOR_INTERRUPTS(), with the requests that were started
- * and not finished.
+ * Raises the warning of clerk_await_any() if CHECK_FOR_INTERRUPTS() is about
+ * to end the statement.  Clerk may be processing its requests at this time, or
+ * may have done so, which PostgreSQL's own message does not mention.
  */
 static void
-warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
-					   ClerkEffect effect)
+warn_before_interrupt(ClerkHttpRequest *const *requests, int count,
+					  ClerkEffect effect)
 {
 	int			sent = 0;
 
@@ -74,14 +83,14 @@ warn_if_about_to_leave(ClerkHttpRequest *const *requests, int count,
 	ereport(WARNING,
 			(errcode(ERRCODE_TRANSACTION_RESOLUTION_UNKNOWN),
 			 sent == 1 ?
-			 errmsg("the request to Clerk had been sent already") :
-			 errmsg("%d requests to Clerk had been sent already", sent),
-			 errdetail("%s", what_may_be_done(sent, effect)),
-			 errhint("%s", clerk_error_look_first(effect))));
+			 errmsg("the request to Clerk had already been sent") :
+			 errmsg("%d requests to Clerk had already been sent", sent),
+			 errdetail("%s", possible_effect(sent, effect)),
+			 errhint("%s", clerk_error_retry_hint(effect))));
 }
 
 static const char *
-what_may_be_done(int sent, ClerkEffect effect)
+possible_effect(int sent, ClerkEffect effect)
 {
 	if (effect == CLERK_EFFECT_REVOKES)
 		return "The invitation may have been revoked.";

@@ -1,6 +1,6 @@
 /*
  * await_request.h
- *		Waits for requests to Clerk, in a statement of the user's.
+ *		Waits for requests to Clerk within a user's statement.
  */
 #ifndef CLERK_AWAIT_REQUEST_H
 #define CLERK_AWAIT_REQUEST_H

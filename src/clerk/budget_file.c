@@ -1,17 +1,19 @@
 /*
  * budget_file.c
- *		Records in a file of the data directory that outlive the server.
+ *		Records in a file of the data directory, which survive a restart of the
+ *		server.
  *
- * Each record has a place of its own, and is written whole, in one system
- * call.  None is flushed to disk: what was written is in the kernel's hands,
- * and so outlives this process and the server, however they end.  If the
- * machine crashes, what the kernel had not written yet is gone: half a minute
- * of Linux's, if nothing changes that.  A record that was torn by that does
- * not match its checksum, and counts as none.
+ * Each record has its own block in the file and is written as a whole, by one
+ * system call.  Writes are not flushed to disk.  Once written, a record is in
+ * the kernel's page cache and survives this process and the server, however
+ * they end.  If the machine crashes, writes that the kernel has not flushed
+ * yet are lost: the last 30 seconds or so with Linux's default settings.  A
+ * record that was torn by a crash does not match its checksum, and is treated
+ * as missing.
  *
- * The file is beside the server's own statistics, where it has company of the
- * same kind: it is kept over a crash and copied with a base backup, and the
- * server is just as well without it.
+ * The file is in the folder of the server's own statistics files.  There it is
+ * kept after a crash and copied by a base backup, and the server works without
+ * it.
  *
  * Nothing here raises an error or allocates memory.
  */
@@ -26,109 +28,118 @@
 #include "port/pg_crc32c.h"
 #include "storage/fd.h"
 
-/* With the number of the records' layout. */
+/* The digit at the end is the version of the record format. */
 #define FILE_NAME PGSTAT_STAT_PERMANENT_DIRECTORY "/clerk_invite.budgets.1"
 
-/* Tells a record from what else a file may contain: "CLK1". */
+/* "CLK1", which distinguishes a record from other contents of a file. */
 #define MAGIC 0x434c4b31
 
-/* A divisor of the page's, so that no record is in two of them. */
-#define PLACE_SIZE 2048
+/* A divisor of the page size, so that no record spans two pages. */
+#define BLOCK_SIZE 2048
 
-typedef struct Place
+typedef struct FileBlock
 {
 	uint32		magic;
 	pg_crc32c	checksum;		/* of the record */
 	char		record[CLERK_BUDGET_RECORD_MAX];
-} Place;
+} FileBlock;
 
-#define HEADER_SIZE offsetof(Place, record)
+#define HEADER_SIZE offsetof(FileBlock, record)
 
-/* Of this process; -1: it is not open. */
-static int	kept_file = -1;
+/* This process's descriptor of the file, or -1 if it is not open. */
+static int	open_descriptor = -1;
 
 static int	open_file(int flags);
 static void keep_or_close(int file);
 static pg_crc32c checksum_of(const void *record, size_t size);
 
 /*
- * Reads a record of this size.  False if there is none; errno is 0 then, or
- * ENOENT if there is no file, or says what went wrong.
+ * Reads record number "number", which has "size" bytes, up to
+ * CLERK_BUDGET_RECORD_MAX.  Returns false if there is no valid record of this
+ * size, and sets errno: to 0 if the file has no such record, to ENOENT if
+ * there is no file, or to the error of the system call.
  */
 bool
 clerk_budget_file_read(int number, void *record, size_t size)
 {
-	Place		place;
-	ssize_t		got;
+	FileBlock	block;
+	ssize_t		bytes_read;
 	int			file = open_file(O_RDWR);
 	int			error;
 
-	StaticAssertStmt(sizeof(Place) == PLACE_SIZE,
+	StaticAssertStmt(sizeof(FileBlock) == BLOCK_SIZE,
 					 "a place in the file has another size");
-	Assert(size <= sizeof(place.record));
+	Assert(size <= sizeof(block.record));
 	if (file < 0)
 		return false;
-	got = pg_pread(file, &place, HEADER_SIZE + size,
-				   (off_t) number * PLACE_SIZE);
-	error = got < 0 ? errno : 0;
+	bytes_read = pg_pread(file, &block, HEADER_SIZE + size,
+						  (off_t) number * BLOCK_SIZE);
+	error = bytes_read < 0 ? errno : 0;
 	keep_or_close(file);
 	errno = error;
-	if (got != (ssize_t) (HEADER_SIZE + size) || place.magic != MAGIC ||
-		!EQ_CRC32C(place.checksum, checksum_of(place.record, size)))
+	if (bytes_read != (ssize_t) (HEADER_SIZE + size) || block.magic != MAGIC ||
+		!EQ_CRC32C(block.checksum, checksum_of(block.record, size)))
 		return false;
-	memcpy(record, place.record, size);
+	memcpy(record, block.record, size);
 	return true;
 }
 
-/* Writes a record of this size.  False, with errno, if that is not possible. */
+/*
+ * Writes record number "number", which has "size" bytes, up to
+ * CLERK_BUDGET_RECORD_MAX.  Creates the file if necessary.  Returns false and
+ * sets errno if the record cannot be written.
+ */
 bool
 clerk_budget_file_write(int number, const void *record, size_t size)
 {
-	Place		place;
-	ssize_t		put;
+	FileBlock	block;
+	ssize_t		bytes_written;
 	int			file = open_file(O_RDWR | O_CREAT);
 	int			error;
 
-	Assert(size <= sizeof(place.record));
+	Assert(size <= sizeof(block.record));
 	if (file < 0)
 		return false;
-	place.magic = MAGIC;
-	place.checksum = checksum_of(record, size);
-	memcpy(place.record, record, size);
-	put = pg_pwrite(file, &place, HEADER_SIZE + size,
-					(off_t) number * PLACE_SIZE);
-	/* Nothing but a full disk writes less than it was given. */
-	error = put < 0 ? errno : ENOSPC;
+	block.magic = MAGIC;
+	block.checksum = checksum_of(record, size);
+	memcpy(block.record, record, size);
+	bytes_written = pg_pwrite(file, &block, HEADER_SIZE + size,
+							  (off_t) number * BLOCK_SIZE);
+	/* A regular file is written to incompletely only if the disk is full. */
+	error = bytes_written < 0 ? errno : ENOSPC;
 	keep_or_close(file);
 	errno = error;
-	return put == (ssize_t) (HEADER_SIZE + size);
+	return bytes_written == (ssize_t) (HEADER_SIZE + size);
 }
 
-/* For messages. */
+/* The file's name relative to the data directory, for messages. */
 const char *
 clerk_budget_file_name(void)
 {
 	return FILE_NAME;
 }
 
-/* What programs that the server starts must not inherit. */
+/* Programs that the server starts must not inherit the descriptor. */
 static int
 open_file(int flags)
 {
-	if (kept_file >= 0)
-		return kept_file;
+	if (open_descriptor >= 0)
+		return open_descriptor;
 	return BasicOpenFilePerm(FILE_NAME, flags | O_CLOEXEC | PG_BINARY,
 							 pg_file_create_mode);
 }
 
-/* It stays open for good, unless this process has too many others. */
+/*
+ * Keeps the file open until the process ends, unless too many file descriptors
+ * are in use.
+ */
 static void
 keep_or_close(int file)
 {
-	if (file == kept_file)
+	if (file == open_descriptor)
 		return;
 	if (AcquireExternalFD())
-		kept_file = file;
+		open_descriptor = file;
 	else
 		close(file);
 }

@@ -1,11 +1,12 @@
 /*
  * budget_file.h
- *		Records in a file of the data directory that outlive the server.
+ *		Records in a file of the data directory, which survive a restart of the
+ *		server.
  */
 #ifndef CLERK_BUDGET_FILE_H
 #define CLERK_BUDGET_FILE_H
 
-/* Most that a record may take. */
+/* Largest record, in bytes: a block of 2048 less its header. */
 #define CLERK_BUDGET_RECORD_MAX (2048 - 8)
 
 extern bool clerk_budget_file_read(int number, void *record, size_t size);

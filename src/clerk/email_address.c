@@ -1,22 +1,22 @@
 /*
  * email_address.c
- *		Which e-mail addresses are the same to Clerk.
+ *		Which e-mail addresses Clerk treats as the same.
  *
- * Those that differ in case only are, which is inferred.  It is not known
- * whether Clerk gives an address back as it was sent, or normalizes it: drops
- * white space, or writes an internationalized domain as the DNS does.  So two
- * addresses are compared in three forms, and those that are closest belong
- * together:
+ * Clerk's documentation does not say so, but we infer that Clerk ignores the
+ * case of an address.  It is not known whether Clerk returns an address as it
+ * was sent or normalizes it, for example by removing white space or by
+ * converting an internationalized domain to ASCII.  So addresses are compared
+ * in three forms, and those that are most similar are paired:
  *
- * 1. as they are,
- * 2. folded: without their case,
- * 3. normalized: folded, without white space, with composed characters, and
- *	  the domain in ASCII.
+ * 1. exact: as they are
+ * 2. folded: in lower case
+ * 3. normalized: folded, without white space, in Unicode's form NFC, and with
+ *	  the domain in ASCII
  *
- * The database's own lower() would not do.  It depends on the locale: that of
- * "C" knows no letters beyond ASCII, and a Turkish one makes another letter of
- * "I".  Clerk knows nothing of that, and an answer that is not recognized is an
- * invitation that is lost.
+ * The database's own lower() is not suitable, because it depends on the
+ * locale: the locale "C" knows only ASCII letters, and a Turkish locale maps
+ * "I" to a dotless i.  Clerk knows nothing of the database's locale, and if we
+ * do not recognize an address in a response, we lose track of the invitation.
  */
 #include "postgres.h"
 
@@ -31,44 +31,47 @@
 #include "mb/pg_wchar.h"
 
 /*
- * Longest domain in UTF-8 that is worth converting: each of the characters that
- * the DNS has room for has up to four bytes.
+ * Longest domain in UTF-8 that is worth converting, in bytes: as many
+ * characters as the DNS allows, of up to four bytes each.
  */
-#define LONGEST_DOMAIN (4 * CLERK_DOMAIN_MAX)
+#define MAX_DOMAIN_BYTES (4 * CLERK_DOMAIN_MAX)
 
-/* An address in its three forms. */
+/* An address in the three forms. */
 typedef struct AddressForms
 {
-	const char *given;			/* NULL: no address at all */
+	const char *given;			/* as it is; NULL: no address */
 	const char *folded;
 	const char *normalized;
 } AddressForms;
 
 static char *normalize_folded(const char *folded);
-static char *without_white_space(const char *folded);
+static char *remove_white_space(const char *folded);
 static bool is_white_space(pg_wchar character);
-static char *composed(const char *text);
-static char *with_ascii_domain(const char *address);
+static char *compose(const char *text);
+static char *convert_domain_to_ascii(const char *address);
 static bool is_ascii(const char *text);
 static AddressForms forms_of(const char *address);
 static ClerkLikeness likeness_of(const AddressForms *a, const AddressForms *b);
-static pg_wchar small_letter(pg_wchar letter);
-static locale_t unicode_locale(void);
-static const char *as_utf8(const char *address);
+static pg_wchar to_lower_case(pg_wchar letter);
+static locale_t get_utf8_locale(void);
+static const char *to_utf8(const char *address);
 
 /*
- * A text, of which an address may be a part, without its case: a palloc'd
- * string to be compared with others of its kind, and for nothing else, since it
- * is UTF-8 whatever the encoding of the database.  That must be of the server's
- * encoding, and in a transaction.
+ * Returns an address, or a text that contains addresses, in lower case, as a
+ * palloc'd string.  The result is UTF-8 whatever the database's encoding is,
+ * so use it only for comparisons with other results of this function and of
+ * clerk_normalize_address().
+ *
+ * "address" is in the database's encoding.  Must be called in a transaction,
+ * because the conversion to UTF-8 may look up catalogs.
  */
 char *
 clerk_fold_address(const char *address)
 {
-	const unsigned char *from = (const unsigned char *) as_utf8(address);
+	const unsigned char *from = (const unsigned char *) to_utf8(address);
 	const unsigned char *end = from + strlen((const char *) from);
 
-	/* Letters of two bytes may become letters of three. */
+	/* Lower case may take more bytes: a two-byte letter may become three. */
 	char	   *folded = palloc((end - from) * 3 / 2 + 1);
 	char	   *to = folded;
 
@@ -76,11 +79,11 @@ clerk_fold_address(const char *address)
 	{
 		int			length = pg_utf_mblen(from);
 
-		/* SQL_ASCII may hold anything. */
+		/* A database with encoding SQL_ASCII may contain any bytes. */
 		if (IS_HIGHBIT_SET(*from) && length <= end - from &&
 			pg_utf8_islegal(from, length))
 		{
-			unicode_to_utf8(small_letter(utf8_to_unicode(from)),
+			unicode_to_utf8(to_lower_case(utf8_to_unicode(from)),
 							(unsigned char *) to);
 			to += pg_utf_mblen((unsigned char *) to);
 			from += length;
@@ -93,9 +96,10 @@ clerk_fold_address(const char *address)
 }
 
 /*
- * An address as a Clerk that normalizes would write it, whichever way it was
- * written: a string as that of clerk_fold_address(), under the same conditions.
- * Of addresses with the same normalized form, two must not be in one request.
+ * Returns an address in its normalized form: the form that a normalizing Clerk
+ * would give it, however it was written.  The result and the requirements are
+ * those of clerk_fold_address().  Two addresses with the same normalized form
+ * must not be in one request.
  */
 char *
 clerk_normalize_address(const char *address)
@@ -108,8 +112,9 @@ clerk_normalize_address(const char *address)
 }
 
 /*
- * The normalized form as a text of the database, to ask Clerk for; the address
- * itself if the database's encoding lacks that.
+ * Returns the normalized form of an address in the database's encoding, to
+ * search Clerk's list for it.  Returns the address itself if the encoding
+ * cannot represent that form.
  */
 const char *
 clerk_normalized_text(const char *address)
@@ -122,7 +127,10 @@ clerk_normalized_text(const char *address)
 	return text != NULL ? text : address;
 }
 
-/* How alike two addresses are to Clerk; either may be NULL. */
+/*
+ * How similar two addresses are.  Either may be NULL, which is similar to
+ * nothing.  Must be called in a transaction.
+ */
 ClerkLikeness
 clerk_address_likeness(const char *a, const char *b)
 {
@@ -137,12 +145,15 @@ clerk_address_likeness(const char *a, const char *b)
 }
 
 /*
- * Which of the addresses found in an answer belongs to each that was asked for:
- * its position, or -1 if none does.  Each belongs to one only, and the closest
- * come together first.
+ * Pairs addresses that were sent in a request ("wanted") with addresses in the
+ * response to it ("found", which may include NULLs).  For each wanted address,
+ * stores the position of its partner in "matches", or -1 if it has none.  Each
+ * found address has at most one partner.  The most similar addresses are
+ * paired first.
  *
- * If as many were found as were asked for, and all but one have come together,
- * the last two do, too, however Clerk has changed it.  Those found may be NULL.
+ * If there are as many found addresses as wanted ones and exactly one pair is
+ * left, these two are paired, however different they are.  Must be called in a
+ * transaction.
  */
 void
 clerk_match_addresses(const char *const *wanted, int wanted_count,
@@ -208,24 +219,25 @@ likeness_of(const AddressForms *a, const AddressForms *b)
 static char *
 normalize_folded(const char *folded)
 {
-	char	   *address = without_white_space(folded);
+	char	   *address = remove_white_space(folded);
 
-	return is_ascii(address) ? address : with_ascii_domain(composed(address));
+	return is_ascii(address) ? address :
+		convert_domain_to_ascii(compose(address));
 }
 
 static char *
-without_white_space(const char *folded)
+remove_white_space(const char *folded)
 {
 	const unsigned char *from = (const unsigned char *) folded;
 	const unsigned char *end = from + strlen(folded);
-	char	   *rest = palloc(end - from + 1);
-	char	   *to = rest;
+	char	   *result = palloc(end - from + 1);
+	char	   *to = result;
 
 	while (from < end)
 	{
 		int			length = pg_utf_mblen(from);
 
-		/* SQL_ASCII may hold anything. */
+		/* A database with encoding SQL_ASCII may contain any bytes. */
 		if (length > end - from || !pg_utf8_islegal(from, length))
 			length = 1;
 		else if (is_white_space(utf8_to_unicode(from)))
@@ -238,12 +250,13 @@ without_white_space(const char *folded)
 		from += length;
 	}
 	*to = '\0';
-	return rest;
+	return result;
 }
 
 /*
- * Unicode's property White_Space, and two invisible characters that come along
- * when an address is copied from a page or a spreadsheet.
+ * Whether a character has Unicode's property White_Space, or is U+200B or
+ * U+FEFF: invisible characters that come along when an address is copied from
+ * a web page or a spreadsheet.
  */
 static bool
 is_white_space(pg_wchar character)
@@ -268,16 +281,19 @@ is_white_space(pg_wchar character)
 	}
 }
 
-/* In Unicode's form C: a letter with its accent may be one character or two. */
+/*
+ * Converts UTF-8 to Unicode's form NFC, in which a letter with an accent is
+ * one character where possible.
+ */
 static char *
-composed(const char *text)
+compose(const char *text)
 {
 	int			length = strlen(text);
 	pg_wchar   *characters;
 	char	   *result;
 	char	   *to;
 
-	/* SQL_ASCII may hold anything. */
+	/* A database with encoding SQL_ASCII may contain any bytes. */
 	if (!pg_verify_mbstr(PG_UTF8, text, length, true))
 		return pstrdup(text);
 	characters = palloc((length + 1) * sizeof(pg_wchar));
@@ -294,15 +310,18 @@ composed(const char *text)
 	return result;
 }
 
-/* The address itself if there is no way to convert its domain, or no need. */
+/*
+ * Returns the address with its domain in ASCII, or the address itself if its
+ * domain is ASCII already or cannot be converted.
+ */
 static char *
-with_ascii_domain(const char *address)
+convert_domain_to_ascii(const char *address)
 {
 	const char *at = strrchr(address, '@');
 	char		ascii[CLERK_DOMAIN_MAX + 1];
 
-	if (at == NULL || is_ascii(at) || strlen(at) > LONGEST_DOMAIN ||
-		!clerk_domain_to_ascii(at + 1, unicode_locale(), ascii))
+	if (at == NULL || is_ascii(at) || strlen(at) > MAX_DOMAIN_BYTES ||
+		!clerk_domain_to_ascii(at + 1, get_utf8_locale(), ascii))
 		return unconstify(char *, address);
 	return psprintf("%.*s@%s", (int) (at - address), address, ascii);
 }
@@ -317,33 +336,38 @@ is_ascii(const char *text)
 }
 
 /*
- * By Unicode's simple mappings, as the C library has them.  Where it lacks this
- * locale, which those of Linux have, letters beyond ASCII stay as they are.
+ * Maps a letter to lower case by Unicode's simple mappings, which are those of
+ * the C library's locale C.UTF-8.  If the C library lacks that locale, which
+ * Linux systems have, letters other than ASCII are not mapped.
  */
 static pg_wchar
-small_letter(pg_wchar letter)
+to_lower_case(pg_wchar letter)
 {
-	locale_t	unicode = unicode_locale();
+	locale_t	utf8_locale = get_utf8_locale();
 
-	return unicode == (locale_t) 0 ? letter : towlower_l(letter, unicode);
+	return utf8_locale == (locale_t) 0 ? letter :
+		towlower_l(letter, utf8_locale);
 }
 
-/* 0: the C library lacks it. */
+/* The locale C.UTF-8; 0 if the C library lacks it. */
 static locale_t
-unicode_locale(void)
+get_utf8_locale(void)
 {
-	static bool sought = false;
-	static locale_t unicode = (locale_t) 0;
+	static bool tried = false;
+	static locale_t utf8_locale = (locale_t) 0;
 
-	if (!sought)
-		unicode = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t) 0);
-	sought = true;
-	return unicode;
+	if (!tried)
+		utf8_locale = newlocale(LC_CTYPE_MASK, "C.UTF-8", (locale_t) 0);
+	tried = true;
+	return utf8_locale;
 }
 
-/* The text itself where there is nothing to convert, or no way to. */
+/*
+ * Returns the text itself if the encoding is SQL_ASCII, or if the text cannot
+ * be converted.
+ */
 static const char *
-as_utf8(const char *address)
+to_utf8(const char *address)
 {
 	size_t		length;
 	char	   *utf8;

@@ -1,16 +1,16 @@
 /*
  * email_address.h
- *		Which e-mail addresses are the same to Clerk.
+ *		Which e-mail addresses Clerk treats as the same.
  */
 #ifndef CLERK_EMAIL_ADDRESS_H
 #define CLERK_EMAIL_ADDRESS_H
 
-/* How alike two addresses are; what is more alike is so in each lesser way. */
+/* How similar two addresses are, in ascending order. */
 typedef enum ClerkLikeness
 {
 	CLERK_ADDRESS_OTHER,
-	CLERK_ADDRESS_NORMALIZED,	/* but for white space, and the like */
-	CLERK_ADDRESS_FOLDED,		/* but for case */
+	CLERK_ADDRESS_NORMALIZED,	/* equal in normalized form */
+	CLERK_ADDRESS_FOLDED,		/* equal except for case */
 	CLERK_ADDRESS_EXACT
 } ClerkLikeness;
 

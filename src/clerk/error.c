@@ -1,6 +1,6 @@
 /*
  * error.c
- *		What went wrong with a request to Clerk, as a value.
+ *		Why a request to Clerk has failed, as a value.
  */
 #include "postgres.h"
 
@@ -9,20 +9,20 @@
 #include "clerk/email_address.h"
 #include "clerk/error.h"
 
-/* What to do when it is unknown whether an invitation was created. */
-#define HINT_LOOK_FIRST \
-	"Before you try again, look whether the invitation exists: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
+/* Hints for the case that it is unknown whether an invitation was created. */
+#define HINT_CHECK_FIRST \
+	"Before you try again, check whether the invitation exists: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
 
-#define HINT_LOOK_FIRST_FOR_SEVERAL \
-	"Before you try again, look which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
+#define HINT_CHECK_FIRST_FOR_SEVERAL \
+	"Before you try again, check which of the invitations exist: in Clerk's Dashboard, or with clerk_list_organization_invitations()."
 
-static bool contains(const char *named, const char *wanted);
-static bool has_word_for(const char *named, const char *address);
-static bool continues_address(char c);
+static bool contains_address(const char *text, const char *wanted);
+static bool contains_similar(const char *text, const char *address);
+static bool is_address_character(char c);
 
 /*
- * There is no usable key; "reason" says why, and "hint" what to do, unless it is
- * NULL.
+ * Returns the error that there is no usable secret key (55000).  "reason" is a
+ * sentence that says why.  "hint" says what to do; NULL means CLERK_HINT_KEY.
  */
 ClerkError *
 clerk_error_no_key(const char *reason, const char *hint)
@@ -37,7 +37,10 @@ clerk_error_no_key(const char *reason, const char *hint)
 	return error;
 }
 
-/* The API's address cannot be used; "reason" says why, as a phrase. */
+/*
+ * Returns the error that clerk_invite.api_url cannot be used (55000).
+ * "reason" is a phrase that says why.
+ */
 ClerkError *
 clerk_error_unusable_address(const char *reason)
 {
@@ -45,13 +48,16 @@ clerk_error_unusable_address(const char *reason)
 
 	error->class = CLERK_ERROR_CONFIGURATION;
 	error->sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
-	error->summary = "the configured address cannot be used";
-	error->detail = psprintf("In \"clerk_invite.api_url\", %s.", reason);
+	error->summary = "the configured API URL cannot be used";
+	error->detail = psprintf("The value of \"clerk_invite.api_url\" is invalid: %s.", reason);
 	error->hint = "Nothing was sent.";
 	return error;
 }
 
-/* The request cannot be expressed; "reason" says why, as a phrase. */
+/*
+ * Returns the error that a request cannot be formed (22021), for example
+ * because a text cannot be converted to UTF-8.  "reason" is a phrase.
+ */
 ClerkError *
 clerk_error_unsendable(const char *reason)
 {
@@ -63,25 +69,25 @@ clerk_error_unsendable(const char *reason)
 	return error;
 }
 
-/* What to do about a request that may have been carried out or not. */
+/* Returns a hint about retrying a request that Clerk may have executed. */
 const char *
-clerk_error_look_first(ClerkEffect effect)
+clerk_error_retry_hint(ClerkEffect effect)
 {
 	switch (effect)
 	{
 		case CLERK_EFFECT_NONE:
 			return "It is safe to try again.";
 		case CLERK_EFFECT_CREATES:
-			return HINT_LOOK_FIRST;
+			return HINT_CHECK_FIRST;
 		case CLERK_EFFECT_CREATES_SEVERAL:
-			return HINT_LOOK_FIRST_FOR_SEVERAL;
+			return HINT_CHECK_FIRST_FOR_SEVERAL;
 		case CLERK_EFFECT_REVOKES:
 			return "It is safe to try again: Clerk refuses to revoke an invitation that is no longer pending.";
 	}
 	pg_unreachable();
 }
 
-/* A copy in the current memory context. */
+/* Copies an error into the current memory context. */
 ClerkError *
 clerk_error_copy(const ClerkError *error)
 {
@@ -94,8 +100,8 @@ clerk_error_copy(const ClerkError *error)
 	COPY(code);
 	COPY(param_name);
 	COPY(trace_id);
-	COPY(said);
-	COPY(named);
+	COPY(clerk_message);
+	COPY(addresses_text);
 	COPY(summary);
 	COPY(detail);
 	COPY(hint);
@@ -105,55 +111,57 @@ clerk_error_copy(const ClerkError *error)
 }
 
 /*
- * Whether a refusal names this address, in any case and normalized or not, as a
- * whole and not as part of a longer one.
+ * Whether a refusal mentions this address, in any of the forms that
+ * clerk_address_likeness() treats as similar.  It must be mentioned as a whole
+ * rather than as part of a longer address.  Must be called in a transaction.
  */
 bool
 clerk_error_names(const ClerkError *error, const char *address)
 {
 	const char *folded;
 
-	if (error->named == NULL)
+	if (error->addresses_text == NULL)
 		return false;
-	folded = clerk_fold_address(error->named);
-	return contains(folded, clerk_fold_address(address)) ||
-		contains(folded, clerk_normalize_address(address)) ||
-		has_word_for(error->named, address);
+	folded = clerk_fold_address(error->addresses_text);
+	return contains_address(folded, clerk_fold_address(address)) ||
+		contains_address(folded, clerk_normalize_address(address)) ||
+		contains_similar(error->addresses_text, address);
 }
 
-/* Whether a text has an address in this very form. */
+/* Whether a text contains an address in exactly this form. */
 static bool
-contains(const char *named, const char *wanted)
+contains_address(const char *text, const char *wanted)
 {
 	size_t		length = strlen(wanted);
 
-	for (const char *text = named; (text = strstr(text, wanted)) != NULL; text++)
+	for (const char *found = text; (found = strstr(found, wanted)) != NULL;
+		 found++)
 	{
-		const char *next = text + length;
+		const char *next = found + length;
 
-		if (text > named && continues_address(text[-1]))
+		if (found > text && is_address_character(found[-1]))
 			continue;
-		/* A full stop may end the sentence, or go on with the address. */
+		/* A period may end the sentence or be part of the address. */
 		if (*next == '.')
 			next++;
-		if (!continues_address(*next))
+		if (!is_address_character(*next))
 			return true;
 	}
 	return false;
 }
 
-/* Whether a word of the text is an address that is the same when normalized. */
+/* Whether a word of the text is an address that is similar to this one. */
 static bool
-has_word_for(const char *named, const char *address)
+contains_similar(const char *text, const char *address)
 {
-	char	   *rest = pstrdup(named);
+	char	   *rest = pstrdup(text);
 	char	   *word;
 
 	while ((word = strsep(&rest, " \t\r\n\"'`<>()[],;:")) != NULL)
 	{
 		size_t		length = strlen(word);
 
-		/* A full stop that ends the sentence. */
+		/* Remove a period that ends the sentence. */
 		if (length > 0 && word[length - 1] == '.')
 			word[length - 1] = '\0';
 		if (strchr(word, '@') != NULL &&
@@ -163,8 +171,9 @@ has_word_for(const char *named, const char *address)
 	return false;
 }
 
+/* Whether a character may be part of an address. */
 static bool
-continues_address(char c)
+is_address_character(char c)
 {
 	return IS_HIGHBIT_SET(c) || isalnum((unsigned char) c) ||
 		(c != '\0' && strchr("._%+-@", c) != NULL);

@@ -1,6 +1,6 @@
 /*
  * error_response.c
- *		What a response that is an error says, without the secrets in it.
+ *		Reads an error response, and masks the secrets in it.
  */
 #include "postgres.h"
 
@@ -8,25 +8,27 @@
 #include "clerk/json_reader.h"
 #include "lib/stringinfo.h"
 
-/* Most errors of one answer that a message quotes. */
+/* Maximum number of errors of one response that a message quotes. */
 #define MAX_QUOTED_ERRORS 10
 
 static void read_errors(JsonbContainer *errors, const char *key,
 						ClerkError *error);
-static JsonbContainer *element(JsonbContainer *array, uint32 index);
-static void collect_names(StringInfo names, JsonbContainer *object);
-static void collect_array(StringInfo names, JsonbContainer *object,
+static JsonbContainer *object_element(JsonbContainer *array, uint32 index);
+static void collect_address_texts(StringInfo texts, JsonbContainer *object);
+static void collect_array(StringInfo texts, JsonbContainer *object,
 						  const char *field);
-static void quote_error(StringInfo said, JsonbContainer *object,
-						const char *key);
+static void append_error(StringInfo message, JsonbContainer *object,
+						 const char *key);
 static char *text_field(JsonbContainer *object, const char *name,
 						const char *key);
-static void conceal_key(char *text, const char *key);
-static void conceal_query_strings(char *text);
+static void mask_key(char *text, const char *key);
+static void mask_query_strings(char *text);
 
 /*
- * What the answer itself says about its failure.  Not every body is JSON, and
- * no part of one that is not is quoted.
+ * Sets the fields of "error" that come from the response: HTTP status,
+ * Retry-After, trace ID, Clerk's code, its field name and its messages.  The
+ * response's body may be something other than JSON; such a body is never
+ * quoted.
  */
 void
 clerk_error_read_response(const ClerkHttpRequest *request, ClerkError *error)
@@ -34,16 +36,16 @@ clerk_error_read_response(const ClerkHttpRequest *request, ClerkError *error)
 	const char *key = clerk_http_bearer_token(request);
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
-	Jsonb	   *answer = clerk_json_parse_what_is_legible(body, length);
+	Jsonb	   *response = clerk_json_parse_lossy(body, length);
 	JsonbValue	errors;
 
 	error->http_status = clerk_http_status(request);
 	error->retry_after = clerk_http_retry_after(request);
 
-	if (answer != NULL && JB_ROOT_IS_OBJECT(answer))
+	if (response != NULL && JB_ROOT_IS_OBJECT(response))
 	{
-		error->trace_id = text_field(&answer->root, "clerk_trace_id", key);
-		if (clerk_json_field(&answer->root, "errors", &errors) &&
+		error->trace_id = text_field(&response->root, "clerk_trace_id", key);
+		if (clerk_json_field(&response->root, "errors", &errors) &&
 			errors.type == jbvBinary &&
 			JsonContainerIsArray(errors.val.binary.data))
 			read_errors(errors.val.binary.data, key, error);
@@ -52,7 +54,10 @@ clerk_error_read_response(const ClerkHttpRequest *request, ClerkError *error)
 		error->trace_id = clerk_error_trace_id(request);
 }
 
-/* Clerk's name for the request, or that of the edge in front of it. */
+/*
+ * Returns the trace ID that Clerk, or the CDN in front of it (Cloudflare), has
+ * given the request, as a palloc'd string; NULL if there is none.
+ */
 char *
 clerk_error_trace_id(const ClerkHttpRequest *request)
 {
@@ -61,28 +66,31 @@ clerk_error_trace_id(const ClerkHttpRequest *request)
 	if (trace_id == NULL)
 		trace_id = clerk_http_header(request, "cf-ray");
 	if (trace_id != NULL)
-		conceal_key(trace_id, clerk_http_bearer_token(request));
+		mask_key(trace_id, clerk_http_bearer_token(request));
 	return trace_id;
 }
 
-/* Several errors are quoted, but the first decides what they mean. */
+/*
+ * All errors up to MAX_QUOTED_ERRORS are quoted.  The first one that has a
+ * code determines the meaning.
+ */
 static void
 read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
 {
-	StringInfoData said;
-	StringInfoData names;
+	StringInfoData message;
+	StringInfoData texts;
 	JsonbValue	meta;
 
-	initStringInfo(&said);
-	initStringInfo(&names);
+	initStringInfo(&message);
+	initStringInfo(&texts);
 	for (uint32 i = 0; i < Min(JsonContainerSize(errors), MAX_QUOTED_ERRORS); i++)
 	{
-		JsonbContainer *object = element(errors, i);
+		JsonbContainer *object = object_element(errors, i);
 
 		if (object == NULL)
 			continue;
-		quote_error(&said, object, key);
-		collect_names(&names, object);
+		append_error(&message, object, key);
+		collect_address_texts(&texts, object);
 		if (error->code != NULL)
 			continue;
 		error->code = text_field(object, "code", key);
@@ -92,35 +100,36 @@ read_errors(JsonbContainer *errors, const char *key, ClerkError *error)
 			error->param_name = text_field(meta.val.binary.data,
 										   "param_name", key);
 	}
-	if (said.len > 0)
-		error->said = said.data;
-	if (names.len > 0)
-		error->named = names.data;
+	if (message.len > 0)
+		error->clerk_message = message.data;
+	if (texts.len > 0)
+		error->addresses_text = texts.data;
 }
 
 /*
- * Where Clerk may say which addresses of a bulk request it refuses: sometimes
- * in "meta", sometimes in the message only.
+ * Collects the texts in which Clerk may name the addresses that it refuses in
+ * a bulk request.  Sometimes they are in "meta", sometimes only in the
+ * message.
  */
 static void
-collect_names(StringInfo names, JsonbContainer *object)
+collect_address_texts(StringInfo texts, JsonbContainer *object)
 {
 	const char *text = clerk_json_text_field(object, "long_message");
 	JsonbValue	meta;
 
 	if (text != NULL)
-		appendStringInfo(names, "%s\n", text);
+		appendStringInfo(texts, "%s\n", text);
 	if (clerk_json_field(object, "meta", &meta) &&
 		meta.type == jbvBinary &&
 		JsonContainerIsObject(meta.val.binary.data))
 	{
-		collect_array(names, meta.val.binary.data, "email_addresses");
-		collect_array(names, meta.val.binary.data, "identifiers");
+		collect_array(texts, meta.val.binary.data, "email_addresses");
+		collect_array(texts, meta.val.binary.data, "identifiers");
 	}
 }
 
 static void
-collect_array(StringInfo names, JsonbContainer *object, const char *field)
+collect_array(StringInfo texts, JsonbContainer *object, const char *field)
 {
 	JsonbValue	array;
 
@@ -132,14 +141,17 @@ collect_array(StringInfo names, JsonbContainer *object, const char *field)
 		JsonbValue *element = getIthJsonbValueFromContainer(array.val.binary.data, i);
 
 		if (element->type == jbvString)
-			appendStringInfo(names, "%.*s\n", element->val.string.len,
+			appendStringInfo(texts, "%.*s\n", element->val.string.len,
 							 element->val.string.val);
 	}
 }
 
-/* An array's element that is an object; NULL if it is anything else. */
+/*
+ * Returns an element of an array if it is an object; NULL if it is anything
+ * else.
+ */
 static JsonbContainer *
-element(JsonbContainer *array, uint32 index)
+object_element(JsonbContainer *array, uint32 index)
 {
 	JsonbValue *value = getIthJsonbValueFromContainer(array, index);
 
@@ -148,9 +160,9 @@ element(JsonbContainer *array, uint32 index)
 		value->val.binary.data : NULL;
 }
 
-/* Appends what one element of "errors" says, and its code in brackets. */
+/* Appends the message of one element of "errors", and its code in brackets. */
 static void
-quote_error(StringInfo said, JsonbContainer *object, const char *key)
+append_error(StringInfo message, JsonbContainer *object, const char *key)
 {
 	char	   *text = text_field(object, "long_message", key);
 	char	   *code = text_field(object, "code", key);
@@ -159,18 +171,19 @@ quote_error(StringInfo said, JsonbContainer *object, const char *key)
 		text = text_field(object, "message", key);
 	if (text == NULL && code == NULL)
 		return;
-	/* Clerk's messages end with a period or not. */
+	/* Some of Clerk's messages end with a period and some do not. */
 	if (text != NULL && text[0] != '\0' && text[strlen(text) - 1] == '.')
 		text[strlen(text) - 1] = '\0';
-	appendStringInfo(said, "%s%s", said->len > 0 ? "; " : "Clerk says: ",
+	appendStringInfo(message, "%s%s", message->len > 0 ? "; " : "Clerk says: ",
 					 text != NULL ? text : "");
 	if (code != NULL)
-		appendStringInfo(said, "%s[%s]", text != NULL ? " " : "", code);
+		appendStringInfo(message, "%s[%s]", text != NULL ? " " : "", code);
 }
 
 /*
- * A string of Clerk's without secrets: a key that Clerk quotes, or the ticket
- * in an invitation's URL, must not reach a message or a log.
+ * Returns a string field without secrets, palloc'd; NULL if it is not a
+ * string.  Neither a key that Clerk quotes nor the token in an invitation's
+ * URL may get into a message or the log.
  */
 static char *
 text_field(JsonbContainer *object, const char *name, const char *key)
@@ -179,14 +192,14 @@ text_field(JsonbContainer *object, const char *name, const char *key)
 
 	if (text != NULL)
 	{
-		conceal_key(text, key);
-		conceal_query_strings(text);
+		mask_key(text, key);
+		mask_query_strings(text);
 	}
 	return text;
 }
 
 static void
-conceal_key(char *text, const char *key)
+mask_key(char *text, const char *key)
 {
 	size_t		length = strlen(key);
 
@@ -194,9 +207,9 @@ conceal_key(char *text, const char *key)
 		memset(found, '*', length);
 }
 
-/* Replaces what follows the "?" of each URL. */
+/* Masks the query part of each URL. */
 static void
-conceal_query_strings(char *text)
+mask_query_strings(char *text)
 {
 	for (char *url = text; (url = strstr(url, "://")) != NULL;)
 	{
@@ -209,7 +222,10 @@ conceal_query_strings(char *text)
 	}
 }
 
-/* What Clerk said, HTTP status and trace ID, as sentences. */
+/*
+ * Returns what Clerk said, the HTTP status and the trace ID, as sentences for
+ * a DETAIL; palloc'd.
+ */
 char *
 clerk_error_describe(const ClerkHttpRequest *request, const ClerkError *error)
 {
@@ -217,13 +233,13 @@ clerk_error_describe(const ClerkHttpRequest *request, const ClerkError *error)
 	size_t		length;
 
 	initStringInfo(&detail);
-	if (error->said != NULL)
-		appendStringInfo(&detail, "%s. ", error->said);
+	if (error->clerk_message != NULL)
+		appendStringInfo(&detail, "%s. ", error->clerk_message);
 	else
 	{
 		(void) clerk_http_body(request, &length);
 		appendStringInfo(&detail,
-						 "The answer does not say why (%zu bytes). ", length);
+						 "The response gives no reason (%zu bytes). ", length);
 	}
 	appendStringInfo(&detail, "HTTP status %d", error->http_status);
 	if (error->trace_id != NULL)

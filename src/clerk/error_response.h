@@ -1,6 +1,6 @@
 /*
  * error_response.h
- *		What a response that is an error says.
+ *		Reads an error response.
  */
 #ifndef CLERK_ERROR_RESPONSE_H
 #define CLERK_ERROR_RESPONSE_H

@@ -1,53 +1,53 @@
 /*
  * error_rules.c
- *		What Clerk's refusals mean: a table from HTTP status and Clerk's code to
- *		class, SQLSTATE and texts.
+ *		What Clerk's refusals mean: a table that maps HTTP status and Clerk's
+ *		error code to class, SQLSTATE and messages.
  *
- * Written from Clerk's documented error catalogue for the operations on
- * organization invitations.  A status that the table lacks has the meaning of
- * its hundred.
+ * The table follows Clerk's documented error codes for the operations on
+ * organization invitations.  A status that is not in the table means the same
+ * as any other 4xx status: see the last rule.
  */
 #include "postgres.h"
 
 #include "clerk/error_rules.h"
 
 #define HINT_NOT_FOUND \
-	"Check the organization ID, the role and the inviter, and that the secret key belongs to the same Clerk instance."
+	"Check the organization ID, the role, and the inviter, and that the secret key belongs to the same Clerk instance."
 
 /*
- * What is different about requests that concern existing invitations; asked
- * before the table for all.
+ * Rules for requests that concern existing invitations, which take precedence
+ * over the general rules.
  */
 static const ClerkErrorRule refusals_about_existing[] = {
 	{403, "not_a_member_in_organization", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
 		"the requesting user is not a member of the organization",
 	"Pass the Clerk user ID of a member, or NULL for no user."},
 	{403, "missing_organization_permission", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
-		"the requesting user may not do this in the organization",
-	"Pass the Clerk user ID of a member who may manage members, or NULL for no user."},
+		"the requesting user lacks the required permission in the organization",
+	"Pass the Clerk user ID of a member who has permission to manage members, or NULL for no user."},
 	{404, "resource_not_found", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-		"the organization, invitation or user does not exist",
+		"the organization, invitation, or user does not exist",
 	"Check the organization ID and the invitation ID, and that the secret key belongs to the same Clerk instance."},
 	{404, "organization_not_found_or_unauthorized", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 		"the organization does not exist",
 	"Check the organization ID, and that the secret key belongs to the same Clerk instance."},
 };
 
-/* The first rule that fits counts. */
+/* General rules.  The first rule that matches applies. */
 static const ClerkErrorRule refusals[] = {
-	/* What the status alone decides, whatever the body says. */
+	/* These depend on the status alone, whatever the body contains. */
 	{401, NULL, CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION,
 	"Clerk does not accept the secret key", CLERK_HINT_KEY},
 	{429, NULL, CLERK_ERROR_RATE_LIMITED, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-	"Clerk's rate limit is exceeded", NULL},
+	"Clerk's rate limit was exceeded", NULL},
 
-	/* Clerk already has it. */
+	/* Clerk already has the invitation or the member. */
 	{0, "organization_invitation_not_unique", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"an invitation for this address is already pending",
-	"The pending invitation stays valid. Revoke it first if it is to be replaced."},
+	"The pending invitation remains valid. To replace it, revoke it first."},
 	{0, "duplicate_record", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"an invitation for this address is already pending",
-	"The pending invitation stays valid. Revoke it first if it is to be replaced."},
+	"The pending invitation remains valid. To replace it, revoke it first."},
 	{0, "already_a_member_in_organization", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"this address already belongs to a member of the organization",
 	"No invitation is needed."},
@@ -55,18 +55,18 @@ static const ClerkErrorRule refusals[] = {
 	/* Quotas and billing. */
 	{0, "organization_membership_quota_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
 		"the organization has reached its membership limit",
-	"Members and pending invitations count together. Raise the organization's limit in Clerk, or revoke pending invitations."},
+	"Both members and pending invitations count toward the limit. Raise the organization's limit in Clerk, or revoke pending invitations."},
 	{0, "dev_monthly_email_limit_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		"the development instance has used up its e-mails for this month",
+		"the development instance has reached its monthly e-mail limit",
 	"Use a production instance, or pass notify => false and deliver the link yourself."},
 	{0, "quota_exceeded", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		"a quota of the Clerk instance is used up",
+		"a quota of the Clerk instance is exhausted",
 	"Raise the quota in Clerk's Dashboard."},
 	{402, "insufficient_seats", CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		"the organization's plan has no seat left",
+		"the organization's plan has no seats left",
 	"Buy seats for the organization, or revoke pending invitations."},
 	{402, NULL, CLERK_ERROR_FINAL, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-		"the organization's plan does not allow it",
+		"the organization's plan does not allow this",
 	"Check the plan and billing of the organization in Clerk's Dashboard."},
 
 	/* Privileges. */
@@ -74,39 +74,39 @@ static const ClerkErrorRule refusals[] = {
 		"the inviter is not a member of the organization",
 	"Pass the Clerk user ID of a member, or NULL for no inviter."},
 	{403, "missing_organization_permission", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
-		"the inviter may not invite to the organization",
-	"Pass the Clerk user ID of a member who may manage members, or NULL for no inviter."},
+		"the inviter lacks permission to invite people to the organization",
+	"Pass the Clerk user ID of a member who has permission to manage members, or NULL for no inviter."},
 	{403, "organization_not_enabled_in_instance", CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
 		"organizations are not enabled in the Clerk instance",
 	"Enable organizations in Clerk's Dashboard."},
 	{403, NULL, CLERK_ERROR_FINAL, ERRCODE_INSUFFICIENT_PRIVILEGE,
-	"Clerk does not allow it", NULL},
+	"permission denied by Clerk", NULL},
 
 	/* Not found. */
 	{404, "organization_invitation_not_pending", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"the invitation is no longer pending", NULL},
 	{404, "resource_not_found", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-	"the organization, role or inviter does not exist", HINT_NOT_FOUND},
+	"the organization, role, or inviter does not exist", HINT_NOT_FOUND},
 	{404, "organization_not_found_or_unauthorized", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"the organization does not exist", HINT_NOT_FOUND},
 	{404, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-	"Clerk did not find it", "Check \"clerk_invite.api_url\"."},
+	"Clerk could not find the requested resource", "Check \"clerk_invite.api_url\"."},
 
-	/* Another change is in the way. */
+	/* A conflict with another change. */
 	{409, NULL, CLERK_ERROR_TRY_LATER, ERRCODE_OBJECT_IN_USE,
-	"Clerk cannot do it at the moment", NULL},
+	"Clerk cannot process the request at the moment", NULL},
 
-	/* Refused by the form of the request. */
+	/* The form of the request. */
 	{0, "api_version_invalid", CLERK_ERROR_CONFIGURATION, ERRCODE_INVALID_PARAMETER_VALUE,
-		"Clerk does not know the API version that was asked for",
+		"Clerk does not support the requested API version",
 	"Check \"clerk_invite.api_version\"."},
 	{0, "exclusive_organization_membership", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 		"the person belongs to an organization that allows no other membership",
 	NULL},
 	{0, "bulk_size_exceeded", CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-	"the request has too many invitations for Clerk", NULL},
+	"the request contains more invitations than Clerk allows", NULL},
 	{413, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
-	"the request is too large for Clerk", "Clerk allows 8 kB of metadata."},
+	"the request is too large for Clerk", "Clerk allows at most 8 kB of metadata."},
 	{0, NULL, CLERK_ERROR_FINAL, ERRCODE_INVALID_PARAMETER_VALUE,
 	"Clerk refused the request", NULL},
 };
@@ -115,8 +115,9 @@ static const ClerkErrorRule *find_rule(const ClerkErrorRule *rules, int count,
 									   int http_status, const char *code);
 
 /*
- * The rule for a response from 400 to 499 to a request with this effect; "code"
- * is Clerk's, or NULL.
+ * Returns the rule for a response with an HTTP status from 400 to 499 to a
+ * request with this effect.  "code" is Clerk's error code, or NULL.  The
+ * result is never NULL.
  */
 const ClerkErrorRule *
 clerk_find_error_rule(ClerkEffect effect, int http_status, const char *code)
@@ -131,7 +132,10 @@ clerk_find_error_rule(ClerkEffect effect, int http_status, const char *code)
 	return rule;
 }
 
-/* NULL if none fits, which cannot be of the table for all. */
+/*
+ * Returns the first rule that matches, or NULL.  The last general rule matches
+ * everything.
+ */
 static const ClerkErrorRule *
 find_rule(const ClerkErrorRule *rules, int count, int http_status,
 		  const char *code)

@@ -1,7 +1,7 @@
 /*
  * error_rules.h
- *		What Clerk's refusals mean: a table from HTTP status and Clerk's code to
- *		class, SQLSTATE and texts.
+ *		What Clerk's refusals mean: a table that maps HTTP status and Clerk's
+ *		error code to class, SQLSTATE and messages.
  */
 #ifndef CLERK_ERROR_RULES_H
 #define CLERK_ERROR_RULES_H
@@ -11,7 +11,7 @@
 typedef struct ClerkErrorRule
 {
 	int			http_status;	/* 0: any from 400 to 499 */
-	const char *code;			/* NULL: any */
+	const char *code;			/* NULL: any code, or none */
 	ClerkErrorClass class;
 	int			sqlstate;
 	const char *summary;

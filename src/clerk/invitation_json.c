@@ -1,9 +1,9 @@
 /*
  * invitation_json.c
- *		Invitations between Clerk's JSON and the SQL type.
+ *		Conversion of invitations between Clerk's JSON and the SQL type.
  *
- * Fields that are NULL are left out of a request, fields that are unknown are
- * left alone in an answer.
+ * A request omits fields that are NULL.  Unknown fields of a response are
+ * ignored.
  */
 #include "postgres.h"
 
@@ -17,7 +17,10 @@
 #include "utils/json.h"
 #include "utils/timestamp.h"
 
-/* Names of an invitation's fields, in Clerk's JSON and in the SQL type. */
+/*
+ * The names of an invitation's fields, both in Clerk's JSON and in the SQL
+ * type.
+ */
 static const char *const field_names[CLERK_INVITATION_FIELDS] = {
 	[CLERK_INVITATION_ID] = "id",
 	[CLERK_INVITATION_ORGANIZATION_ID] = "organization_id",
@@ -36,7 +39,7 @@ static const char *const field_names[CLERK_INVITATION_FIELDS] = {
 	[CLERK_INVITATION_EXPIRES_AT] = "expires_at",
 };
 
-/* Their types in the SQL type. */
+/* The types of the SQL type's columns. */
 static const Oid field_types[CLERK_INVITATION_FIELDS] = {
 	[CLERK_INVITATION_ID] = TEXTOID,
 	[CLERK_INVITATION_ORGANIZATION_ID] = TEXTOID,
@@ -58,15 +61,18 @@ static const Oid field_types[CLERK_INVITATION_FIELDS] = {
 static void append_name(StringInfo json, const char *name);
 static void append_string(StringInfo json, const char *name, const char *value);
 static void append_jsonb(StringInfo json, const char *name, Jsonb *value);
-static const char *form_invitation(const ClerkJsonValue *fields,
-								   ClerkInvitation *invitation,
-								   ClerkJsonError *json_error);
+static const char *build_invitation(const ClerkJsonValue *fields,
+									ClerkInvitation *invitation,
+									ClerkJsonError *json_error);
 static int64 read_count(const ClerkJsonValue *value);
 static const char *read_field(const ClerkJsonValue *value, Oid type,
 							  Datum *datum, ClerkJsonError *json_error);
 static bool read_milliseconds(const char *milliseconds, Datum *datum);
 
-/* Whether a row of this type can hold an invitation's fields as they are. */
+/*
+ * Whether a row type has exactly an invitation's columns, with the types of
+ * this version of the library.
+ */
 bool
 clerk_fits_invitation(TupleDesc descriptor)
 {
@@ -79,7 +85,7 @@ clerk_fits_invitation(TupleDesc descriptor)
 	return true;
 }
 
-/* A field that is a text, as a palloc'd string; NULL if it is null. */
+/* Returns a field of type text as a palloc'd string; NULL if it is null. */
 char *
 clerk_invitation_text(const ClerkInvitation *invitation,
 					  ClerkInvitationField field)
@@ -88,7 +94,11 @@ clerk_invitation_text(const ClerkInvitation *invitation,
 		TextDatumGetCString(invitation->values[field]);
 }
 
-/* The body of a request for one invitation, in the database's encoding. */
+/*
+ * Returns the request body for one invitation, as a palloc'd string in the
+ * database's encoding.  The fields are those of Clerk's operation
+ * CreateOrganizationInvitation.
+ */
 char *
 clerk_new_invitation_json(const ClerkNewInvitation *wanted)
 {
@@ -107,7 +117,11 @@ clerk_new_invitation_json(const ClerkNewInvitation *wanted)
 	if (wanted->notify != NULL)
 		appendStringInfo(&json, ",\"notify\":%s",
 						 *wanted->notify ? "true" : "false");
-	/* Every field came with a comma before it. */
+
+	/*
+	 * Each field was appended with a comma before it; replace the first
+	 * comma.
+	 */
 	json.data[0] = '{';
 	appendStringInfoChar(&json, '}');
 	return json.data;
@@ -139,7 +153,15 @@ append_jsonb(StringInfo json, const char *name, Jsonb *value)
 	JsonbToCString(json, &value->root, VARSIZE(value));
 }
 
-/* Reads the "data" of a list; returns what is wrong with it, NULL if nothing. */
+/*
+ * Reads the response to a list or bulk operation: an object with "data", an
+ * array of invitations, and "total_count".  "text" is JSON in the database's
+ * encoding.
+ *
+ * Returns NULL and fills "list" except list->lossless, or returns what is
+ * wrong as a phrase.  In the latter case *json_error is CLERK_JSON_GOOD unless
+ * the cause is invalid JSON or the encoding.
+ */
 const char *
 clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 						   ClerkJsonError *json_error)
@@ -164,8 +186,9 @@ clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));
 	for (int i = 0; i < list->count; i++)
 	{
-		const char *error = form_invitation(&data.values[i * CLERK_INVITATION_FIELDS],
-											&list->invitations[i], json_error);
+		const char *error =
+		build_invitation(&data.values[i * CLERK_INVITATION_FIELDS],
+						 &list->invitations[i], json_error);
 
 		if (error != NULL)
 			return error;
@@ -173,7 +196,7 @@ clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 	return NULL;
 }
 
-/* A number of things; -1 if it is not told, or nonsense. */
+/* Reads a count; returns -1 if it is missing or invalid. */
 static int64
 read_count(const ClerkJsonValue *value)
 {
@@ -183,7 +206,13 @@ read_count(const ClerkJsonValue *value)
 	return count >= 0 && count <= PG_INT32_MAX ? (int64) count : -1;
 }
 
-/* Reads an invitation; returns what is wrong with it, NULL if nothing. */
+/*
+ * Reads one invitation from "length" bytes of JSON in the database's encoding.
+ *
+ * Returns NULL and fills "invitation", or returns what is wrong as a phrase.
+ * In the latter case *json_error is CLERK_JSON_GOOD unless the cause is
+ * invalid JSON or the encoding.
+ */
 const char *
 clerk_read_invitation(const char *text, int length,
 					  ClerkInvitation *invitation, ClerkJsonError *json_error)
@@ -193,13 +222,16 @@ clerk_read_invitation(const char *text, int length,
 	if (!clerk_json_read_object(text, length, field_names,
 								CLERK_INVITATION_FIELDS, fields, json_error))
 		return clerk_json_error_text(*json_error);
-	return form_invitation(fields, invitation, json_error);
+	return build_invitation(fields, invitation, json_error);
 }
 
-/* From the fields' texts to their values; returns what is wrong, as above. */
+/*
+ * Converts the fields' JSON to their values.  Returns what is wrong as a
+ * phrase, or NULL.
+ */
 static const char *
-form_invitation(const ClerkJsonValue *fields, ClerkInvitation *invitation,
-				ClerkJsonError *json_error)
+build_invitation(const ClerkJsonValue *fields, ClerkInvitation *invitation,
+				 ClerkJsonError *json_error)
 {
 	for (int i = 0; i < CLERK_INVITATION_FIELDS; i++)
 	{
@@ -221,12 +253,15 @@ form_invitation(const ClerkJsonValue *fields, ClerkInvitation *invitation,
 	return NULL;
 }
 
-/* Reads a field; returns what is wrong with it, NULL if nothing. */
+/*
+ * Converts a field's JSON to its value.  Returns what is wrong as a phrase, or
+ * NULL.
+ */
 static const char *
 read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 		   ClerkJsonError *json_error)
 {
-	bool		good = false;
+	bool		valid = false;
 
 	switch (type)
 	{
@@ -242,18 +277,19 @@ read_field(const ClerkJsonValue *value, Oid type, Datum *datum,
 			return *json_error == CLERK_JSON_GOOD ?
 				NULL : clerk_json_error_text(*json_error);
 		case TIMESTAMPTZOID:
-			good = (value->kind == CLERK_JSON_NUMBER &&
-					read_milliseconds(value->source, datum));
+			valid = (value->kind == CLERK_JSON_NUMBER &&
+					 read_milliseconds(value->source, datum));
 			break;
 		default:
 			elog(ERROR, "unexpected type %u of an invitation's field", type);
 	}
-	return good ? NULL : "is not of the documented type, or out of range";
+	return valid ? NULL : "is not of the documented type, or is out of range";
 }
 
 /*
- * From Clerk's milliseconds since 1970, a JSON number with more of the text
- * behind it, to a timestamptz.
+ * Converts Clerk's times, milliseconds since 1970, to timestamptz.
+ * "milliseconds" is a JSON number that is not NUL-terminated: other JSON
+ * follows it.  Returns false if the time is out of range.
  */
 static bool
 read_milliseconds(const char *milliseconds, Datum *datum)
@@ -261,7 +297,9 @@ read_milliseconds(const char *milliseconds, Datum *datum)
 	const int	epoch_days = POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE;
 	const double epoch = epoch_days * (double) SECS_PER_DAY * 1000;
 
-	/* A double is exact up to 2^53 milliseconds, far past year 200,000. */
+	/*
+	 * A double is exact up to 2^53 milliseconds, far beyond the year 200,000.
+	 */
 	const double number = rint(strtod(milliseconds, NULL)) - epoch;
 	const double limit = (double) (PG_INT64_MAX / 2000);
 	Timestamp	timestamp;

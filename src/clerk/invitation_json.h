@@ -1,6 +1,6 @@
 /*
  * invitation_json.h
- *		Invitations between Clerk's JSON and the SQL type.
+ *		Conversion of invitations between Clerk's JSON and the SQL type.
  */
 #ifndef CLERK_INVITATION_JSON_H
 #define CLERK_INVITATION_JSON_H
@@ -9,7 +9,7 @@
 #include "clerk/json_encoding.h"
 #include "utils/jsonb.h"
 
-/* Fields of an invitation, in the order of the SQL type's columns. */
+/* The fields of an invitation, in the order of the SQL type's columns. */
 typedef enum ClerkInvitationField
 {
 	CLERK_INVITATION_ID,
@@ -31,12 +31,14 @@ typedef enum ClerkInvitationField
 
 #define CLERK_INVITATION_FIELDS (CLERK_INVITATION_EXPIRES_AT + 1)
 
-/* The status of an invitation that can be accepted. */
+/*
+ * The status of an invitation that has not been accepted, revoked or expired.
+ */
 #define CLERK_INVITATION_PENDING "pending"
 
 /*
- * An invitation as Clerk describes it: text, jsonb or timestamptz by field.
- * All but the id may be null.
+ * An invitation as Clerk describes it.  Depending on the field, a value is
+ * text, jsonb or timestamptz.  All fields except the ID may be null.
  */
 typedef struct ClerkInvitation
 {
@@ -44,29 +46,30 @@ typedef struct ClerkInvitation
 	bool		nulls[CLERK_INVITATION_FIELDS];
 } ClerkInvitation;
 
-/* What to ask for.  Strings are in the database's encoding. */
+/* An invitation to be created.  Strings are in the database's encoding. */
 typedef struct ClerkNewInvitation
 {
-	char	   *organization_id;	/* must pass clerk_is_identifier() */
+	char	   *organization_id;	/* clerk_is_identifier() must accept it */
 	char	   *email_address;
 	char	   *role;
-	char	   *inviter_user_id;	/* NULL: none */
-	char	   *redirect_url;	/* NULL: none */
+	char	   *inviter_user_id;	/* NULL: no inviter */
+	char	   *redirect_url;	/* NULL: no redirect URL */
 	Jsonb	   *public_metadata;	/* an object; NULL: none */
 	Jsonb	   *private_metadata;	/* an object; NULL: none */
 	int			expires_in_days;	/* 0: Clerk's default */
 	bool	   *notify;			/* NULL: Clerk's default */
 } ClerkNewInvitation;
 
-/* Invitations of an answer to a bulk or list operation. */
+/* The invitations in the response to a bulk or list operation. */
 typedef struct ClerkInvitationList
 {
 	int			count;
 	ClerkInvitation *invitations;
-	int64		total_count;	/* what Clerk counts in all; -1: not told */
-	bool		legible;		/* else "?" stands for what is not ASCII,
-								 * since the database's encoding lacks some of
-								 * it */
+	int64		total_count;	/* how many there are in the whole list, by
+								 * Clerk's count; -1: unknown */
+	bool		lossless;		/* false: the database's encoding cannot
+								 * represent the response, so "?" replaces
+								 * every character that is not ASCII */
 } ClerkInvitationList;
 
 extern bool clerk_fits_invitation(TupleDesc descriptor);

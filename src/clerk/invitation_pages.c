@@ -1,27 +1,31 @@
 /*
  * invitation_pages.c
- *		Reads a list of invitations page by page while it changes.
+ *		Reads a list of invitations page by page while the list may change.
  *
- * Clerk's pages are told apart by an offset, and invitations may join or leave
- * the list while it is read, so that an offset does not stay where it was.
- * Whatever happens, an invitation that belongs to the list throughout is
- * returned exactly once:
+ * Clerk addresses pages by an offset.  Invitations may join or leave the list
+ * between two requests, so an offset does not always denote the same place.
+ * Nevertheless an invitation that is in the list during the whole time is
+ * returned exactly once.  This is how:
  *
- * Invitations come in the order of their creation, so that new ones join at
- * the end.  "newest" is the time of creation of the last one read, and this
- * holds: every invitation that is there throughout and was created before
- * "newest" has been read.  The next page is asked for from one before those
- * created at "newest", and is used only if its first invitation was created
- * before "newest": then all that comes before the page was created before
- * "newest", too, and has been read.  Otherwise invitations have left the list,
- * and the page begins too late: one that begins earlier is asked for, twice as
- * far back each time.  In a
- * page that is used, those created before "newest" are passed over, and so are
- * those created at that very time that have been read, whose identifiers are
- * kept.  Invitations of the same time may come in another order each time.
+ * Pages are requested in the order of creation, so new invitations join at the
+ * end.  "newest" is the creation time of the last invitation read.  Invariant:
+ * every invitation that is in the list during the whole time and was created
+ * before "newest" has been read.
  *
- * One that joins the list meanwhile at a place that has been passed, because
- * its status changes, may be returned or not.
+ * The next page is requested so that it begins one invitation before those
+ * created at "newest".  It is used only if its first invitation was created
+ * before "newest".  In that case everything in front of the page was also
+ * created before "newest", so it has been read.  Otherwise invitations have
+ * left the list and the page begins too late.  Then a page that begins earlier
+ * is requested, going back twice as far each time.
+ *
+ * From a page that is used, invitations created before "newest" are skipped.
+ * So are those created exactly at "newest" that have been read before; their
+ * IDs are kept for this purpose.  Invitations with the same creation time may
+ * be in a different order in each response.
+ *
+ * An invitation that joins the list at a place that has already been read,
+ * because its status has changed, may or may not be returned.
  */
 #include "postgres.h"
 
@@ -30,27 +34,30 @@
 #include "utils/timestamp.h"
 
 /*
- * Requests in a row that bring nothing new before we give up.  That many are
- * not needed unless some five thousand invitations, which make 25 pages of
- * 200, leave the list between two requests, and half of them were for nothing.
+ * Maximum number of successive requests that return nothing new.  More would
+ * be needed only if over 5,000 invitations, which are 25 pages of 200, left
+ * the list between two requests: about 12 requests to find a page that begins
+ * early enough, and up to 50 to read on from there, since that page may begin
+ * twice as far back as necessary.
  */
-#define MAX_FRUITLESS 64
+#define MAX_REQUESTS_WITHOUT_PROGRESS 64
 
 /* A list that is being read. */
 struct ClerkInvitationPages
 {
-	ClerkListing listing;		/* the next page, if there is one */
-	MemoryContext memory;		/* of this struct */
-	ClerkInvitationList page;	/* the last one that was taken */
-	int			next;			/* the first of it not looked at yet */
-	int64		end;			/* offset behind the last page used */
-	int64		overlap;		/* how far before that the next one begins; 0:
-								 * not decided yet */
-	int			fruitless;		/* requests in a row that brought nothing new */
-	bool		last;			/* no page follows */
-	bool		any;			/* whether "newest" is set */
+	ClerkListing listing;		/* the next page to request, unless at_end */
+	MemoryContext memory;		/* of this struct and its members */
+	ClerkInvitationList page;	/* the last page taken */
+	int			next;			/* its first invitation not examined yet */
+	int64		end;			/* offset of the end of the last page used */
+	int64		overlap;		/* by how much the next page begins before
+								 * "end"; 0: not decided yet */
+	int			requests_without_progress;	/* successive requests that
+											 * returned nothing new */
+	bool		at_end;			/* no page follows */
+	bool		newest_is_set;	/* false until an invitation has been read */
 	TimestampTz newest;
-	List	   *ids_of_newest;	/* read, and created at that time */
+	List	   *ids_of_newest;	/* IDs read with that creation time */
 };
 
 static bool is_same_text(const char *a, const char *b);
@@ -61,11 +68,13 @@ static bool is_new(const ClerkInvitationPages *pages,
 				   const ClerkInvitation *invitation);
 static void note_read(ClerkInvitationPages *pages,
 					  const ClerkInvitation *invitation);
-static TimestampTz created_at(const ClerkInvitation *invitation);
+static TimestampTz creation_time(const ClerkInvitation *invitation);
 
 /*
- * Begins to read a list in pages of listing->limit invitations, oldest first;
- * everything is copied into the current memory context.
+ * Starts to read a list in pages of listing->limit invitations, in the order
+ * of creation (listing->oldest_first and listing->offset are ignored).  Copies
+ * everything into the current memory context, which must live as long as the
+ * list is read.
  */
 ClerkInvitationPages *
 clerk_pages_begin(const ClerkListing *listing)
@@ -90,7 +99,10 @@ clerk_pages_begin(const ClerkListing *listing)
 	return pages;
 }
 
-/* Whether these are the pages of such a listing. */
+/*
+ * Whether "pages" is for the same organization, address, query and statuses as
+ * "listing".
+ */
 bool
 clerk_pages_are_of(const ClerkInvitationPages *pages,
 				   const ClerkListing *listing)
@@ -111,7 +123,7 @@ clerk_pages_are_of(const ClerkInvitationPages *pages,
 	return true;
 }
 
-/* Makes the pages that are still to come of another size. */
+/* Sets the number of invitations per page for pages not requested yet. */
 void
 clerk_pages_set_size(ClerkInvitationPages *pages, int size)
 {
@@ -119,13 +131,13 @@ clerk_pages_set_size(ClerkInvitationPages *pages, int size)
 }
 
 /*
- * The page to ask for next; NULL at the list's end.  The last page must have
- * been looked through.
+ * Returns the page to request next, or NULL at the end of the list.  The
+ * previous page must have been read to its end with clerk_pages_next().
  */
 const ClerkListing *
 clerk_pages_wanted(ClerkInvitationPages *pages)
 {
-	if (pages->last)
+	if (pages->at_end)
 		return NULL;
 	if (pages->overlap == 0)
 		pages->overlap = least_overlap(pages);
@@ -134,9 +146,9 @@ clerk_pages_wanted(ClerkInvitationPages *pages)
 }
 
 /*
- * Takes the page that was wanted.  It must stay until the next one is taken,
- * or nobody calls clerk_pages_next() any more.  Returns what makes it unusable
- * as a part of a list, as a phrase, or NULL.
+ * Takes the page that clerk_pages_wanted() asked for.  "page" must stay valid
+ * until the next page is taken or clerk_pages_next() is no longer called.
+ * Returns NULL, or a phrase that says why the page cannot be part of the list.
  */
 const char *
 clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
@@ -148,8 +160,8 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 	pages->next = 0;
 	if (reason != NULL)
 		return reason;
-	if (++pages->fruitless > MAX_FRUITLESS)
-		return "its pages do not go on: they bring nothing new";
+	if (++pages->requests_without_progress > MAX_REQUESTS_WITHOUT_PROGRESS)
+		return "successive pages contain no new invitations";
 	if (begins_too_late(pages))
 	{
 		pages->page.count = 0;
@@ -159,16 +171,19 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 
 	/*
 	 * A page that is not full is the last one, unless Clerk has made all
-	 * pages smaller than was asked for.
+	 * pages smaller than requested.
 	 */
 	pages->end = listing->offset + page->count;
-	pages->last = page->count < listing->limit &&
+	pages->at_end = page->count < listing->limit &&
 		(page->count == 0 || pages->end >= page->total_count);
 	pages->overlap = 0;
 	return NULL;
 }
 
-/* The next invitation of the page that was not returned yet; NULL: none is left. */
+/*
+ * Returns the next invitation of the page that has not been returned before,
+ * or NULL at the end of the page.
+ */
 ClerkInvitation *
 clerk_pages_next(ClerkInvitationPages *pages)
 {
@@ -179,7 +194,7 @@ clerk_pages_next(ClerkInvitationPages *pages)
 		if (is_new(pages, invitation))
 		{
 			note_read(pages, invitation);
-			pages->fruitless = 0;
+			pages->requests_without_progress = 0;
 			return invitation;
 		}
 	}
@@ -187,8 +202,8 @@ clerk_pages_next(ClerkInvitationPages *pages)
 }
 
 /*
- * How many more pages there are, going by what Clerk counts; at least one if
- * the end has not been reached.
+ * Returns how many more pages there are by Clerk's total count: 0 at the end
+ * of the list, otherwise at least 1.
  */
 int64
 clerk_pages_left(const ClerkInvitationPages *pages)
@@ -196,7 +211,7 @@ clerk_pages_left(const ClerkInvitationPages *pages)
 	int64		new_in_page = Max(pages->listing.limit - least_overlap(pages), 1);
 	int64		left = pages->page.total_count - pages->end;
 
-	if (pages->last)
+	if (pages->at_end)
 		return 0;
 	return left <= 0 ? 1 : (left + new_in_page - 1) / new_in_page;
 }
@@ -207,14 +222,20 @@ is_same_text(const char *a, const char *b)
 	return a == b || (a != NULL && b != NULL && strcmp(a, b) == 0);
 }
 
-/* What a page has in common with the one before it while none leave the list. */
+/*
+ * How many invitations a page has in common with the previous one if none
+ * leave the list.
+ */
 static int64
 least_overlap(const ClerkInvitationPages *pages)
 {
 	return list_length(pages->ids_of_newest) + 1;
 }
 
-/* All that is said above rests on the order. */
+/*
+ * The invariant depends on the order of creation.  Returns what is wrong as a
+ * phrase, or NULL.
+ */
 static const char *
 order_error(const ClerkInvitationList *page)
 {
@@ -223,30 +244,31 @@ order_error(const ClerkInvitationList *page)
 		if (page->invitations[i].nulls[CLERK_INVITATION_CREATED_AT])
 			return "\"created_at\" is missing";
 		if (i > 0 &&
-			created_at(&page->invitations[i]) < created_at(&page->invitations[i - 1]))
-			return "it is not in the order that was asked for";
+			creation_time(&page->invitations[i]) <
+			creation_time(&page->invitations[i - 1]))
+			return "it is not in the requested order";
 	}
 	return NULL;
 }
 
-/* Whether there may be something before the page that was not read. */
+/* Whether there may be unread invitations in front of the page. */
 static bool
 begins_too_late(const ClerkInvitationPages *pages)
 {
 	if (pages->listing.offset == 0)
 		return false;
 	return pages->page.count == 0 ||
-		created_at(&pages->page.invitations[0]) >= pages->newest;
+		creation_time(&pages->page.invitations[0]) >= pages->newest;
 }
 
 static bool
 is_new(const ClerkInvitationPages *pages, const ClerkInvitation *invitation)
 {
-	const TimestampTz created = created_at(invitation);
+	const TimestampTz created = creation_time(invitation);
 	const char *id;
 	ListCell   *cell;
 
-	if (!pages->any || created > pages->newest)
+	if (!pages->newest_is_set || created > pages->newest)
 		return true;
 	if (created < pages->newest)
 		return false;
@@ -262,12 +284,12 @@ note_read(ClerkInvitationPages *pages, const ClerkInvitation *invitation)
 {
 	MemoryContext caller = MemoryContextSwitchTo(pages->memory);
 
-	if (!pages->any || created_at(invitation) > pages->newest)
+	if (!pages->newest_is_set || creation_time(invitation) > pages->newest)
 	{
 		list_free_deep(pages->ids_of_newest);
 		pages->ids_of_newest = NIL;
-		pages->newest = created_at(invitation);
-		pages->any = true;
+		pages->newest = creation_time(invitation);
+		pages->newest_is_set = true;
 	}
 	pages->ids_of_newest = lappend(pages->ids_of_newest,
 								   clerk_invitation_text(invitation,
@@ -276,7 +298,7 @@ note_read(ClerkInvitationPages *pages, const ClerkInvitation *invitation)
 }
 
 static TimestampTz
-created_at(const ClerkInvitation *invitation)
+creation_time(const ClerkInvitation *invitation)
 {
 	return DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]);
 }

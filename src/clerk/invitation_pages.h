@@ -1,18 +1,18 @@
 /*
  * invitation_pages.h
- *		Reads a list of invitations page by page while it changes.
+ *		Reads a list of invitations page by page while the list may change.
  *
  *		pages = clerk_pages_begin(&listing);
  *		while ((wanted = clerk_pages_wanted(pages)) != NULL)
  *		{
- *			... ask for that page, and read the answer into "page" ...
+ *			... request that page, and read the response into "page" ...
  *			reason = clerk_pages_take(pages, &page);
  *			while ((invitation = clerk_pages_next(pages)) != NULL)
  *				...
  *		}
  *
- * It makes no requests and raises no errors of its own: who reads decides how
- * to wait, and what a failure means.
+ * These functions make no requests and raise no errors of their own: the
+ * caller decides how to wait and what a failure means.
  */
 #ifndef CLERK_INVITATION_PAGES_H
 #define CLERK_INVITATION_PAGES_H

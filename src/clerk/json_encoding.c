@@ -1,11 +1,12 @@
 /*
  * json_encoding.c
- *		JSON's text between the database's encoding and the UTF-8 of the wire.
+ *		Conversion of JSON text between the database's encoding and UTF-8,
+ *		which is JSON's encoding on the network.
  *
- * The conversions are the server's own, which report what they dislike by
- * raising an error.  What comes from the network must not end the caller's
- * work, so those errors are caught here and become values.  Catching without a
- * subtransaction is sound because nothing but memory is acquired in between.
+ * The conversions are the server's own.  They raise an error if they fail, but
+ * data from the network must not end the caller's work.  So these errors are
+ * caught here and returned as values.  Catching them without a subtransaction
+ * is safe because nothing but memory is acquired in between.
  */
 #include "postgres.h"
 
@@ -17,13 +18,14 @@ static bool convert(const char *source, size_t length, bool to_wire,
 					char **converted);
 static size_t escape_length(const char *backslash, const char *end);
 
-/* As in \u30e1, which may stand for a character beyond ASCII. */
-#define ESCAPED_CODE_LENGTH 6
+/* Length of an escape such as \u30e1, which may represent any character. */
+#define UNICODE_ESCAPE_LENGTH 6
 
 /*
- * A text of the database as UTF-8: a palloc'd or the same string.  NULL if it
- * has no such form, which can only be if the database is SQL_ASCII, or if its
- * encoding has characters that Unicode lacks.
+ * Converts a text from the database's encoding to UTF-8.  Returns a palloc'd
+ * string, or "text" itself if there is nothing to convert, and its length in
+ * bytes in *length.  Returns NULL if it cannot be converted, which happens
+ * only if the encoding is SQL_ASCII or has characters that Unicode lacks.
  */
 char *
 clerk_json_to_wire(char *text, size_t *length)
@@ -37,16 +39,17 @@ clerk_json_to_wire(char *text, size_t *length)
 }
 
 /*
- * The text of an answer, which must be followed by a NUL byte that "length"
- * does not count, in the database's encoding.  Returns NULL and says why in
- * *json_error if it has no such form.
+ * Converts "length" bytes of a response from UTF-8 to the database's encoding.
+ * A NUL byte must follow that the length does not count.  Returns a palloc'd
+ * string or "utf8" itself.  If it cannot be converted, returns NULL and sets
+ * *json_error to CLERK_JSON_NOT_UTF8 or CLERK_JSON_UNTRANSLATABLE.
  */
 const char *
 clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonError *json_error)
 {
 	char	   *text;
 
-	/* Refuses NUL bytes as well. */
+	/* Also rejects NUL bytes. */
 	if (!pg_verify_mbstr(PG_UTF8, utf8, length, true))
 	{
 		*json_error = CLERK_JSON_NOT_UTF8;
@@ -62,9 +65,10 @@ clerk_json_from_wire(const char *utf8, size_t length, ClerkJsonError *json_error
 }
 
 /*
- * The text of an answer that the database's encoding cannot hold, with every
- * character beyond ASCII replaced with "?": enough to learn the identifiers
- * and codes in it.
+ * Converts "length" bytes of a response that the database's encoding cannot
+ * represent.  Every character that is not ASCII, and every \u escape, is
+ * replaced with "?".  The identifiers and error codes in the response stay
+ * legible.  Returns a palloc'd string; never fails.
  */
 const char *
 clerk_json_from_wire_lossy(const char *utf8, size_t length)
@@ -79,14 +83,14 @@ clerk_json_from_wire_lossy(const char *utf8, size_t length)
 
 		if (*utf8 == '\\')
 			step = escape_length(utf8, end);
-		if (step == ESCAPED_CODE_LENGTH)
+		if (step == UNICODE_ESCAPE_LENGTH)
 			*to++ = '?';
 		else if (!IS_HIGHBIT_SET(*utf8))
 		{
 			memcpy(to, utf8, step);
 			to += step;
 		}
-		else if ((*utf8 & 0xC0) != 0x80)	/* a character's first byte */
+		else if ((*utf8 & 0xC0) != 0x80)	/* the first byte of a character */
 			*to++ = '?';
 		utf8 += step;
 	}
@@ -94,17 +98,20 @@ clerk_json_from_wire_lossy(const char *utf8, size_t length)
 	return ascii;
 }
 
-/* Bytes of the escape sequence that begins here. */
+/* Length in bytes of the escape sequence that begins at "backslash". */
 static size_t
 escape_length(const char *backslash, const char *end)
 {
 	size_t		length = end - backslash;
 
 	return Min(length, length >= 2 && backslash[1] == 'u' ?
-			   ESCAPED_CODE_LENGTH : 2);
+			   UNICODE_ESCAPE_LENGTH : 2);
 }
 
-/* What is wrong with an answer, as a phrase. */
+/*
+ * Returns what is wrong with a response, as a phrase; NULL for
+ * CLERK_JSON_GOOD.
+ */
 const char *
 clerk_json_error_text(ClerkJsonError json_error)
 {
@@ -115,23 +122,23 @@ clerk_json_error_text(ClerkJsonError json_error)
 		case CLERK_JSON_NOT_UTF8:
 			return "it is not valid UTF-8, or contains a NUL byte";
 		case CLERK_JSON_MALFORMED:
-			return "it is not JSON that jsonb can hold";
+			return "it is not JSON that can be stored as jsonb";
 		case CLERK_JSON_NOT_OBJECT:
 			return "it is not a JSON object";
 		case CLERK_JSON_UNTRANSLATABLE:
-			return "it contains characters that the encoding of the database lacks";
+			return "it contains characters that have no equivalent in the database encoding";
 	}
 	pg_unreachable();
 }
 
-/* False if the conversion raised an error. */
+/* Returns false if the conversion raised an error because of the data. */
 static bool
 convert(const char *source, size_t length, bool to_wire, char **converted)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool done = false;
+	volatile bool converted_ok = false;
 
-	/* The caller has verified what comes from the wire. */
+	/* The caller has verified what comes from the network. */
 	if (GetDatabaseEncoding() == PG_UTF8)
 	{
 		*converted = unconstify(char *, source);
@@ -142,21 +149,24 @@ convert(const char *source, size_t length, bool to_wire, char **converted)
 		*converted = to_wire ?
 			pg_server_to_any(source, length, PG_UTF8) :
 			pg_any_to_server(source, length, PG_UTF8);
-		done = true;
+		converted_ok = true;
 	}
 	PG_CATCH();
 	{
 		clerk_swallow_data_error(caller);
 	}
 	PG_END_TRY();
-	return done;
+	return converted_ok;
 }
 
 /*
- * Drops the current error if the data is to blame, and returns its SQLSTATE:
- * bad data (class 22), data that is too much for the parser, such as too deep
- * a nesting (class 54), or escapes that it does not support in this encoding.
- * Anything else is raised again.
+ * For PG_CATCH blocks: discards the current error if the data caused it, and
+ * returns its SQLSTATE.  "caller" becomes the current memory context.
+ *
+ * The data is the cause if the SQLSTATE is of class 22 (data exception) or 54
+ * (program limit exceeded, such as JSON that is nested too deeply), or is
+ * 0A000 (an escape sequence that is not supported in this encoding).  Any
+ * other error is rethrown.
  */
 int
 clerk_swallow_data_error(MemoryContext caller)

@@ -1,17 +1,19 @@
 /*
  * json_encoding.h
- *		JSON's text between the database's encoding and the UTF-8 of the wire.
+ *		Conversion of JSON text between the database's encoding and UTF-8.
  */
-#ifndef CLERK_JSON_WIRE_H
-#define CLERK_JSON_WIRE_H
+#ifndef CLERK_JSON_ENCODING_H
+#define CLERK_JSON_ENCODING_H
 
 typedef enum ClerkJsonError
 {
 	CLERK_JSON_GOOD,
-	CLERK_JSON_NOT_UTF8,		/* not UTF-8, or with a NUL byte in it */
-	CLERK_JSON_MALFORMED,		/* not JSON, or not JSON that jsonb can hold */
+	CLERK_JSON_NOT_UTF8,		/* not UTF-8, or contains a NUL byte */
+	CLERK_JSON_MALFORMED,		/* not JSON, or not JSON that jsonb can
+								 * represent */
 	CLERK_JSON_NOT_OBJECT,
-	CLERK_JSON_UNTRANSLATABLE	/* the database's encoding cannot hold it */
+	CLERK_JSON_UNTRANSLATABLE	/* not representable in the database's
+								 * encoding */
 } ClerkJsonError;
 
 extern char *clerk_json_to_wire(char *text, size_t *length);

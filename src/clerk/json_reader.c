@@ -1,15 +1,15 @@
 /*
  * json_reader.c
- *		JSON's structure, read by the server's own lexer and by jsonb.
+ *		Reads JSON by the server's own lexer and by jsonb.
  *
- * There are two ways to read.  A text whose fields are known is read in one
- * pass, token by token, and its values are returned where they lie in the text.
- * What is to be searched becomes a jsonb, which takes several times as long: it
- * undoes the escapes of every string, sorts the keys, and copies every value
+ * There are two methods.  A text whose fields are known is read in one pass,
+ * token by token; the resulting values point into the text.  A text that must
+ * be searched is converted to jsonb, which takes several times as long,
+ * because jsonb decodes every string, sorts the keys and copies every value
  * twice.
  *
- * The first way accepts whatever is JSON in a value that nobody asks for; jsonb
- * also refuses numbers that numeric cannot hold, and \u0000.
+ * The first method accepts any JSON in a value that nobody asks for.  jsonb
+ * also rejects numbers that do not fit into numeric, and \u0000.
  */
 #include "postgres.h"
 
@@ -23,47 +23,53 @@
 /* A position between two tokens of a text. */
 typedef struct Reader
 {
-	JsonLexContext *lexer;		/* stands at the next token */
-	bool		good;			/* everything up to here was JSON */
+	JsonLexContext *lexer;		/* its current token is the next to be read */
+	bool		valid;			/* false after a syntax error */
 } Reader;
 
-/* Where the fields of one object go. */
+/* Where to store the fields of an object. */
 typedef struct Fields
 {
-	const char *const *names;	/* that are wanted */
-	int			count;			/* of them */
-	ClerkJsonValue *values;		/* by name */
-	int			next;			/* where the next field's name may be */
+	const char *const *names;	/* fields to read */
+	int			count;			/* number of names */
+	ClerkJsonValue *values;		/* in the order of the names */
+	int			next;			/* where the search for the next name begins */
 } Fields;
 
-/* Where a text goes: an object, one field of which may be a list of objects. */
+/*
+ * Where to store a text: an object, one field of which may be a list of
+ * objects.
+ */
 typedef struct Target
 {
 	Fields		fields;
 	ClerkJsonList *list;		/* NULL: there is no such field */
-	int			list_field;		/* its position among the names */
+	int			list_field;		/* position of its name in fields.names */
 } Target;
 
-static bool read_guarded(const char *text, int length, Target *target,
-						 ClerkJsonError *json_error);
-static bool read_whole(const char *text, int length, Target *target,
-					   ClerkJsonError *json_error);
+static bool read_catching_errors(const char *text, int length, Target *target,
+								 ClerkJsonError *json_error);
+static bool read_document(const char *text, int length, Target *target,
+						  ClerkJsonError *json_error);
 static void read_fields(Reader *reader, Fields *fields, Target *target);
-static int	wanted_field(Reader *reader, Fields *fields);
+static int	read_field_name(Reader *reader, Fields *fields);
 static void read_list(Reader *reader, ClerkJsonList *list);
-static ClerkJsonValue *new_object(ClerkJsonList *list);
+static ClerkJsonValue *add_object(ClerkJsonList *list);
 static void read_value(Reader *reader, ClerkJsonValue *value);
 static void skip_object(Reader *reader);
 static void skip_array(Reader *reader);
 static void skip_value(Reader *reader);
-static bool at(const Reader *reader, JsonTokenType type);
-static bool take(Reader *reader, JsonTokenType type);
+static bool peek(const Reader *reader, JsonTokenType type);
+static bool consume(Reader *reader, JsonTokenType type);
+static bool consume_if(Reader *reader, JsonTokenType type);
 static void advance(Reader *reader);
 
 /*
- * Reads the fields of an object that have one of "count" names into "values",
- * in the order of the names; of a field that is there twice, the last.  False
- * and the reason in *json_error if the text is no such object.
+ * Reads the fields named in "names" from an object.  "text" has "length" bytes
+ * in the database's encoding.  Stores "count" values in the order of the
+ * names; if a field occurs twice, the last one counts.
+ *
+ * Returns false and sets *json_error if the text is not a JSON object.
  */
 bool
 clerk_json_read_object(const char *text, int length, const char *const *names,
@@ -74,15 +80,17 @@ clerk_json_read_object(const char *text, int length, const char *const *names,
 		.fields = {.names = names,.count = count,.values = values}
 	};
 
-	return read_guarded(text, length, &target, json_error);
+	return read_catching_errors(text, length, &target, json_error);
 }
 
 /*
- * Reads an object as above, of which the field at position list_field of the
- * names is an array of objects: their fields that have one of list->name_count
- * names become list->values.  The field's own value is that of the array; it is
- * not an array unless list->is_array, and has other elements than objects
- * unless list->has_objects_only.
+ * Like clerk_json_read_object(), but the field whose name is at position
+ * list_field is an array of objects.  The fields of these objects that
+ * list->names asks for are stored in list->values.
+ *
+ * If the field is not an array, list->is_array is false.  If the array has
+ * elements other than objects, list->has_objects_only is false; those elements
+ * are skipped.
  */
 bool
 clerk_json_read_list(const char *text, int length, const char *const *names,
@@ -98,12 +106,13 @@ clerk_json_read_list(const char *text, int length, const char *const *names,
 	list->is_array = false;
 	list->values = NULL;
 	list->allocated = 0;
-	return read_guarded(text, length, &target, json_error);
+	return read_catching_errors(text, length, &target, json_error);
 }
 
 /*
- * A string's content.  Returns NULL and says why in *json_error if the database's
- * encoding lacks what an escape stands for.
+ * Returns the content of a value of kind CLERK_JSON_STRING as a palloc'd text.
+ * Returns NULL and sets *json_error if the string is invalid or the database's
+ * encoding lacks a character that an escape represents.
  */
 text *
 clerk_json_string(const ClerkJsonValue *value, ClerkJsonError *json_error)
@@ -123,8 +132,8 @@ clerk_json_string(const ClerkJsonValue *value, ClerkJsonError *json_error)
 }
 
 /*
- * Parses a text in the database's encoding.  Returns NULL and says why in
- * *json_error if it cannot.
+ * Converts "length" bytes of JSON in the database's encoding to jsonb.
+ * Returns NULL and sets *json_error if that fails.
  */
 Jsonb *
 clerk_json_parse(const char *text, int length, ClerkJsonError *json_error)
@@ -143,7 +152,7 @@ clerk_json_parse(const char *text, int length, ClerkJsonError *json_error)
 	{
 		sqlstate = clerk_swallow_data_error(caller);
 
-		/* Codes for an escape such as \u30e1 where the encoding lacks it. */
+		/* SQLSTATEs for an escape such as \u30e1 that the encoding lacks. */
 		*json_error = (sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
 					   sqlstate == ERRCODE_FEATURE_NOT_SUPPORTED) ?
 			CLERK_JSON_UNTRANSLATABLE : CLERK_JSON_MALFORMED;
@@ -153,12 +162,14 @@ clerk_json_parse(const char *text, int length, ClerkJsonError *json_error)
 }
 
 /*
- * Parses an answer for the identifiers and codes in it, which are ASCII even
- * if the rest of it is no UTF-8 or has no form in the database's encoding.
- * NULL if it is not JSON.
+ * Converts a response to jsonb in order to read its identifiers and error
+ * codes.  They are ASCII even if other parts of the response are not valid
+ * UTF-8 or cannot be represented in the database's encoding;
+ * clerk_json_from_wire_lossy() replaces such characters.  Returns NULL if the
+ * response is not JSON.
  */
 Jsonb *
-clerk_json_parse_what_is_legible(const char *utf8, size_t length)
+clerk_json_parse_lossy(const char *utf8, size_t length)
 {
 	ClerkJsonError json_error;
 	const char *text = clerk_json_from_wire(utf8, length, &json_error);
@@ -175,8 +186,8 @@ clerk_json_parse_what_is_legible(const char *utf8, size_t length)
 }
 
 /*
- * A field of an object, stored in *value; false if it is absent or a JSON
- * null.
+ * Stores a field of an object in *value.  Returns false if it is missing or a
+ * JSON null.
  */
 bool
 clerk_json_field(JsonbContainer *object, const char *name, JsonbValue *value)
@@ -186,7 +197,9 @@ clerk_json_field(JsonbContainer *object, const char *name, JsonbValue *value)
 		value->type != jbvNull;
 }
 
-/* A field that is a string, palloc'd; NULL if it is anything else. */
+/*
+ * Returns a string field of an object, palloc'd; NULL if it is not a string.
+ */
 char *
 clerk_json_text_field(JsonbContainer *object, const char *name)
 {
@@ -198,20 +211,21 @@ clerk_json_text_field(JsonbContainer *object, const char *name)
 }
 
 /*
- * The lexer only says that something is wrong; jsonb's way of saying what is
- * serves both ways to read.
+ * Calls read_document() and catches errors about the data.  The lexer reports
+ * only that something is wrong.  So if it fails, the text is also converted to
+ * jsonb, which sets *json_error to the same value for both methods.
  */
 static bool
-read_guarded(const char *text, int length, Target *target,
-			 ClerkJsonError *json_error)
+read_catching_errors(const char *text, int length, Target *target,
+					 ClerkJsonError *json_error)
 {
 	MemoryContext caller = CurrentMemoryContext;
-	volatile bool good = false;
+	volatile bool valid = false;
 
 	*json_error = CLERK_JSON_MALFORMED;
 	PG_TRY();
 	{
-		good = read_whole(text, length, target, json_error);
+		valid = read_document(text, length, target, json_error);
 	}
 	PG_CATCH();
 	{
@@ -219,36 +233,36 @@ read_guarded(const char *text, int length, Target *target,
 	}
 	PG_END_TRY();
 
-	if (!good && *json_error == CLERK_JSON_MALFORMED &&
+	if (!valid && *json_error == CLERK_JSON_MALFORMED &&
 		clerk_json_parse(text, length, json_error) != NULL)
 		*json_error = CLERK_JSON_MALFORMED;
-	return good;
+	return valid;
 }
 
-/* Reads a text that is one object, and nothing else. */
+/* Reads a text that consists of exactly one object. */
 static bool
-read_whole(const char *text, int length, Target *target,
-		   ClerkJsonError *json_error)
+read_document(const char *text, int length, Target *target,
+			  ClerkJsonError *json_error)
 {
 	Reader		reader;
 
 	reader.lexer = clerk_make_json_lexer(text, length, GetDatabaseEncoding());
-	reader.good = true;
+	reader.valid = true;
 	advance(&reader);
-	if (!at(&reader, JSON_TOKEN_OBJECT_START))
+	if (!peek(&reader, JSON_TOKEN_OBJECT_START))
 	{
 		if (clerk_json_parse(text, length, json_error) != NULL)
 			*json_error = CLERK_JSON_NOT_OBJECT;
 		return false;
 	}
 	read_fields(&reader, &target->fields, target);
-	if (!at(&reader, JSON_TOKEN_END))
+	if (!peek(&reader, JSON_TOKEN_END))
 		return false;
 	*json_error = CLERK_JSON_GOOD;
 	return true;
 }
 
-/* Reads an object; "target" is NULL unless it is the outermost one. */
+/* Reads an object.  "target" is NULL unless this is the outermost object. */
 static void
 read_fields(Reader *reader, Fields *fields, Target *target)
 {
@@ -256,19 +270,20 @@ read_fields(Reader *reader, Fields *fields, Target *target)
 
 	for (int i = 0; i < fields->count; i++)
 		fields->values[i].kind = CLERK_JSON_ABSENT;
-	if (!take(reader, JSON_TOKEN_OBJECT_START) ||
-		at(reader, JSON_TOKEN_OBJECT_END))
+	if (!consume(reader, JSON_TOKEN_OBJECT_START) ||
+		peek(reader, JSON_TOKEN_OBJECT_END))
 	{
-		take(reader, JSON_TOKEN_OBJECT_END);
+		consume(reader, JSON_TOKEN_OBJECT_END);
 		return;
 	}
 	do
 	{
-		int			field = wanted_field(reader, fields);
+		int			field = read_field_name(reader, fields);
 		ClerkJsonValue *value = field < 0 ? &unwanted : &fields->values[field];
 
 		if (field >= 0 && target != NULL && target->list != NULL &&
-			field == target->list_field && at(reader, JSON_TOKEN_ARRAY_START))
+			field == target->list_field &&
+			peek(reader, JSON_TOKEN_ARRAY_START))
 		{
 			value->kind = CLERK_JSON_OTHER;
 			value->source = reader->lexer->token_start;
@@ -277,29 +292,30 @@ read_fields(Reader *reader, Fields *fields, Target *target)
 		}
 		else
 			read_value(reader, value);
-	} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
-	take(reader, JSON_TOKEN_OBJECT_END);
+	} while (consume_if(reader, JSON_TOKEN_COMMA));
+	consume(reader, JSON_TOKEN_OBJECT_END);
 }
 
 /*
- * Reads a field's name; returns its position among the names, or -1 if it is
- * not wanted.  Clerk sends the fields mostly in the order of its documents,
- * which is near to that of the names: the search begins behind the last one
+ * Reads a field's name.  Returns its position in fields->names, or -1 if it is
+ * not among them.  Clerk usually sends fields in the documented order, which
+ * is close to that of the names, so the search begins after the last name
  * found.
  */
 static int
-wanted_field(Reader *reader, Fields *fields)
+read_field_name(Reader *reader, Fields *fields)
 {
 	const char *name = reader->lexer->token_start + 1;
 	size_t		length = reader->lexer->token_terminator - name - 1;
 
-	if (!take(reader, JSON_TOKEN_STRING) || !take(reader, JSON_TOKEN_COLON))
+	if (!consume(reader, JSON_TOKEN_STRING) ||
+		!consume(reader, JSON_TOKEN_COLON))
 		return -1;
 	for (int i = 0; i < fields->count; i++)
 	{
 		int			candidate = (fields->next + i) % fields->count;
 
-		/* Most names differ in their first letter already. */
+		/* Most names differ in the first letter. */
 		if (fields->names[candidate][0] == name[0] &&
 			strncmp(fields->names[candidate], name, length) == 0 &&
 			fields->names[candidate][length] == '\0')
@@ -311,27 +327,29 @@ wanted_field(Reader *reader, Fields *fields)
 	return -1;
 }
 
-/* An array of objects; if the field is there twice, the last one counts. */
+/*
+ * Reads an array of objects.  If the field occurs twice, the last one counts.
+ */
 static void
 read_list(Reader *reader, ClerkJsonList *list)
 {
 	list->is_array = true;
 	list->has_objects_only = true;
 	list->count = 0;
-	take(reader, JSON_TOKEN_ARRAY_START);
-	if (at(reader, JSON_TOKEN_ARRAY_END))
+	consume(reader, JSON_TOKEN_ARRAY_START);
+	if (peek(reader, JSON_TOKEN_ARRAY_END))
 	{
-		take(reader, JSON_TOKEN_ARRAY_END);
+		consume(reader, JSON_TOKEN_ARRAY_END);
 		return;
 	}
 	do
 	{
-		if (at(reader, JSON_TOKEN_OBJECT_START))
+		if (peek(reader, JSON_TOKEN_OBJECT_START))
 		{
 			Fields		fields = {
 				.names = list->names,
 				.count = list->name_count,
-				.values = new_object(list)
+				.values = add_object(list)
 			};
 
 			read_fields(reader, &fields, NULL);
@@ -341,13 +359,13 @@ read_list(Reader *reader, ClerkJsonList *list)
 			list->has_objects_only = false;
 			skip_value(reader);
 		}
-	} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
-	take(reader, JSON_TOKEN_ARRAY_END);
+	} while (consume_if(reader, JSON_TOKEN_COMMA));
+	consume(reader, JSON_TOKEN_ARRAY_END);
 }
 
-/* Room for the values of one more object. */
+/* Returns room for the values of one more object. */
 static ClerkJsonValue *
-new_object(ClerkJsonList *list)
+add_object(ClerkJsonList *list)
 {
 	if (list->count == list->allocated)
 	{
@@ -385,7 +403,7 @@ read_value(Reader *reader, ClerkJsonValue *value)
 	value->length = reader->lexer->prev_token_terminator - value->source;
 }
 
-/* To behind the end of a value, which must be JSON in itself. */
+/* Skips a value, which must be valid JSON. */
 static void
 skip_value(Reader *reader)
 {
@@ -406,7 +424,7 @@ skip_value(Reader *reader)
 			advance(reader);
 			break;
 		default:
-			reader->good = false;
+			reader->valid = false;
 			break;
 	}
 }
@@ -414,48 +432,59 @@ skip_value(Reader *reader)
 static void
 skip_object(Reader *reader)
 {
-	take(reader, JSON_TOKEN_OBJECT_START);
-	if (!at(reader, JSON_TOKEN_OBJECT_END))
+	consume(reader, JSON_TOKEN_OBJECT_START);
+	if (!peek(reader, JSON_TOKEN_OBJECT_END))
 		do
 		{
-			if (take(reader, JSON_TOKEN_STRING) && take(reader, JSON_TOKEN_COLON))
+			if (consume(reader, JSON_TOKEN_STRING) &&
+				consume(reader, JSON_TOKEN_COLON))
 				skip_value(reader);
-		} while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
-	take(reader, JSON_TOKEN_OBJECT_END);
+		} while (consume_if(reader, JSON_TOKEN_COMMA));
+	consume(reader, JSON_TOKEN_OBJECT_END);
 }
 
 static void
 skip_array(Reader *reader)
 {
-	take(reader, JSON_TOKEN_ARRAY_START);
-	if (!at(reader, JSON_TOKEN_ARRAY_END))
+	consume(reader, JSON_TOKEN_ARRAY_START);
+	if (!peek(reader, JSON_TOKEN_ARRAY_END))
 		do
 			skip_value(reader);
-		while (at(reader, JSON_TOKEN_COMMA) && take(reader, JSON_TOKEN_COMMA));
-	take(reader, JSON_TOKEN_ARRAY_END);
+		while (consume_if(reader, JSON_TOKEN_COMMA));
+	consume(reader, JSON_TOKEN_ARRAY_END);
 }
 
-/* Whether the next token is of this type; false if this is no JSON. */
+/* Whether the next token is of this type; false after a syntax error. */
 static bool
-at(const Reader *reader, JsonTokenType type)
+peek(const Reader *reader, JsonTokenType type)
 {
-	return reader->good && reader->lexer->token_type == type;
+	return reader->valid && reader->lexer->token_type == type;
 }
 
-/* Steps over the next token, which must be of this type. */
+/*
+ * Consumes the next token, which must be of this type: anything else is a
+ * syntax error.  Returns false after a syntax error.
+ */
 static bool
-take(Reader *reader, JsonTokenType type)
+consume(Reader *reader, JsonTokenType type)
 {
-	if (!at(reader, type))
-		reader->good = false;
+	if (!peek(reader, type))
+		reader->valid = false;
 	else
 		advance(reader);
-	return reader->good;
+	return reader->valid;
+}
+
+/* Consumes the next token if it is of this type; returns whether it did. */
+static bool
+consume_if(Reader *reader, JsonTokenType type)
+{
+	return peek(reader, type) && consume(reader, type);
 }
 
 static void
 advance(Reader *reader)
 {
 	if (json_lex(reader->lexer) != JSON_SUCCESS)
-		reader->good = false;
+		reader->valid = false;
 }

@@ -1,6 +1,6 @@
 /*
  * json_reader.h
- *		JSON's structure, read by the server's own lexer and by jsonb.
+ *		Reads JSON by the server's own lexer and by jsonb.
  */
 #ifndef CLERK_JSON_READER_H
 #define CLERK_JSON_READER_H
@@ -10,7 +10,7 @@
 
 typedef enum ClerkJsonKind
 {
-	CLERK_JSON_ABSENT,			/* not there, or a JSON null */
+	CLERK_JSON_ABSENT,			/* missing, or a JSON null */
 	CLERK_JSON_STRING,
 	CLERK_JSON_NUMBER,
 	CLERK_JSON_OTHER			/* an object, an array, true or false */
@@ -20,20 +20,21 @@ typedef enum ClerkJsonKind
 typedef struct ClerkJsonValue
 {
 	ClerkJsonKind kind;
-	const char *source;			/* where it is in the text; not NUL-terminated */
+	const char *source;			/* points into the text; not NUL-terminated */
 	int			length;			/* of the source, in bytes */
 } ClerkJsonValue;
 
-/* Objects of an array. */
+/* The objects of an array. */
 typedef struct ClerkJsonList
 {
-	const char *const *names;	/* fields that are wanted, given by the caller */
+	const char *const *names;	/* fields to read; set by the caller */
 	int			name_count;
 	bool		is_array;
 	bool		has_objects_only;
-	int			count;			/* of objects */
-	int			allocated;		/* room for so many */
-	ClerkJsonValue *values;		/* name_count for each object */
+	int			count;			/* number of objects */
+	int			allocated;		/* number of objects that "values" has room
+								 * for */
+	ClerkJsonValue *values;		/* name_count values for each object */
 } ClerkJsonList;
 
 extern bool clerk_json_read_object(const char *text, int length,
@@ -49,7 +50,7 @@ extern text * clerk_json_string(const ClerkJsonValue *value,
 								ClerkJsonError *json_error);
 extern Jsonb *clerk_json_parse(const char *text, int length,
 							   ClerkJsonError *json_error);
-extern Jsonb *clerk_json_parse_what_is_legible(const char *utf8, size_t length);
+extern Jsonb *clerk_json_parse_lossy(const char *utf8, size_t length);
 extern bool clerk_json_field(JsonbContainer *object, const char *name,
 							 JsonbValue *value);
 extern char *clerk_json_text_field(JsonbContainer *object, const char *name);

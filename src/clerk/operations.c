@@ -1,8 +1,20 @@
 /*
  * operations.c
- *		Clerk's operations on organization invitations: request out, answer in.
+ *		Clerk's operations on organization invitations: forms requests and
+ *		reads responses.
  *
- * Written from Clerk's Backend API documents of version 2026-05-12.
+ * Follows the documentation of Clerk's Backend API, version 2026-05-12.
+ *
+ * The functions that start a request return NULL and the reason in *error if
+ * the request cannot be formed; nothing was sent then.  The reasons are no
+ * usable secret key or API URL (55000), an argument that is not a Clerk
+ * identifier (22021), and text that cannot be converted to UTF-8 (22021).
+ * Otherwise they return a request as clerk_http_start() does, and raise the
+ * errors that it raises.
+ *
+ * The functions that read the response return false and the reason in *error
+ * unless Clerk reports success and its response can be read.  The request must
+ * be finished.
  */
 #include "postgres.h"
 
@@ -20,22 +32,25 @@
 #define USER_AGENT \
 	"clerk_invite/" CLERK_INVITE_VERSION " PostgreSQL/" PG_VERSION
 
-/* Clerk's have 34 characters at most; this only keeps messages short. */
+/* Clerk's have at most 34 characters.  The limit only keeps messages short. */
 #define MAX_IDENTIFIER_LENGTH 255
 
-/* Our header lines of a request, and the terminator. */
+/* Header lines of a request, and the terminating NULL. */
 #define MAX_HEADERS 5
 
 #define HTTP_TOO_MANY_REQUESTS 429
 
 /*
- * Seconds that an endpoint stays closed after a 429 which does not say how
- * long: a few of them in Clerk's hour, if it counts refused requests, and
- * little beside the hour that it may take.
+ * Seconds for which an endpoint is closed after a 429 without a Retry-After
+ * header.  If Clerk counts refused requests, this makes only a few of them per
+ * hour; and it is short in comparison to the hour that the limit may last.
  */
-#define UNTOLD_RETRY_AFTER 60
+#define DEFAULT_RETRY_AFTER 60
 
-/* Clerk's longest are an hour: what is over a day is no answer of Clerk's. */
+/*
+ * Upper limit for Retry-After, in seconds.  Clerk's longest rate limit window
+ * is an hour, so a value above a day is not credible.
+ */
 #define MAX_RETRY_AFTER SECS_PER_DAY
 
 static ClerkHttpRequest *start_request(const char *path, char *body,
@@ -45,8 +60,8 @@ static size_t base_url_length(void);
 static char *endpoint_url(const char *path);
 static void settle_reservation(const ClerkHttpRequest *request,
 							   ClerkReservation *reservation);
-static void heed_refusal(const ClerkHttpRequest *request, uint64 instance,
-						 ClerkEndpoint endpoint);
+static void note_rate_limit(const ClerkHttpRequest *request, uint64 instance,
+							ClerkEndpoint endpoint);
 static char *query_value(const char *text);
 static char *invitations_path(const char *organization_id, const char *rest,
 							  ClerkError **error);
@@ -58,24 +73,24 @@ static bool append_parameter(StringInfo query, const char *name,
 							 const char *value);
 static bool was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
 						 ClerkError **error);
-static bool finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
-					   ClerkInvitation *invitation, ClerkError **error);
-static const char *read_one(const ClerkHttpRequest *request,
-							ClerkInvitation *invitation,
-							ClerkJsonError *json_error);
+static bool finish_single(const ClerkHttpRequest *request, ClerkEffect effect,
+						  ClerkInvitation *invitation, ClerkError **error);
+static const char *read_single(const ClerkHttpRequest *request,
+							   ClerkInvitation *invitation,
+							   ClerkJsonError *json_error);
 static const char *check_ids(const ClerkHttpRequest *request,
 							 const ClerkInvitationList *list);
-static const char *read_listed(const ClerkHttpRequest *request,
-							   ClerkInvitationList *list,
-							   ClerkJsonError *json_error);
+static const char *read_list(const ClerkHttpRequest *request,
+							 ClerkInvitationList *list,
+							 ClerkJsonError *json_error);
 static bool is_quotable(const ClerkHttpRequest *request, const char *id);
-static const char *id_for_error(const ClerkHttpRequest *request);
+static const char *find_quotable_id(const ClerkHttpRequest *request);
 
 /*
- * Whether a text can be one of Clerk's identifiers, which become segments of
- * a URL's path.  All that Clerk gives out are letters, digits and
- * underscores; anything that could end the segment, or be normalized as "..",
- * is not among them.
+ * Whether a text has the form of a Clerk identifier, and so can be a segment
+ * of a URL's path.  Clerk's own identifiers consist of letters, digits and
+ * underscores.  Hyphens are allowed, too, but no character that could end the
+ * segment or form "..".
  */
 bool
 clerk_is_identifier(const char *text)
@@ -89,8 +104,9 @@ clerk_is_identifier(const char *text)
 }
 
 /*
- * The instance of Clerk's that a request would go to now: what its budgets are
- * known by.  False and the reason in *error if there is no usable key.
+ * Stores in *instance the Clerk instance that requests currently go to, by
+ * which the rate limit's budgets are identified.  Returns false and the reason
+ * in *error if there is no usable secret key (55000).
  */
 bool
 clerk_chosen_instance(uint64 *instance, ClerkError **error)
@@ -109,10 +125,10 @@ clerk_chosen_instance(uint64 *instance, ClerkError **error)
 }
 
 /*
- * CreateOrganizationInvitation: POST /organizations/{org}/invitations.
+ * Starts CreateOrganizationInvitation: POST /organizations/{org}/invitations.
  *
- * Returns the request on its way, whose reservation is started, or NULL and the
- * reason in *error if it could not even be formed.
+ * Starts the reservation.  See the head of this file for the result and
+ * errors.  Raises 53200 if the rate limit's shared memory is not available.
  */
 ClerkHttpRequest *
 clerk_start_create_invitation(const ClerkNewInvitation *wanted,
@@ -127,8 +143,9 @@ clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 }
 
 /*
- * The answer to it: true and the invitation, or false and the reason in
- * *error.  Settles the reservation.
+ * Reads the response to CreateOrganizationInvitation into "created", and
+ * settles the reservation.  See the head of this file for the result and
+ * errors.
  */
 bool
 clerk_finish_create_invitation(const ClerkHttpRequest *request,
@@ -136,14 +153,17 @@ clerk_finish_create_invitation(const ClerkHttpRequest *request,
 							   ClerkInvitation *created, ClerkError **error)
 {
 	settle_reservation(request, reservation);
-	return finish_one(request, CLERK_EFFECT_CREATES, created, error);
+	return finish_single(request, CLERK_EFFECT_CREATES, created, error);
 }
 
 /*
- * CreateOrganizationInvitationBulk: POST /organizations/{org}/invitations/bulk
- * for up to ten invitations of one organization, no address twice.
+ * Starts CreateOrganizationInvitationBulk: POST
+ * /organizations/{org}/invitations/bulk.
  *
- * Returns as clerk_start_create_invitation().
+ * The "count" invitations, 1 to 10, must be for the same organization and must
+ * not have an address in common.  Starts the reservation.  See the head of
+ * this file for the result and errors.  Raises 53200 if the rate limit's
+ * shared memory is not available.
  */
 ClerkHttpRequest *
 clerk_start_create_bulk(const ClerkNewInvitation *const *wanted, int count,
@@ -165,9 +185,10 @@ clerk_start_create_bulk(const ClerkNewInvitation *const *wanted, int count,
 }
 
 /*
- * The answer to it: true and the invitations, in any order, or false and the
- * reason: then none was created, unless it is that the outcome is unknown.
- * Settles the reservation.
+ * Reads the response to CreateOrganizationInvitationBulk into "created", and
+ * settles the reservation.  The invitations may be in any order.  If the
+ * result is false, none was created, unless the error's class is
+ * CLERK_ERROR_OUTCOME_UNKNOWN.
  */
 bool
 clerk_finish_create_bulk(const ClerkHttpRequest *request,
@@ -180,7 +201,7 @@ clerk_finish_create_bulk(const ClerkHttpRequest *request,
 	settle_reservation(request, reservation);
 	if (!was_accepted(request, CLERK_EFFECT_CREATES_SEVERAL, error))
 		return false;
-	unreadable = read_listed(request, created, &json_error);
+	unreadable = read_list(request, created, &json_error);
 	if (unreadable == NULL)
 		unreadable = check_ids(request, created);
 	if (unreadable == NULL)
@@ -191,9 +212,8 @@ clerk_finish_create_bulk(const ClerkHttpRequest *request,
 }
 
 /*
- * GetOrganizationInvitation: GET /organizations/{org}/invitations/{id}.
- *
- * Returns as clerk_start_create_invitation().
+ * Starts GetOrganizationInvitation: GET /organizations/{org}/invitations/{id}.
+ * See the head of this file for the result and errors.
  */
 ClerkHttpRequest *
 clerk_start_get_invitation(const char *organization_id,
@@ -204,20 +224,21 @@ clerk_start_get_invitation(const char *organization_id,
 	return path == NULL ? NULL : start_request(path, NULL, NULL, error);
 }
 
-/* The answer to it: true and the invitation, or false and the reason. */
+/*
+ * Reads the response to GetOrganizationInvitation into "invitation".  See the
+ * head of this file for the result and errors.
+ */
 bool
 clerk_finish_get_invitation(const ClerkHttpRequest *request,
 							ClerkInvitation *invitation, ClerkError **error)
 {
-	return finish_one(request, CLERK_EFFECT_NONE, invitation, error);
+	return finish_single(request, CLERK_EFFECT_NONE, invitation, error);
 }
 
 /*
- * RevokeOrganizationInvitation:
- * POST /organizations/{org}/invitations/{id}/revoke; requesting_user may be
- * NULL.
- *
- * Returns as clerk_start_create_invitation().
+ * Starts RevokeOrganizationInvitation: POST
+ * /organizations/{org}/invitations/{id}/revoke.  "requesting_user" is a Clerk
+ * user ID, or NULL.  See the head of this file for the result and errors.
  */
 ClerkHttpRequest *
 clerk_start_revoke_invitation(const char *organization_id,
@@ -241,20 +262,22 @@ clerk_start_revoke_invitation(const char *organization_id,
 	return start_request(path, json.data, NULL, error);
 }
 
-/* The answer to it: true and the invitation, or false and the reason. */
+/*
+ * Reads the response to RevokeOrganizationInvitation into "revoked".  See the
+ * head of this file for the result and errors.
+ */
 bool
 clerk_finish_revoke_invitation(const ClerkHttpRequest *request,
 							   ClerkInvitation *revoked, ClerkError **error)
 {
-	return finish_one(request, CLERK_EFFECT_REVOKES, revoked, error);
+	return finish_single(request, CLERK_EFFECT_REVOKES, revoked, error);
 }
 
 /*
- * ListOrganizationInvitations: GET /organizations/{org}/invitations, or, if
- * the organization is NULL, ListInstanceOrganizationInvitations:
- * GET /organization_invitations.
- *
- * Returns as clerk_start_create_invitation().
+ * Starts ListOrganizationInvitations: GET /organizations/{org}/invitations.
+ * If listing->organization_id is NULL, starts
+ * ListInstanceOrganizationInvitations instead: GET /organization_invitations.
+ * See the head of this file for the result and errors.
  */
 ClerkHttpRequest *
 clerk_start_list_invitations(const ClerkListing *listing, ClerkError **error)
@@ -271,7 +294,11 @@ clerk_start_list_invitations(const ClerkListing *listing, ClerkError **error)
 	return path == NULL ? NULL : start_request(path, NULL, NULL, error);
 }
 
-/* The answer to it: true and the invitations, or false and the reason. */
+/*
+ * Reads the response to clerk_start_list_invitations() into "list".  See the
+ * head of this file for the result and errors.  A 429 closes the endpoint
+ * CLERK_ENDPOINT_LIST for lists of an organization.
+ */
 bool
 clerk_finish_list_invitations(const ClerkHttpRequest *request,
 							  const ClerkListing *listing,
@@ -282,26 +309,30 @@ clerk_finish_list_invitations(const ClerkHttpRequest *request,
 	uint64		instance;
 
 	/*
-	 * Nobody asks when the list of the whole instance is open again; and a
-	 * request that never was one has no key.
+	 * A 429 to the list of the whole instance is not recorded, since nobody
+	 * asks when that list is available again.  A request that was never sent
+	 * has no key, but it has no HTTP status either.
 	 */
 	if (listing->organization_id != NULL &&
 		clerk_http_status(request) == HTTP_TOO_MANY_REQUESTS)
 	{
 		instance = clerk_rate_limit_instance(clerk_api_url, base_url_length(),
 											 clerk_http_bearer_token(request));
-		heed_refusal(request, instance, CLERK_ENDPOINT_LIST);
+		note_rate_limit(request, instance, CLERK_ENDPOINT_LIST);
 	}
 	if (!was_accepted(request, CLERK_EFFECT_NONE, error))
 		return false;
-	unreadable = read_listed(request, list, &json_error);
+	unreadable = read_list(request, list, &json_error);
 	if (unreadable == NULL)
 		return true;
 	*error = clerk_error_unreadable(request, CLERK_EFFECT_NONE, unreadable, NULL);
 	return false;
 }
 
-/* The path of an organization's invitations; NULL if there can be none. */
+/*
+ * Returns the path of an organization's invitations, followed by "rest"; NULL
+ * and *error if the ID is not an identifier.
+ */
 static char *
 invitations_path(const char *organization_id, const char *rest,
 				 ClerkError **error)
@@ -312,7 +343,10 @@ invitations_path(const char *organization_id, const char *rest,
 	return NULL;
 }
 
-/* The path of one of them; NULL if there can be none. */
+/*
+ * Returns the path of an invitation, followed by "rest"; NULL and *error if an
+ * ID is not an identifier.
+ */
 static char *
 invitation_path(const char *organization_id, const char *invitation_id,
 				const char *rest, ClerkError **error)
@@ -324,13 +358,16 @@ invitation_path(const char *organization_id, const char *invitation_id,
 	return NULL;
 }
 
-/* What follows the path of a list; NULL if it cannot be expressed. */
+/*
+ * Returns the query part of a list's URL; NULL and *error if a value cannot be
+ * converted to UTF-8.
+ */
 static char *
 list_query(const ClerkListing *listing, ClerkError **error)
 {
 	StringInfoData query;
 	ListCell   *cell;
-	bool		good;
+	bool		valid;
 
 	initStringInfo(&query);
 	appendStringInfo(&query, "?limit=%d", listing->limit);
@@ -338,17 +375,21 @@ list_query(const ClerkListing *listing, ClerkError **error)
 		appendStringInfo(&query, "&offset=" INT64_FORMAT, listing->offset);
 	if (listing->oldest_first)
 		appendStringInfoString(&query, "&order_by=%2Bcreated_at");
-	good = append_parameter(&query, "email_address", listing->email_address) &&
+	valid = append_parameter(&query, "email_address",
+							 listing->email_address) &&
 		append_parameter(&query, "query", listing->query);
 	foreach(cell, listing->statuses)
-		good = good && append_parameter(&query, "status", lfirst(cell));
-	if (good)
+		valid = valid && append_parameter(&query, "status", lfirst(cell));
+	if (valid)
 		return query.data;
-	*error = clerk_error_unsendable("the request cannot be expressed in a URL");
+	*error = clerk_error_unsendable("the request cannot be encoded in a URL");
 	return NULL;
 }
 
-/* False if the value has no form in UTF-8; NULL is left out. */
+/*
+ * Appends a parameter unless the value is NULL.  Returns false if the value
+ * cannot be converted to UTF-8.
+ */
 static bool
 append_parameter(StringInfo query, const char *name, const char *value)
 {
@@ -359,7 +400,7 @@ append_parameter(StringInfo query, const char *name, const char *value)
 	return value == NULL || encoded != NULL;
 }
 
-/* Whether Clerk has done what it was asked for; if not, why, in *error. */
+/* Whether Clerk reports success.  If not, *error is the reason. */
 static bool
 was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
 			 ClerkError **error)
@@ -371,8 +412,8 @@ was_accepted(const ClerkHttpRequest *request, ClerkEffect effect,
 }
 
 /*
- * Sends a body to a path below the API's address, or asks for what is there if
- * the body is NULL.  The reservation is NULL where Clerk counts nothing.
+ * Starts a request to a path below the API's URL: a POST with "body", or a GET
+ * if that is NULL.  "reservation" is NULL for requests that no budget counts.
  */
 static ClerkHttpRequest *
 start_request(const char *path, char *body, ClerkReservation *reservation,
@@ -398,7 +439,7 @@ start_request(const char *path, char *body, ClerkReservation *reservation,
 		clerk_json_to_wire(body, &spec.body_length);
 	if (spec.body == NULL && body != NULL)
 	{
-		*error = clerk_error_unsendable("the request cannot be expressed in UTF-8");
+		*error = clerk_error_unsendable("the request cannot be converted to UTF-8");
 		return NULL;
 	}
 	headers[0] = "Content-Type: application/json";
@@ -418,7 +459,7 @@ start_request(const char *path, char *body, ClerkReservation *reservation,
 	return clerk_http_start(&spec);
 }
 
-/* How much of the API's address comes before its "/v1", which may be missing. */
+/* Length of the API's URL without "/v1" at its end, which is optional. */
 static size_t
 base_url_length(void)
 {
@@ -431,14 +472,14 @@ base_url_length(void)
 	return length;
 }
 
-/* The address of a path below the API's. */
+/* Returns the URL of a path below the API's URL. */
 static char *
 endpoint_url(const char *path)
 {
 	return psprintf("%.*s/v1%s", (int) base_url_length(), clerk_api_url, path);
 }
 
-/* What a request that is over means for the budget it was taken from. */
+/* Settles the reservation according to how the request ended. */
 static void
 settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservation)
 {
@@ -446,12 +487,14 @@ settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservatio
 	{
 		case CLERK_HTTP_RUNNING:
 			return;
-		case CLERK_HTTP_ANSWERED:
-			clerk_rate_limit_answered(reservation, clerk_http_answered_at(request));
-			heed_refusal(request, reservation->instance, reservation->endpoint);
+		case CLERK_HTTP_COMPLETED:
+			clerk_rate_limit_responded(reservation,
+									   clerk_http_response_time(request));
+			note_rate_limit(request, reservation->instance,
+							reservation->endpoint);
 			return;
 		case CLERK_HTTP_LOST:
-			clerk_rate_limit_answered(reservation, GetCurrentTimestamp());
+			clerk_rate_limit_responded(reservation, GetCurrentTimestamp());
 			return;
 		case CLERK_HTTP_UNUSABLE:
 		case CLERK_HTTP_NOT_SENT:
@@ -460,22 +503,28 @@ settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservatio
 	}
 }
 
-/* After "too many requests" the endpoint is closed for as long as Clerk says. */
+/*
+ * After a 429, closes the endpoint for as long as Clerk's Retry-After header
+ * says.
+ */
 static void
-heed_refusal(const ClerkHttpRequest *request, uint64 instance,
-			 ClerkEndpoint endpoint)
+note_rate_limit(const ClerkHttpRequest *request, uint64 instance,
+				ClerkEndpoint endpoint)
 {
 	int			seconds = clerk_http_retry_after(request);
 
 	if (clerk_http_status(request) != HTTP_TOO_MANY_REQUESTS)
 		return;
 	if (seconds == 0)
-		seconds = UNTOLD_RETRY_AFTER;
+		seconds = DEFAULT_RETRY_AFTER;
 	seconds = Min(seconds, MAX_RETRY_AFTER);
 	clerk_rate_limit_close(instance, endpoint, seconds);
 }
 
-/* A text as the value of a URL's query; NULL if it has no form in UTF-8. */
+/*
+ * Returns a text as a percent-encoded value of a URL's query; NULL if it
+ * cannot be converted to UTF-8.
+ */
 static char *
 query_value(const char *text)
 {
@@ -496,33 +545,33 @@ query_value(const char *text)
 	return value.data;
 }
 
-/* Reads an answer that consists of an invitation. */
+/* Reads the response to an operation on one invitation. */
 static bool
-finish_one(const ClerkHttpRequest *request, ClerkEffect effect,
-		   ClerkInvitation *invitation, ClerkError **error)
+finish_single(const ClerkHttpRequest *request, ClerkEffect effect,
+			  ClerkInvitation *invitation, ClerkError **error)
 {
 	ClerkJsonError json_error;
 	const char *unreadable;
 
 	if (!was_accepted(request, effect, error))
 		return false;
-	unreadable = read_one(request, invitation, &json_error);
+	unreadable = read_single(request, invitation, &json_error);
 	if (unreadable == NULL)
 		return true;
 	*error = clerk_error_unreadable(request, effect, unreadable,
-									id_for_error(request));
+									find_quotable_id(request));
 	if (json_error == CLERK_JSON_UNTRANSLATABLE)
 		(*error)->sqlstate = ERRCODE_UNTRANSLATABLE_CHARACTER;
 	return false;
 }
 
 /*
- * Reads the invitation that an answer consists of.  Returns what is wrong with
- * it, NULL if nothing.
+ * Reads the invitation that a response consists of.  Returns what is wrong as
+ * a phrase, or NULL.
  */
 static const char *
-read_one(const ClerkHttpRequest *request, ClerkInvitation *invitation,
-		 ClerkJsonError *json_error)
+read_single(const ClerkHttpRequest *request, ClerkInvitation *invitation,
+			ClerkJsonError *json_error)
 {
 	ClerkInvitationList list = {.count = 1,.invitations = invitation};
 	size_t		length;
@@ -536,7 +585,10 @@ read_one(const ClerkHttpRequest *request, ClerkInvitation *invitation,
 	return unreadable != NULL ? unreadable : check_ids(request, &list);
 }
 
-/* Whether the IDs of what was created can be quoted; if not, says so. */
+/*
+ * Returns NULL if the IDs of all invitations may appear in messages, or else
+ * what is wrong as a phrase.
+ */
 static const char *
 check_ids(const ClerkHttpRequest *request, const ClerkInvitationList *list)
 {
@@ -548,24 +600,24 @@ check_ids(const ClerkHttpRequest *request, const ClerkInvitationList *list)
 }
 
 /*
- * Reads the invitations that an answer lists.  Returns what is wrong with it,
- * NULL if nothing.
+ * Reads the list of invitations in a response.  Returns what is wrong as a
+ * phrase, or NULL.
  */
 static const char *
-read_listed(const ClerkHttpRequest *request, ClerkInvitationList *list,
-			ClerkJsonError *json_error)
+read_list(const ClerkHttpRequest *request, ClerkInvitationList *list,
+		  ClerkJsonError *json_error)
 {
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
 	const char *text = clerk_json_from_wire(body, length, json_error);
 	const char *unreadable = NULL;
 
-	list->legible = true;
+	list->lossless = true;
 	if (text != NULL)
 		unreadable = clerk_read_invitation_list(text, list, json_error);
 	if (*json_error == CLERK_JSON_UNTRANSLATABLE)
 	{
-		list->legible = false;
+		list->lossless = false;
 		text = clerk_json_from_wire_lossy(body, length);
 		unreadable = clerk_read_invitation_list(text, list, json_error);
 	}
@@ -573,24 +625,29 @@ read_listed(const ClerkHttpRequest *request, ClerkInvitationList *list,
 }
 
 /*
- * The id in an answer that is of no use otherwise, or NULL.  What is not of an
- * identifier's form could be anything, even a secret.
+ * Returns the ID in a response that cannot be read otherwise; NULL if there is
+ * none.  A text that does not have the form of an identifier might be
+ * anything, even a secret.
  */
 static const char *
-id_for_error(const ClerkHttpRequest *request)
+find_quotable_id(const ClerkHttpRequest *request)
 {
 	size_t		length;
 	const char *body = clerk_http_body(request, &length);
-	Jsonb	   *answer = clerk_json_parse_what_is_legible(body, length);
+	Jsonb	   *response = clerk_json_parse_lossy(body, length);
 	const char *id;
 
-	if (answer == NULL || !JB_ROOT_IS_OBJECT(answer))
+	if (response == NULL || !JB_ROOT_IS_OBJECT(response))
 		return NULL;
-	id = clerk_json_text_field(&answer->root, "id");
+	id = clerk_json_text_field(&response->root, "id");
 	return id != NULL && is_quotable(request, id) ? id : NULL;
 }
 
-/* Whether an invitation's id may appear in messages: see sql/rollback_warning.c. */
+/*
+ * Whether an invitation's ID may appear in messages (see
+ * sql/rollback_warning.c): it must be an identifier, and must not contain the
+ * secret key.
+ */
 static bool
 is_quotable(const ClerkHttpRequest *request, const char *id)
 {

@@ -1,14 +1,16 @@
 /*
  * operations.h
- *		Clerk's operations on organization invitations: request out, answer in.
+ *		Clerk's operations on organization invitations: forms requests and
+ *		reads responses.
  *
- * Each operation has a function that starts it and one that reads its answer,
- * so that any number can be under way at a time; see http/http.h for what happens
- * between them.
+ * For each operation one function starts the request and another reads its
+ * response, so that several requests can run at the same time.  See
+ * http/http.h for what happens in between.
  *
- * A request that Clerk limits owns a reservation (clerk/rate_limit.h) at the
- * instance that clerk_chosen_instance() reports.  Starting the request starts
- * the reservation, and reading its response settles it.
+ * Every operation that Clerk's rate limits count needs a reservation
+ * (clerk/rate_limit.h) for the instance that clerk_chosen_instance() returns.
+ * The function that starts the request starts the reservation, and the
+ * function that reads the response settles it.
  */
 #ifndef CLERK_OPERATIONS_H
 #define CLERK_OPERATIONS_H
@@ -18,17 +20,17 @@
 #include "clerk/rate_limit.h"
 #include "http/http.h"
 
-/* Most invitations that a page of a list can have. */
+/* Maximum number of invitations on a page of a list, by Clerk's API. */
 #define CLERK_LIST_MAX 500
 
-/* Which invitations to list; NULL and NIL: any. */
+/* Which invitations to list.  NULL and NIL mean no restriction. */
 typedef struct ClerkListing
 {
-	const char *organization_id;	/* NULL: all of the instance's */
-	List	   *statuses;		/* of strings */
-	const char *email_address;	/* not in a list of the instance's */
-	const char *query;			/* only in a list of the instance's */
-	bool		oldest_first;	/* else newest first */
+	const char *organization_id;	/* NULL: all the instance's */
+	List	   *statuses;		/* list of strings */
+	const char *email_address;	/* only with an organization_id */
+	const char *query;			/* only without an organization_id */
+	bool		oldest_first;	/* otherwise the newest first */
 	int			limit;			/* 1 to CLERK_LIST_MAX */
 	int64		offset;
 } ClerkListing;

@@ -1,48 +1,53 @@
 /*
  * rate_limit.c
- *		Clerk's budgets of requests, counted in shared memory: "now, or when?"
+ *		Clerk's rate limits: how many requests may be sent now, and when more
+ *		may be sent.  Requests are counted in shared memory.
  *
- * Clerk limits the requests of an instance to each endpoint in a window of
- * time.  It is not documented whether the window slides, and whether refused
- * requests count.  Here it slides, which no fixed window can be stricter than,
- * and every request counts that was sent, or may have been.
+ * Clerk limits the requests of an instance to each endpoint within a time
+ * window.  Its documentation does not say whether the window is fixed or
+ * slides, nor whether refused requests count.  Here the window slides, which
+ * no fixed window can be stricter than, and every request counts that was sent
+ * or may have been.
  *
- * A request counts from when it is reserved, and leaves the window a window
- * after its answer arrived.  Clerk counts it at some time in between: so its
- * place is never free earlier here than there.
+ * A request counts from its reservation on, and leaves the window one window
+ * length after its response arrived.  Clerk counts it at some time in between,
+ * so a request never leaves our window earlier than Clerk's.
  *
- * Time passes by a monotonic clock: a clock of day that is put ahead frees
- * nothing early, and one that is put back closes nothing for longer.  What it
- * shows is needed only where a time is given or returned, and to know how long
- * the server was down.
+ * Elapsed time is measured by the monotonic clock: if the wall clock is set
+ * ahead, no request leaves the window early, and if it is set back, no
+ * endpoint is closed longer.  "Our time" is the monotonic clock plus
+ * State.clock_offset.  The wall clock is used only for times that are passed
+ * in or returned, and to find out how long the server was down.
  *
- * The memory is taken from what the server has to spare when it is first
+ * The shared memory comes from the server's spare memory when it is first
  * needed, so that the library works without being preloaded.
  *
- * What a restart of the server must not forget is written through to a file
- * (clerk/budget_file.c), which is read when the memory is made:
+ * What must survive a restart of the server is written through to a file
+ * (clerk/budget_file.c), which is read when the shared memory is created:
  *
- * - A request is in the file before it goes out.  So however the server ends,
+ * - A request is in the file before it is sent.  So however the server ends,
  *	 no request that Clerk has counted is missing.
- * - A request that was only reserved is not.  So none is counted that nobody
- *	 sent: a sender that is killed has 40 reserved, 80 % of Clerk's budget of
- *	 bulk requests.
- * - The answer to a sender's request is in the file at once.  The answer to a
- *	 synchronous call, which shall not wait for a second system call, gets
- *	 there with the next request, or when the process ends.
- * - A request without an answer in the file was under way when the server
- *	 ended, and counts as answered when the file is read, but no later than its
- *	 own time limit allows (30 s of Clerk's hour, 0.8 %).  That can be too late
- *	 for as many requests as were under way at a time, 4 % of the budget at the
- *	 most that a sender has by default: so less than 0.1 % of a window is lost.
+ * - A reservation that has not been started is not in the file.  So no request
+ *	 is counted that was not sent: a sender has up to 40 bulk requests
+ *	 reserved, which is 80 % of Clerk's budget, and killing it would lose
+ *	 them.
+ * - The response to a sender's request is recorded in the file at once.  The
+ *	 response to a synchronous call is recorded with the next request, or when
+ *	 the process ends, so that the call does not wait for a second system call.
+ * - A request without a response in the file was running when the server
+ *	 ended.  Its response counts as received when the file is read, or when the
+ *	 request's time limit expired, if that was earlier (after 30 s, which is
+ *	 0.8 % of Clerk's window of an hour).  For the requests that were running,
+ *	 4 % of the budget at most with a sender's default settings, that can be
+ *	 too late: less than 0.1 % of a window is lost.
  *
- * A machine that crashes loses what its kernel has not written yet; then
- * Clerk's 429 is what holds.
+ * If the machine crashes, writes that the kernel has not flushed are lost.
+ * Clerk's 429 responses enforce the limit then.
  *
- * On a standby nothing is sent, so nothing is written.  A file that was copied
- * from another server has requests that were sent with the same key, which
- * count rightly here, or with another one, which do not count.  One that is
- * old has nothing that is still in the window.
+ * A standby sends nothing, so it writes nothing.  A file that was copied from
+ * another server contains requests that were sent with the same key, which
+ * count here, too, or with another key, which do not affect this one.  The
+ * requests in an old file have left the window.
  */
 #include "postgres.h"
 
@@ -63,102 +68,116 @@
 #define COUNTED_ENDPOINTS (CLERK_ENDPOINT_BULK + 1)
 #define ENDPOINTS (CLERK_ENDPOINT_LIST + 1)
 
-/* More Clerk instances than databases of one server are likely to use. */
+/* More Clerk instances than the databases of one server are likely to use. */
 #define INSTANCES 16
 
 /*
- * With the number of the layout; the size need not tell one from another.  The
- * file's name has a number, too, for the layout of Record.
+ * The number is the version of the memory's layout.
+ * clerk_find_shared_memory() adds the size to the name, but two layouts may
+ * have the same size.  The file's name has a number of its own, for the layout
+ * of Record.
  */
 #define SHARED_MEMORY_NAME "clerk_invite rate limit 2"
 
 /*
- * Microseconds by which the two clocks may drift apart while a request is
- * under way: one that is slowed down or sped up by 500 ppm, as ntpd and chrony
- * do at most by default, takes 200 s for it.  What is more was a step.
+ * Microseconds by which the wall clock and the monotonic clock may drift apart
+ * while a request is running.  At 500 ppm, the maximum that ntpd and chrony
+ * slew by default, they take 200 s to drift apart this far.  A larger
+ * difference means that the wall clock was set.
  */
-#define DRIFT 100000
+#define MAX_CLOCK_DRIFT 100000
 
-/* The budgets of an instance of Clerk's. */
+/* The budgets of a Clerk instance. */
 typedef struct Instance
 {
 	uint64		name;			/* from clerk_rate_limit_instance() */
-	uint64		last_use;		/* by State.uses; 0: there is none */
+	uint64		last_use;		/* value of State.uses; 0: this element is
+								 * free */
 	ClerkRequestWindow windows[COUNTED_ENDPOINTS];
-	int64		closed_until[ENDPOINTS];	/* by a 429's Retry-After */
+	int64		closed_until[ENDPOINTS];	/* by our time, after a 429 */
 } Instance;
 
 typedef struct State
 {
-	LWLock		lock;			/* protects all that follows */
-	bool		loaded;			/* from the file */
-	bool		write_failed;	/* and that was logged */
-	int64		clock_offset;	/* our time is the monotonic clock's, and this */
-	uint64		uses;			/* counts them, to find what is not used */
+	LWLock		lock;			/* protects the fields below */
+	bool		loaded;			/* the file has been read */
+	bool		write_failed;	/* the last write to the file failed; has been
+								 * logged */
+	int64		clock_offset;	/* our time minus the monotonic clock */
+	uint64		uses;			/* counts uses, to find the instance used
+								 * least recently */
 	Instance	instances[INSTANCES];
 } State;
 
-/* What the file has of an instance, whose "held" is 0 there. */
+/* An instance's record in the file.  "held" is always 0 in it. */
 typedef struct Record
 {
 	int64		time;			/* when it was written, by our time ... */
-	TimestampTz clock;			/* ... and by the clock of day */
+	TimestampTz clock;			/* ... and by the wall clock */
 	Instance	instance;
 } Record;
 
-/* The same moment by our time and by the clock of day. */
+/* A moment by our time and by the wall clock. */
 typedef struct Moment
 {
 	int64		time;
 	TimestampTz clock;
 } Moment;
 
-/* What this process has not settled yet of an endpoint's requests. */
+/* Requests of this process to an endpoint that are not settled. */
 typedef struct Unsettled
 {
-	uint32		held;			/* reserved, and not started */
-	uint32		started;		/* after they were reserved */
-	uint32		counted;		/* started without being reserved */
+	uint32		held;			/* reserved, but not started */
+	uint32		started;		/* started with a reservation */
+	uint32		unreserved;		/* started without a reservation */
 } Unsettled;
 
-/* Of this process: the shared memory, once it is known. */
+/* The shared memory; NULL until this process has found it. */
 static State *state = NULL;
 
-/* Of this process: requests to an instance, and whether the file lacks any. */
+/*
+ * This process's unsettled requests, all of which go to one instance, and
+ * whether the file lacks changes that it has made.
+ */
 static uint64 own_instance;
 static Unsettled own[COUNTED_ENDPOINTS];
-static bool own_unwritten = false;
-static bool watching_own = false;
+static bool file_is_stale = false;
+static bool callbacks_registered = false;
 
-/* Of this process: errno, if it is to be logged that the file has none. */
+/* errno to be logged, or 0. */
 static int	file_error = 0;
 
 static Moment lock_state(void);
 static void unlock_state(void);
 static void load(void);
 static bool read_record(int number, Record *record);
-static void take_over(const Record *record, Instance *instance, int64 now);
+static void restore_instance(const Record *record, Instance *instance,
+							 int64 now);
 static void write_through(const Instance *instance, Moment now);
 static Instance *find_instance(uint64 name);
 static Instance *use_instance(uint64 name);
 static bool is_counted(ClerkEndpoint endpoint);
 static int	limit_of(ClerkEndpoint endpoint);
-static void own_requests_to(uint64 instance, Moment now);
-static bool settle_own(ClerkReservation *reservation, ClerkRequestWindow *window);
-static void give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted,
+static void switch_own_instance(uint64 instance, Moment now);
+static bool remove_own(ClerkReservation *reservation,
+					   ClerkRequestWindow *window);
+static void release_own(ClerkEndpoint endpoint, bool reserved, bool unreserved,
 						int64 now);
-static void give_up_all(Moment now);
-static bool owns_any(void);
-static void at_transaction_end(XactEvent event, void *arg);
-static void at_exit(int code, Datum arg);
-static int64 time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at,
-							Moment now);
+static void release_all_own(Moment now);
+static bool has_unsettled_requests(void);
+static void on_transaction_end(XactEvent event, void *arg);
+static void on_process_exit(int code, Datum arg);
+static int64 arrival_time(const ClerkReservation *reservation,
+						  TimestampTz responded_at, Moment now);
 static ClerkRequestWindow *window_of(Instance *instance, ClerkEndpoint endpoint,
 									 int64 now);
-static void assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
-				   ClerkBudget *budget);
+static void get_budget(Instance *instance, ClerkEndpoint endpoint, Moment now,
+					   ClerkBudget *budget);
 
-/* Asks for the memory; to be called when the library is loaded. */
+/*
+ * Requests the shared memory.  Must be called when the library is loaded; has
+ * an effect only if it is preloaded.
+ */
 void
 clerk_rate_limit_request_memory(void)
 {
@@ -170,9 +189,9 @@ clerk_rate_limit_request_memory(void)
 }
 
 /*
- * A name for the instance of Clerk's that this key belongs to at this address:
- * a hash, from which the key cannot be found.  Each key has budgets of its
- * own, since it does not tell which instance it belongs to.
+ * Returns a number that identifies the Clerk instance of a secret key at an
+ * API URL: a hash from which the key cannot be recovered.  Each key has
+ * budgets of its own, since a key does not show which instance it belongs to.
  */
 uint64
 clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
@@ -186,30 +205,33 @@ clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
 }
 
 /*
- * Reserves up to "wanted" requests to an endpoint, at once for all sessions of
- * the server, and returns how many it has got: the first of the array's
- * reservations.  If these are fewer than wanted, *available_at is the time when
- * there will be more, or infinity if the settings do not allow any; otherwise
- * it is 0.
+ * Reserves up to "wanted" requests to an endpoint, and returns how many were
+ * granted: the first elements of "reservations".  All sessions of the server
+ * share the budget.
  *
- * Whatever this process has taken of the endpoint's before is over.
+ * If fewer than wanted were granted, *available_at is the time at which more
+ * will be available, or infinity if the settings allow none.  Otherwise it is
+ * 0.
  *
- * This and the functions below raise 53200 if there is no shared memory left
- * when they are first used.
+ * Settles the reservations that this process took for the same endpoint
+ * earlier.
+ *
+ * This function and those below raise 53200 if the shared memory cannot be
+ * allocated when they are first used.
  */
 int
 clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 					  ClerkReservation *reservations, TimestampTz *available_at)
 {
 	Moment		now = lock_state();
-	Instance   *used = use_instance(instance);
+	Instance   *entry = use_instance(instance);
 	ClerkBudget budget;
 	int			granted = 0;
 
-	own_requests_to(instance, now);
+	switch_own_instance(instance, now);
 	if (is_counted(endpoint))
-		give_up_own(endpoint, true, false, now.time);
-	assess(used, endpoint, now, &budget);
+		release_own(endpoint, true, false, now.time);
+	get_budget(entry, endpoint, now, &budget);
 	if (budget.available_at == 0)
 		granted = Min(wanted, budget.remaining);
 	for (int i = 0; i < granted; i++)
@@ -222,13 +244,13 @@ clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 	}
 	if (is_counted(endpoint))
 	{
-		window_of(used, endpoint, now.time)->held += granted;
+		window_of(entry, endpoint, now.time)->held += granted;
 		own[endpoint].held = granted;
 	}
 	*available_at = 0;
 	if (granted < wanted)
 	{
-		assess(used, endpoint, now, &budget);
+		get_budget(entry, endpoint, now, &budget);
 		*available_at = budget.available_at;
 	}
 	unlock_state();
@@ -236,8 +258,9 @@ clerk_rate_limit_take(uint64 instance, ClerkEndpoint endpoint, int wanted,
 }
 
 /*
- * For a request that goes out whether or not there is budget for it: somebody
- * wants it now, and Clerk decides.  It is counted when it is started.
+ * Initializes the reservation of a request that is sent whether or not there
+ * is budget for it: a user wants it now, and Clerk decides.  The request
+ * counts from when it is started.
  */
 void
 clerk_rate_limit_unreserved(uint64 instance, ClerkEndpoint endpoint,
@@ -248,72 +271,76 @@ clerk_rate_limit_unreserved(uint64 instance, ClerkEndpoint endpoint,
 	reservation->endpoint = endpoint;
 }
 
-/* The request goes out; to be called before any of it can have been sent. */
+/*
+ * Records that a request starts.  Must be called before any part of it can
+ * have been sent.
+ */
 void
 clerk_rate_limit_start(ClerkReservation *reservation)
 {
 	Moment		now;
-	Instance   *used;
+	Instance   *entry;
 	ClerkRequestWindow *window;
 
 	if (!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
-	used = use_instance(reservation->instance);
-	own_requests_to(reservation->instance, now);
-	window = window_of(used, reservation->endpoint, now.time);
+	entry = use_instance(reservation->instance);
+	switch_own_instance(reservation->instance, now);
+	window = window_of(entry, reservation->endpoint, now.time);
 	if (reservation->reserved)
 	{
-		(void) settle_own(reservation, window);
+		(void) remove_own(reservation, window);
 		own[reservation->endpoint].started++;
 	}
 	else
 	{
 		reservation->clock_offset = now.clock - now.time;
-		own[reservation->endpoint].counted++;
+		own[reservation->endpoint].unreserved++;
 	}
 	window->under_way++;
 	reservation->state = CLERK_RESERVATION_STARTED;
-	write_through(used, now);
+	write_through(entry, now);
 	unlock_state();
 }
 
 /*
- * The request was started, and was answered at this time, or given up after it
- * had been sent.
+ * Settles the reservation of a started request: its response arrived at
+ * "responded_at", or it was canceled then after it had been sent.
  */
 void
-clerk_rate_limit_answered(ClerkReservation *reservation,
-						  TimestampTz answered_at)
+clerk_rate_limit_responded(ClerkReservation *reservation,
+						   TimestampTz responded_at)
 {
 	Moment		now;
-	Instance   *used;
+	Instance   *entry;
 	ClerkRequestWindow *window;
 	uint32	   *bucket;
 
 	if (reservation->state != CLERK_RESERVATION_STARTED)
 		return;
 	now = lock_state();
-	used = use_instance(reservation->instance);
-	window = window_of(used, reservation->endpoint, now.time);
+	entry = use_instance(reservation->instance);
+	window = window_of(entry, reservation->endpoint, now.time);
 
-	/* If it was given up, it has been counted. */
-	if (settle_own(reservation, window))
+	/* If it has been released, it has been counted already. */
+	if (remove_own(reservation, window))
 	{
-		bucket = clerk_window_bucket(window, time_of_answer(reservation, answered_at, now));
+		bucket = clerk_window_bucket(window, arrival_time(reservation,
+														  responded_at, now));
 		if (bucket != NULL)
 			(*bucket)++;
 		if (reservation->reserved)
-			write_through(used, now);
+			write_through(entry, now);
 		else
-			own_unwritten = true;
+			file_is_stale = true;
 	}
 	unlock_state();
 }
 
 /*
- * The request has certainly not been sent, whether it was started or not: its
- * share of the budget is given back.
+ * Settles the reservation of a request that certainly was not sent, whether it
+ * was started or not: returns it to the budget.
  */
 void
 clerk_rate_limit_not_sent(ClerkReservation *reservation)
@@ -325,48 +352,54 @@ clerk_rate_limit_not_sent(ClerkReservation *reservation)
 		!is_counted(reservation->endpoint))
 		return;
 	now = lock_state();
-	if (settle_own(reservation, window_of(use_instance(reservation->instance),
+	if (remove_own(reservation, window_of(use_instance(reservation->instance),
 										  reservation->endpoint, now.time)) &&
 		started)
-		own_unwritten = true;
+		file_is_stale = true;
 	unlock_state();
 }
 
-/* Clerk takes no request to this endpoint for so many seconds from now. */
+/*
+ * Records that Clerk accepts no requests to this endpoint for the next
+ * "seconds" seconds.
+ */
 void
 clerk_rate_limit_close(uint64 instance, ClerkEndpoint endpoint, int seconds)
 {
 	Moment		now = lock_state();
-	Instance   *used = use_instance(instance);
+	Instance   *entry = use_instance(instance);
 	int64		until = now.time + seconds * USECS_PER_SEC;
 
-	if (until > used->closed_until[endpoint])
+	if (until > entry->closed_until[endpoint])
 	{
-		used->closed_until[endpoint] = until;
-		write_through(used, now);
+		entry->closed_until[endpoint] = until;
+		write_through(entry, now);
 	}
 	unlock_state();
 }
 
-/* Tells the state of an endpoint, without a change to it. */
+/* Returns the state of an endpoint in *budget.  Does not change it. */
 void
 clerk_rate_limit_read(uint64 instance, ClerkEndpoint endpoint,
 					  ClerkBudget *budget)
 {
 	Moment		now = lock_state();
-	Instance   *known = find_instance(instance);
+	Instance   *entry = find_instance(instance);
 	Instance	unused;
 
-	if (known == NULL)
+	if (entry == NULL)
 	{
 		memset(&unused, 0, sizeof(unused));
-		known = &unused;
+		entry = &unused;
 	}
-	assess(known, endpoint, now, budget);
+	get_budget(entry, endpoint, now, budget);
 	unlock_state();
 }
 
-/* Finds or makes the shared memory, and locks it; returns the time. */
+/*
+ * Finds or creates the shared memory and locks it.  Returns the current time.
+ * Raises 53200 if there is no shared memory left.
+ */
 static Moment
 lock_state(void)
 {
@@ -377,26 +410,32 @@ lock_state(void)
 	if (state == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("requests to Clerk cannot be counted"),
+				 errmsg("could not track requests to Clerk"),
 				 errdetail("There is not enough shared memory left."),
 				 errhint("Add clerk_invite to \"shared_preload_libraries\".")));
-	if (!watching_own)
+	if (!callbacks_registered)
 	{
-		RegisterXactCallback(at_transaction_end, NULL);
-		before_shmem_exit(at_exit, (Datum) 0);
-		watching_own = true;
+		RegisterXactCallback(on_transaction_end, NULL);
+		before_shmem_exit(on_process_exit, (Datum) 0);
+		callbacks_registered = true;
 	}
 	LWLockAcquire(&state->lock, LW_EXCLUSIVE);
 	if (!state->loaded)
 		load();
 
-	/* Under the lock, so that it does not go back from one to the next. */
+	/*
+	 * Read the clocks under the lock, so that our time never goes back from
+	 * one holder of the lock to the next.
+	 */
 	now.time = clerk_monotonic_microseconds() + state->clock_offset;
 	now.clock = GetCurrentTimestamp();
 	return now;
 }
 
-/* What went wrong with the file is nobody's error, and said once. */
+/*
+ * Unlocks the shared memory.  A problem with the file is not an error, but is
+ * logged once.
+ */
 static void
 unlock_state(void)
 {
@@ -408,19 +447,20 @@ unlock_state(void)
 	if (error != 0)
 		ereport(LOG,
 				(errcode_for_file_access(),
-				 errmsg("could not keep Clerk's budgets in file \"%s\": %m",
+				 errmsg("could not access request budget file \"%s\": %m",
 						clerk_budget_file_name()),
-				 errdetail("A restart of the server will forget which requests were sent.")));
+				 errdetail("The record of the requests that were sent will be lost when the server restarts.")));
 }
 
 /*
- * Fills the memory from the file.
+ * Fills the shared memory from the file.
  *
- * Our time goes on from that of the newest record, by as much as the clock of
- * day says that has passed since.  If that clock was ahead then, and has been
- * put right, no time has passed.  If it was behind, or is ahead now, what was
- * counted is forgotten early: nobody can tell.  Without a record our time
- * begins as the clock of day, so that it is never near 0.
+ * Our time continues from that of the newest record, advanced by the time that
+ * has passed since by the wall clock.  If the wall clock was ahead when the
+ * record was written and has been corrected since, no time counts as passed.
+ * If it was behind then or is ahead now, requests leave the window too early;
+ * nothing can detect that.  Without a record our time starts at the wall
+ * clock's time, so that it is never close to 0.
  */
 static void
 load(void)
@@ -440,7 +480,7 @@ load(void)
 	}
 	for (int i = 0; i < INSTANCES; i++)
 		if (read_record(i, &record))
-			take_over(&record, &state->instances[i], now);
+			restore_instance(&record, &state->instances[i], now);
 	state->clock_offset = now - clerk_monotonic_microseconds();
 	state->loaded = true;
 }
@@ -456,14 +496,15 @@ read_record(int number, Record *record)
 }
 
 /*
- * What was under way when the record was written is over.  The record may be
- * of another server, so that its instance has another one already, too.
+ * Restores an instance from its record.  The requests that were running when
+ * it was written are over.  If the file was copied from another server, two
+ * records may be for the same instance; the one used last is taken.
  */
 static void
-take_over(const Record *record, Instance *instance, int64 now)
+restore_instance(const Record *record, Instance *instance, int64 now)
 {
-	int64		answered_at = Min(now, record->time +
-								  clerk_request_timeout * INT64CONST(1000));
+	int64		responded_at = Min(now, record->time +
+								   clerk_request_timeout * INT64CONST(1000));
 	Instance   *other = find_instance(record->instance.name);
 
 	if (other != NULL && other->last_use > record->instance.last_use)
@@ -477,19 +518,22 @@ take_over(const Record *record, Instance *instance, int64 now)
 		ClerkRequestWindow *window = &instance->windows[i];
 		uint32	   *bucket;
 
-		/* The server's configuration has been read since. */
+		/*
+		 * A reload time that another run of the server recorded does not
+		 * apply.
+		 */
 		window->configured_at = 0;
 		if (window->width == 0)
 			continue;
 		clerk_window_advance(window, now);
-		bucket = clerk_window_bucket(window, answered_at);
+		bucket = clerk_window_bucket(window, responded_at);
 		if (bucket != NULL)
 			*bucket += window->under_way;
 		window->under_way = 0;
 	}
 }
 
-/* Has the file know what an instance's memory says; see above. */
+/* Writes an instance to the file: see the head of this file. */
 static void
 write_through(const Instance *instance, Moment now)
 {
@@ -506,7 +550,7 @@ write_through(const Instance *instance, Moment now)
 	{
 		state->write_failed = false;
 		if (instance->name == own_instance)
-			own_unwritten = false;
+			file_is_stale = false;
 	}
 	else if (!state->write_failed)
 	{
@@ -515,7 +559,10 @@ write_through(const Instance *instance, Moment now)
 	}
 }
 
-/* NULL if it has not been used, or not for long. */
+/*
+ * Returns NULL if the instance has not been used, or so long ago that another
+ * one has replaced it.
+ */
 static Instance *
 find_instance(uint64 name)
 {
@@ -525,7 +572,7 @@ find_instance(uint64 name)
 	return NULL;
 }
 
-/* Finds it, or takes the place of the one that was not used for longest. */
+/* Finds an instance, or replaces the one used least recently. */
 static Instance *
 use_instance(uint64 name)
 {
@@ -565,22 +612,22 @@ limit_of(ClerkEndpoint endpoint)
 	return INT_MAX;
 }
 
-/* From now on this process's requests are to that instance. */
+/* Makes "instance" the one that this process's requests go to. */
 static void
-own_requests_to(uint64 instance, Moment now)
+switch_own_instance(uint64 instance, Moment now)
 {
 	if (own_instance == instance)
 		return;
-	give_up_all(now);
+	release_all_own(now);
 	own_instance = instance;
 }
 
 /*
- * Takes a request out of those that are not settled yet.  False if it is not
- * among them, because it was given up.
+ * Removes a request from those that this process has not settled.  Returns
+ * false if it is not among them because it has been released.
  */
 static bool
-settle_own(ClerkReservation *reservation, ClerkRequestWindow *window)
+remove_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 {
 	Unsettled  *unsettled = &own[reservation->endpoint];
 	uint32	   *total = &window->under_way;
@@ -593,7 +640,7 @@ settle_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 	}
 	else
 		count = reservation->reserved ?
-			&unsettled->started : &unsettled->counted;
+			&unsettled->started : &unsettled->unreserved;
 	reservation->state = CLERK_RESERVATION_SETTLED;
 	if (reservation->instance != own_instance || *count == 0)
 		return false;
@@ -603,12 +650,13 @@ settle_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 }
 
 /*
- * This process will not settle its requests any more, those that were reserved
- * or those that were only counted.  Those that were started may have arrived
- * at Clerk by now.
+ * Settles this process's requests to an endpoint without knowing how they
+ * ended.  "reserved" and "unreserved" choose those with and those without a
+ * reservation.  Those that were started count as sent at "now", since they may
+ * have reached Clerk.
  */
 static void
-give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted, int64 now)
+release_own(ClerkEndpoint endpoint, bool reserved, bool unreserved, int64 now)
 {
 	Unsettled  *unsettled = &own[endpoint];
 	Instance   *instance = find_instance(own_instance);
@@ -623,89 +671,91 @@ give_up_own(ClerkEndpoint endpoint, bool reserved, bool counted, int64 now)
 			window->held -= Min(window->held, unsettled->held);
 			over += unsettled->started;
 		}
-		if (counted)
-			over += unsettled->counted;
+		if (unreserved)
+			over += unsettled->unreserved;
 		over = Min(over, window->under_way);
 		window->under_way -= over;
 		*clerk_window_bucket(window, now) += over;
-		own_unwritten |= over > 0;
+		file_is_stale |= over > 0;
 	}
 	if (reserved)
 		unsettled->held = unsettled->started = 0;
-	if (counted)
-		unsettled->counted = 0;
+	if (unreserved)
+		unsettled->unreserved = 0;
 }
 
-/* The same for all of them, and the file is to know. */
+/* Releases all requests of this process, and writes that to the file. */
 static void
-give_up_all(Moment now)
+release_all_own(Moment now)
 {
 	Instance   *instance = find_instance(own_instance);
 
 	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
-		give_up_own(i, true, true, now.time);
-	if (own_unwritten && instance != NULL)
+		release_own(i, true, true, now.time);
+	if (file_is_stale && instance != NULL)
 		write_through(instance, now);
-	own_unwritten = false;
+	file_is_stale = false;
 }
 
 static bool
-owns_any(void)
+has_unsettled_requests(void)
 {
 	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
-		if (own[i].held > 0 || own[i].started > 0 || own[i].counted > 0)
+		if (own[i].held > 0 || own[i].started > 0 || own[i].unreserved > 0)
 			return true;
 	return false;
 }
 
 /*
- * A synchronous call does not outlive its transaction, a sender's pass does if
- * it goes well.  Writes nothing: a commit should not be held up any more, and
- * the file has these requests as under way.
+ * A synchronous call ends with its transaction.  A sender's requests end with
+ * it only if the transaction fails.  Does not write to the file, which already
+ * counts these requests as running, because that would only delay the commit.
  */
 static void
-at_transaction_end(XactEvent event, void *arg)
+on_transaction_end(XactEvent event, void *arg)
 {
 	bool		failed = event == XACT_EVENT_ABORT;
 	Moment		now;
 
 	(void) arg;
-	if (!owns_any() || (event != XACT_EVENT_COMMIT &&
-						event != XACT_EVENT_PREPARE && !failed))
+	if (!has_unsettled_requests() || (event != XACT_EVENT_COMMIT &&
+									  event != XACT_EVENT_PREPARE && !failed))
 		return;
 	now = lock_state();
 	for (int i = 0; i < COUNTED_ENDPOINTS; i++)
-		give_up_own(i, failed, true, now.time);
+		release_own(i, failed, true, now.time);
 	unlock_state();
 }
 
 static void
-at_exit(int code, Datum arg)
+on_process_exit(int code, Datum arg)
 {
 	(void) code;
 	(void) arg;
-	if (!owns_any() && !own_unwritten)
+	if (!has_unsettled_requests() && !file_is_stale)
 		return;
-	give_up_all(lock_state());
+	release_all_own(lock_state());
 	unlock_state();
 }
 
 /*
- * When an answer arrived, by our time.  If the clock of day has been set since
- * the request was reserved, that cannot be told: then it has arrived just now.
+ * When a response arrived, by our time.  If the wall clock has been set since
+ * the request's reservation was taken or started, the time cannot be
+ * converted, and the response counts as received now.
  */
 static int64
-time_of_answer(const ClerkReservation *reservation, TimestampTz answered_at, Moment now)
+arrival_time(const ClerkReservation *reservation, TimestampTz responded_at,
+			 Moment now)
 {
 	int64		clock_offset = now.clock - now.time;
-	int64		set_by = clock_offset - reservation->clock_offset;
+	int64		clock_step = clock_offset - reservation->clock_offset;
 
-	if (set_by > DRIFT || set_by < -DRIFT)
+	if (clock_step > MAX_CLOCK_DRIFT || clock_step < -MAX_CLOCK_DRIFT)
 		return now.time;
-	return Min(answered_at - clock_offset, now.time);
+	return Min(responded_at - clock_offset, now.time);
 }
 
-/* A counted endpoint's window, moved on to this time. */
+/* Returns the window of a counted endpoint, advanced to "now". */
 static ClerkRequestWindow *
 window_of(Instance *instance, ClerkEndpoint endpoint, int64 now)
 {
@@ -715,9 +765,10 @@ window_of(Instance *instance, ClerkEndpoint endpoint, int64 now)
 	return window;
 }
 
+/* Computes the state of an endpoint. */
 static void
-assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
-	   ClerkBudget *budget)
+get_budget(Instance *instance, ClerkEndpoint endpoint, Moment now,
+		   ClerkBudget *budget)
 {
 	int64		until = instance->closed_until[endpoint];
 	int64		used = 0;
@@ -737,7 +788,8 @@ assess(Instance *instance, ClerkEndpoint endpoint, Moment now,
 		budget->available_at = DT_NOEND;
 	else if (budget->remaining == 0)
 	{
-		until = Max(until, clerk_window_when_gone(window, used - budget->limit + 1));
+		until = Max(until, clerk_window_expiry_time(window,
+													used - budget->limit + 1));
 		budget->available_at = now.clock + (until - now.time);
 	}
 }

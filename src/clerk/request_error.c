@@ -1,7 +1,7 @@
 /*
  * request_error.c
- *		What went wrong with a request that is over: from the result of its
- *		transport and Clerk's response to a ClerkError.
+ *		Why a finished request has failed: makes a ClerkError from the result
+ *		of its transfer and from Clerk's response.
  */
 #include "postgres.h"
 
@@ -18,8 +18,11 @@ static void interpret_refusal(ClerkError *error, ClerkEffect effect);
 static const char *try_again_hint(int seconds, ClerkEffect effect);
 
 /*
- * Why a request did not succeed.  If it would have changed something at Clerk,
- * losing its answer leaves the outcome unknown.
+ * Returns why a finished request has failed.  "effect" is what the request
+ * changes at Clerk if it is executed: unless that is CLERK_EFFECT_NONE, a lost
+ * or unexpected response leaves the outcome unknown (08007).
+ *
+ * Raises XX000 if the request is still running.
  */
 ClerkError *
 clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
@@ -44,10 +47,10 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 			return error;
 		case CLERK_HTTP_LOST:
 			outcome_unknown(error, effect);
-			error->summary = "the answer of Clerk was lost";
+			error->summary = "no response received from Clerk";
 			error->detail = psprintf("Reason: %s.", clerk_http_error(request));
 			return error;
-		case CLERK_HTTP_ANSWERED:
+		case CLERK_HTTP_COMPLETED:
 			break;
 	}
 
@@ -56,7 +59,7 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 	{
 		outcome_unknown(error, effect);
 		error->summary = error->http_status >= 500 ?
-			"Clerk failed to answer properly" : "Clerk's answer is unexpected";
+			"Clerk returned a server error" : "unexpected response from Clerk";
 	}
 	else
 		interpret_refusal(error, effect);
@@ -65,9 +68,10 @@ clerk_error_from_request(const ClerkHttpRequest *request, ClerkEffect effect)
 }
 
 /*
- * Clerk said that it has done what was asked, but in words that cannot be
- * used; "reason" says why.  "id" is the identifier found in the answer, or
- * NULL: then it is not certain that this was Clerk's answer at all.
+ * Returns the error that Clerk reports success but its response cannot be
+ * read.  "reason" is a phrase that says why.  "id" is the invitation's ID in
+ * the response, or NULL if there is none; in that case the response may not be
+ * Clerk's at all.
  */
 ClerkError *
 clerk_error_unreadable(const ClerkHttpRequest *request, ClerkEffect effect,
@@ -78,8 +82,9 @@ clerk_error_unreadable(const ClerkHttpRequest *request, ClerkEffect effect,
 	error->http_status = clerk_http_status(request);
 	error->trace_id = clerk_error_trace_id(request);
 	outcome_unknown(error, effect);
-	error->summary = "the answer of Clerk cannot be read";
-	error->said = psprintf("The answer is not as documented: %s", reason);
+	error->summary = "could not read the response from Clerk";
+	error->clerk_message = psprintf("The response does not match Clerk's documentation: %s",
+									reason);
 	error->detail = clerk_error_describe(request, error);
 	if (id != NULL && effect != CLERK_EFFECT_NONE)
 		error->hint = psprintf("Clerk has %s the invitation \"%s\". Do not try again.",
@@ -94,10 +99,10 @@ outcome_unknown(ClerkError *error, ClerkEffect effect)
 	error->class = CLERK_ERROR_OUTCOME_UNKNOWN;
 	error->sqlstate = effect == CLERK_EFFECT_NONE ?
 		SQLSTATE_READ_FAILED : SQLSTATE_OUTCOME_UNKNOWN;
-	error->hint = clerk_error_look_first(effect);
+	error->hint = clerk_error_retry_hint(effect);
 }
 
-/* What an answer from 400 to 499 means. */
+/* Sets what a response with an HTTP status from 400 to 499 means. */
 static void
 interpret_refusal(ClerkError *error, ClerkEffect effect)
 {
@@ -113,11 +118,14 @@ interpret_refusal(ClerkError *error, ClerkEffect effect)
 		error->hint = try_again_hint(error->retry_after, effect);
 	else if (rule->http_status == 0 && rule->code == NULL &&
 			 error->param_name != NULL)
-		error->summary = psprintf("Clerk does not accept \"%s\"",
+		error->summary = psprintf("Clerk rejected parameter \"%s\"",
 								  error->param_name);
 }
 
-/* A bulk request may have had others before it: what they created is not said. */
+/*
+ * The hint does not say that a bulk request created nothing, since earlier
+ * bulk requests of the same call may have created invitations.
+ */
 static const char *
 try_again_hint(int seconds, ClerkEffect effect)
 {

@@ -1,6 +1,6 @@
 /*
  * request_error.h
- *		What went wrong with a request that is over.
+ *		Why a finished request has failed.
  */
 #ifndef CLERK_REQUEST_ERROR_H
 #define CLERK_REQUEST_ERROR_H

@@ -1,11 +1,11 @@
 /*
  * request_window.c
- *		Counts of requests in a sliding window of time.
+ *		Counts requests in a sliding time window.
  *
- * The counts are kept in a ring of CLERK_WINDOW_BUCKETS buckets, each as long as the window
- * divided by one less, and a bucket counts until the whole of it has left
- * the window.  So a place is free again less than 1/127 of the window (0.8 %)
- * later than it could be, and never too early.
+ * The counts are in a ring of CLERK_WINDOW_BUCKETS (128) buckets.  A bucket is
+ * 1/127 of the window long, and counts until all of it has left the window.
+ * So a request leaves the window up to 1/127 of its length (0.8 %) later than
+ * necessary, but never too early.
  */
 #include "postgres.h"
 
@@ -13,26 +13,26 @@
 #include "common/settings.h"
 #include "utils/timestamp.h"
 
-static bool knows_better(const ClerkRequestWindow *window);
-static void make_all_newest(ClerkRequestWindow *window, int64 newest);
+static bool has_newer_configuration(const ClerkRequestWindow *window);
+static void count_all_as_newest(ClerkRequestWindow *window, int64 newest);
 static int64 bucket_width(void);
 static int64 bucket_number(int64 time, int64 width);
 
 /*
- * Moves a window on to this time, and gives it the length of
- * clerk_invite.rate_limit_window.  Where a lock protects the window, the time
- * must have been taken under it.
+ * Advances a window to the time "now", and sets its length to
+ * clerk_invite.rate_limit_window.  If a lock protects the window, "now" must
+ * have been determined while the lock was held.
  */
 void
 clerk_window_configure(ClerkRequestWindow *window, int64 now)
 {
 	int64		width = bucket_width();
 
-	if (window->width != width && knows_better(window))
+	if (window->width != width && has_newer_configuration(window))
 	{
 		window->width = width;
 		window->configured_at = PgReloadTime;
-		make_all_newest(window, bucket_number(now, width));
+		count_all_as_newest(window, bucket_number(now, width));
 	}
 	if (window->width == width)
 		window->configured_at = Max(window->configured_at, PgReloadTime);
@@ -40,8 +40,9 @@ clerk_window_configure(ClerkRequestWindow *window, int64 now)
 }
 
 /*
- * Moves a window on to this time.  Our time does not go
- * back, but a file can say anything: then all counts as made now.
+ * Advances a window to the time "now".  If the window is ahead of that time,
+ * all its requests are counted as made now.  Our clock never goes back, but a
+ * window that was read from a file may contain anything.
  */
 void
 clerk_window_advance(ClerkRequestWindow *window, int64 now)
@@ -49,7 +50,7 @@ clerk_window_advance(ClerkRequestWindow *window, int64 now)
 	int64		newest = bucket_number(now, window->width);
 
 	if (window->newest > newest)
-		make_all_newest(window, newest);
+		count_all_as_newest(window, newest);
 	if (newest - window->newest >= CLERK_WINDOW_BUCKETS)
 	{
 		memset(window->counts, 0, sizeof(window->counts));
@@ -60,26 +61,27 @@ clerk_window_advance(ClerkRequestWindow *window, int64 now)
 }
 
 /*
- * Whether this process has read the server's configuration later than the one
- * that the window's width comes from.  During a reload some have read the new
- * one and some the old one, and they must not change the window in turn.  If
- * that other one has read it in the future, the clock was ahead, and says
- * nothing.
+ * Whether this process has read the configuration later than the process that
+ * set the window's width.  During a reload some processes have read the new
+ * configuration and others have not, and they must not change the width back
+ * and forth.  If the time of the other process's reload is in the future, the
+ * wall clock was ahead then, and the time means nothing.
  */
 static bool
-knows_better(const ClerkRequestWindow *window)
+has_newer_configuration(const ClerkRequestWindow *window)
 {
 	return window->width == 0 || PgReloadTime > window->configured_at ||
 		window->configured_at > GetCurrentTimestamp();
 }
 
 /*
- * The buckets do not tell any more how old a request is, such as when
- * clerk_invite.rate_limit_window changed.  All count as made now, which at
- * worst is a window too long.
+ * Counts all requests of the window as made now.  This is for cases in which
+ * the buckets no longer show the age of a request, such as a change of
+ * clerk_invite.rate_limit_window.  The requests stay in the window for up to
+ * one window too long.
  */
 static void
-make_all_newest(ClerkRequestWindow *window, int64 newest)
+count_all_as_newest(ClerkRequestWindow *window, int64 newest)
 {
 	int64		count = clerk_window_sum(window);
 
@@ -88,7 +90,10 @@ make_all_newest(ClerkRequestWindow *window, int64 newest)
 	window->counts[newest % CLERK_WINDOW_BUCKETS] = (uint32) Min(count, PG_UINT32_MAX);
 }
 
-/* Microseconds.  CLERK_WINDOW_BUCKETS - 1 of them are at least a window. */
+/*
+ * The length of a bucket in microseconds, rounded up: CLERK_WINDOW_BUCKETS - 1
+ * buckets must cover at least the window.
+ */
 static int64
 bucket_width(void)
 {
@@ -103,7 +108,10 @@ bucket_number(int64 time, int64 width)
 	return Max(time, 0) / width;
 }
 
-/* The bucket of a time, which is not in the future; NULL if it is too old. */
+/*
+ * Returns the bucket for a time, or NULL if that is before the window.  A time
+ * in the future counts as now.
+ */
 uint32 *
 clerk_window_bucket(ClerkRequestWindow *window, int64 time)
 {
@@ -113,6 +121,9 @@ clerk_window_bucket(ClerkRequestWindow *window, int64 time)
 		&window->counts[number % CLERK_WINDOW_BUCKETS] : NULL;
 }
 
+/*
+ * Returns the number of requests in the window whose responses have arrived.
+ */
 int64
 clerk_window_sum(const ClerkRequestWindow *window)
 {
@@ -124,11 +135,11 @@ clerk_window_sum(const ClerkRequestWindow *window)
 }
 
 /*
- * The time when so many of the window's requests will have left the window, if
- * all that are not answered yet are answered now.
+ * Returns the time at which "count" of the window's requests will have left
+ * the window, if those without a response receive it now.
  */
 int64
-clerk_window_when_gone(const ClerkRequestWindow *window, int64 count)
+clerk_window_expiry_time(const ClerkRequestWindow *window, int64 count)
 {
 	int64		number = Max(window->newest - CLERK_WINDOW_BUCKETS + 1, 0);
 

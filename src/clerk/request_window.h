@@ -1,8 +1,8 @@
 /*
  * request_window.h
- *		Counts of requests in a sliding window of time.
+ *		Counts requests in a sliding time window.
  *
- * Times are microseconds of a clock that does not go back.
+ * Times are in microseconds, by a clock that never goes back.
  */
 #ifndef CLERK_REQUEST_WINDOW_H
 #define CLERK_REQUEST_WINDOW_H
@@ -12,17 +12,19 @@
 #define CLERK_WINDOW_BUCKETS 128
 
 /*
- * Requests to an endpoint, by time.  Bucket number N, of which counts[N %
- * CLERK_WINDOW_BUCKETS] is the content, holds those that were answered from N * width to
- * (N + 1) * width; it has the newest bucket and those before it.
+ * Requests to one endpoint, by the time of their responses.  Bucket number N
+ * is in counts[N % CLERK_WINDOW_BUCKETS].  It counts the requests whose
+ * responses arrived from N * width to (N + 1) * width.  The ring holds the
+ * bucket "newest" and the CLERK_WINDOW_BUCKETS - 1 buckets before it.
  */
 typedef struct ClerkRequestWindow
 {
-	int64		width;			/* of a bucket: microseconds */
-	TimestampTz configured_at;	/* when the setting was read that says so */
+	int64		width;			/* of a bucket, in microseconds */
+	TimestampTz configured_at;	/* latest PgReloadTime of a process that uses
+								 * this width */
 	int64		newest;			/* number of the newest bucket */
-	uint32		held;			/* reserved, and not started yet */
-	uint32		under_way;		/* started, and not answered yet */
+	uint32		held;			/* reserved, but not started yet */
+	uint32		under_way;		/* started, but no response yet */
 	uint32		counts[CLERK_WINDOW_BUCKETS];
 } ClerkRequestWindow;
 
@@ -30,7 +32,7 @@ extern void clerk_window_configure(ClerkRequestWindow *window, int64 now);
 extern void clerk_window_advance(ClerkRequestWindow *window, int64 now);
 extern uint32 *clerk_window_bucket(ClerkRequestWindow *window, int64 time);
 extern int64 clerk_window_sum(const ClerkRequestWindow *window);
-extern int64 clerk_window_when_gone(const ClerkRequestWindow *window,
-									int64 count);
+extern int64 clerk_window_expiry_time(const ClerkRequestWindow *window,
+									  int64 count);
 
 #endif							/* CLERK_REQUEST_WINDOW_H */

@@ -1,12 +1,12 @@
 /*
  * white_space.c
- *		The white space around an e-mail address, which files and forms leave
- *		there, and nobody means.
+ *		Removes white space around an e-mail address, which files and forms
+ *		often leave there by accident.
  *
- * It is what Unicode has as White_Space, and two characters that are as
- * invisible: U+200B, which comes with what is copied from web pages, and
- * U+FEFF, with which a file may begin.  What is white to the database's locale
- * does not matter.
+ * White space is what has Unicode's property White_Space, and two more
+ * characters that are invisible: U+200B, which occurs in text copied from web
+ * pages, and U+FEFF, which may be at the start of a file (byte order mark).
+ * The database's locale does not matter.
  */
 #include "postgres.h"
 
@@ -15,12 +15,13 @@
 #include "mb/pg_wchar.h"
 
 static int	character_length(const char *c, const char *end);
-static bool is_white(const char *c, int length);
+static bool is_white_space(const char *c, int length);
 static pg_wchar code_point(const char *c, int length);
 
 /*
- * The part of a text in the database's encoding that white space is around;
- * *length, in bytes, is the text's and becomes the part's.
+ * Returns the part of a text without leading and trailing white space; it
+ * points into "text".  The text is in the database's encoding.  *length is the
+ * length of the text in bytes, and becomes that of the part.
  */
 const char *
 clerk_trim(const char *text, size_t *length)
@@ -32,21 +33,24 @@ clerk_trim(const char *text, size_t *length)
 	{
 		int			step = character_length(text, end);
 
-		if (!is_white(text, step))
+		if (!is_white_space(text, step))
 			break;
 		text += step;
 	}
 
-	/* Only from its beginning can a text be divided into characters. */
+	/*
+	 * In some encodings characters can be found only from the start of the
+	 * text.
+	 */
 	kept_end = end;
-	if (text < end && (IS_HIGHBIT_SET(end[-1]) || is_white(end - 1, 1)))
+	if (text < end && (IS_HIGHBIT_SET(end[-1]) || is_white_space(end - 1, 1)))
 	{
 		kept_end = text;
 		for (const char *c = text; c < end;)
 		{
 			int			step = character_length(c, end);
 
-			if (!is_white(c, step))
+			if (!is_white_space(c, step))
 				kept_end = c + step;
 			c += step;
 		}
@@ -55,7 +59,10 @@ clerk_trim(const char *text, size_t *length)
 	return text;
 }
 
-/* SQL_ASCII may hold anything: what looks like UTF-8 is taken for it. */
+/*
+ * Length in bytes of the character at "c".  A database with encoding SQL_ASCII
+ * may contain any bytes; what looks like UTF-8 is treated as UTF-8.
+ */
 static int
 character_length(const char *c, const char *end)
 {
@@ -74,7 +81,7 @@ character_length(const char *c, const char *end)
 }
 
 static bool
-is_white(const char *c, int length)
+is_white_space(const char *c, int length)
 {
 	pg_wchar	code;
 
@@ -87,7 +94,9 @@ is_white(const char *c, int length)
 		code == 0x205F || code == 0x3000 || code == 0xFEFF;
 }
 
-/* Unicode's number of a character beyond ASCII; 0 if it has none. */
+/*
+ * The Unicode code point of a character that is not ASCII; 0 if it has none.
+ */
 static pg_wchar
 code_point(const char *c, int length)
 {

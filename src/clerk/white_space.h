@@ -1,6 +1,6 @@
 /*
  * white_space.h
- *		The white space around an e-mail address.
+ *		Removes white space around an e-mail address.
  */
 #ifndef CLERK_WHITE_SPACE_H
 #define CLERK_WHITE_SPACE_H

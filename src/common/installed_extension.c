@@ -87,8 +87,8 @@ clerk_find_fit(ClerkMisfit *misfit)
 	{
 		*misfit = describe_misfit(installed.version,
 								  clerk_is_preloaded() ?
-								  "The server has loaded the library at its start: restart the server." :
-								  "Connect again. If that does not help, install the library of that version.");
+								  "The library was loaded at server start. Restart the server." :
+								  "Reconnect. If the error persists, install the library version that matches the SQL objects.");
 		return CLERK_FIT_LIBRARY_TOO_OLD;
 	}
 	return CLERK_FIT_GOOD;
@@ -115,7 +115,7 @@ clerk_raise_misfit(void)
 
 	clerk_require_fit();
 	misfit = describe_misfit(read_catalog().version,
-							 "Somebody has altered the extension's objects; they must be as its script creates them.");
+							 "The extension's objects were altered. Restore them to the definitions in the extension's script.");
 	raise_misfit(&misfit);
 }
 
@@ -176,8 +176,8 @@ static ClerkMisfit
 describe_misfit(const char *sql_version, const char *hint)
 {
 	ClerkMisfit misfit = {
-		.summary = "the library of clerk_invite does not fit the extension's SQL objects",
-		.detail = psprintf("The library is of version %s, the SQL objects are of version %s.",
+		.summary = "the clerk_invite library does not match the extension's SQL objects",
+		.detail = psprintf("The library is version %s; the SQL objects are version %s.",
 						   CLERK_INVITE_VERSION, sql_version),
 		.hint = hint
 	};

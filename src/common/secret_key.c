@@ -50,7 +50,7 @@ clerk_secret_key_error(const char *key)
 		return "This is a publishable key; a secret key begins with \"sk_\".";
 	for (const char *c = key; *c != '\0'; c++)
 		if (*c <= ' ' || *c > '~')
-			return "The key contains a character that does not belong in a key.";
+			return "The key contains an invalid character.";
 	return NULL;
 }
 
@@ -128,7 +128,7 @@ permissions_error(const struct stat *status)
 		return "The key file must be owned by the owner of the server process or by root.";
 	if ((status->st_uid == geteuid() && status->st_mode & (S_IRWXG | S_IRWXO)) ||
 		(status->st_uid == 0 && status->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)))
-		return "The key file must be accessible to its owner only: permissions u=rw (0600) or less, or u=rw,g=r (0640) if it is owned by root.";
+		return "The key file must have permissions u=rw (0600) or less, or u=rw,g=r (0640) or less if it is owned by root.";
 	return NULL;
 }
 
@@ -151,7 +151,7 @@ read_key(int file, char *key)
 	if (length < 0)
 		return "The key file could not be read.";
 	if (strnlen(content, length) < (size_t) length)
-		return "The key contains a character that does not belong in a key.";
+		return "The key contains an invalid character.";
 	content[length] = '\0';
 
 	while (length > 0 && strchr(" \t\r\n", content[length - 1]) != NULL)

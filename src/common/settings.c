@@ -168,8 +168,8 @@ define_secret_key_settings(void)
 	bool		configured = (configured_value(SECRET_KEY_SETTING) != NULL);
 
 	define_superusers_string(SECRET_KEY_FILE_SETTING,
-							 "Sets the file that holds Clerk's secret key.",
-							 "A relative path starts at the data directory. It comes before \"clerk_invite.secret_key\".",
+							 "Sets the file that contains Clerk's secret key.",
+							 "A relative path is relative to the data directory. The file takes precedence over \"clerk_invite.secret_key\".",
 							 &secret_key_file, "", GUC_SUPERUSER_ONLY);
 
 	/*
@@ -178,7 +178,7 @@ define_secret_key_settings(void)
 	 */
 	DefineCustomStringVariable(SECRET_KEY_SETTING,
 							   "Sets Clerk's secret key.",
-							   "It comes before the environment variable CLERK_SECRET_KEY of the server.",
+							   "It takes precedence over the server's environment variable CLERK_SECRET_KEY.",
 							   &secret_key_mask,
 							   "",
 							   PGC_SIGHUP,
@@ -192,13 +192,13 @@ static void
 define_transport_settings(void)
 {
 	define_superusers_string("clerk_invite.api_url",
-							 "Sets the address of Clerk's Backend API.",
-							 "It may end in \"/v1\" or not.",
+							 "Sets the URL of Clerk's Backend API.",
+							 "The suffix \"/v1\" is optional.",
 							 &clerk_api_url, "https://api.clerk.com/v1", 0);
 
 	/* The version that clerk/operations.c was written for. */
 	DefineCustomStringVariable("clerk_invite.api_version",
-							   "Sets the version of Clerk's Backend API that is asked for.",
+							   "Sets the version of Clerk's Backend API to request.",
 							   NULL,
 							   &clerk_api_version,
 							   "2026-05-12",
@@ -207,19 +207,19 @@ define_transport_settings(void)
 							   check_api_version, NULL, NULL);
 
 	define_superusers_string("clerk_invite.ca_file",
-							 "Sets the file of the certificate authorities that are trusted.",
-							 "Empty means those of the system.",
+							 "Sets the file that contains the trusted certificate authorities.",
+							 "If empty, the system's certificate authorities are trusted.",
 							 &clerk_ca_file, "", 0);
 
 	/* GUC_SUPERUSER_ONLY because the proxy's URL may contain a password. */
 	define_superusers_string("clerk_invite.proxy",
-							 "Sets the proxy through which Clerk is reached.",
-							 "Empty means none. The environment is not looked at.",
+							 "Sets the proxy used to connect to Clerk.",
+							 "If empty, no proxy is used. Proxy environment variables are ignored.",
 							 &clerk_proxy, "", GUC_SUPERUSER_ONLY);
 
 	/* Name lookup, connection and TLS normally take well under a second. */
 	DefineCustomIntVariable("clerk_invite.connect_timeout",
-							"Sets the time allowed for name lookup, connection and TLS together.",
+							"Sets the maximum time to establish a connection, including name lookup and TLS handshake.",
 							NULL,
 							&clerk_connect_timeout,
 							5000, 1, INT_MAX,
@@ -233,7 +233,7 @@ define_transport_settings(void)
 	 * far more time than Clerk needs.
 	 */
 	DefineCustomIntVariable("clerk_invite.request_timeout",
-							"Sets the time allowed for a whole request.",
+							"Sets the maximum time for an entire request.",
 							NULL,
 							&clerk_request_timeout,
 							30000, 1, INT_MAX,
@@ -247,7 +247,7 @@ define_delivery_settings(void)
 {
 	/* Clerk's general limit is 1000 requests in 10 seconds. */
 	DefineCustomIntVariable("clerk_invite.max_concurrent_requests",
-							"Sets how many requests a sender has under way at a time.",
+							"Sets the maximum number of requests that a sender has in flight at the same time.",
 							NULL,
 							&clerk_max_concurrent_requests,
 							10, 1, 100,
@@ -256,7 +256,7 @@ define_delivery_settings(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("clerk_invite.max_attempts",
-							"Sets how often an invitation is sent before it fails.",
+							"Sets the maximum number of attempts to send an invitation.",
 							NULL,
 							&clerk_max_attempts,
 							10, 1, 1000,
@@ -269,7 +269,7 @@ define_delivery_settings(void)
 	 * total, or up to 106 minutes with jitter.
 	 */
 	DefineCustomIntVariable("clerk_invite.retry_delay",
-							"Sets the time before the second attempt; it doubles with each further one.",
+							"Sets the delay before the second attempt; it doubles with each further attempt.",
 							NULL,
 							&clerk_retry_delay,
 							10000, 1, INT_MAX,
@@ -278,7 +278,7 @@ define_delivery_settings(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("clerk_invite.retry_delay_max",
-							"Sets the longest time between two attempts.",
+							"Sets the maximum delay between two attempts.",
 							NULL,
 							&clerk_retry_delay_max,
 							3600000, 1, INT_MAX,
@@ -291,7 +291,7 @@ define_delivery_settings(void)
 	 * edge.  No request is known to take longer than this.
 	 */
 	DefineCustomIntVariable("clerk_invite.verify_delay",
-							"Sets how long after a request a look that finds no invitation is believed.",
+							"Sets how long after a request a lookup that finds no invitation becomes conclusive.",
 							NULL,
 							&clerk_verify_delay,
 							30000, 0, INT_MAX,
@@ -308,8 +308,8 @@ define_outbox_settings(void)
 	 * insert a member may decide against an invitation.
 	 */
 	DefineCustomBoolVariable("clerk_invite.enqueue",
-							 "Puts invitations for new members into the outbox.",
-							 "Otherwise clerk_invitation_trigger() does nothing, as for a restore.",
+							 "Adds invitations for new members to the outbox.",
+							 "If off, clerk_invitation_trigger() does nothing. Turn it off for a restore.",
 							 &clerk_enqueue_enabled,
 							 true,
 							 PGC_USERSET,
@@ -317,8 +317,8 @@ define_outbox_settings(void)
 							 NULL, NULL, NULL);
 
 	DefineCustomIntVariable("clerk_invite.retention",
-							"Sets how long invitations stay in the outbox after they were settled.",
-							"0 keeps them for ever.",
+							"Sets how long invitations are kept in the outbox after they are settled.",
+							"0 keeps them forever.",
 							&clerk_retention,
 							0, 0, INT_MAX,
 							PGC_SUSET,
@@ -331,7 +331,7 @@ define_outbox_settings(void)
 	 */
 	DefineCustomStringVariable("clerk_invite.notify_channel",
 							   "Sets the channel that is notified when an invitation is settled.",
-							   "The payload is the row's id and its state. Empty means none.",
+							   "The payload is the row's ID and state. If empty, no notifications are sent.",
 							   &clerk_notify_channel,
 							   "",
 							   PGC_SUSET,
@@ -344,8 +344,8 @@ static void
 define_rate_limit_settings(void)
 {
 	DefineCustomIntVariable("clerk_invite.single_requests_per_hour",
-							"Sets how many requests for one invitation each may go out in an hour.",
-							"Synchronous calls count, but are not held back.",
+							"Sets the maximum number of single-invitation requests per hour.",
+							"Synchronous calls are counted, but not delayed.",
 							&clerk_single_requests_per_hour,
 							250, 0, INT_MAX,
 							PGC_SUSET,
@@ -353,8 +353,8 @@ define_rate_limit_settings(void)
 							NULL, NULL, NULL);
 
 	DefineCustomIntVariable("clerk_invite.bulk_requests_per_hour",
-							"Sets how many requests for several invitations each may go out in an hour.",
-							"0 means that there are none.",
+							"Sets the maximum number of bulk requests per hour.",
+							"0 disables bulk requests.",
 							&clerk_bulk_requests_per_hour,
 							50, 0, INT_MAX,
 							PGC_SUSET,
@@ -363,8 +363,8 @@ define_rate_limit_settings(void)
 
 	/* PGC_SIGHUP, because all databases of the server share the counts. */
 	DefineCustomIntVariable("clerk_invite.rate_limit_window",
-							"Sets the time that counts as an hour for the limits of requests.",
-							"It is Clerk's hour; other values are for tests.",
+							"Sets the length of the window for the hourly request limits.",
+							"Clerk's window is one hour; other values are for testing only.",
 							&clerk_rate_limit_window,
 							3600000, 1000, INT_MAX,
 							PGC_SIGHUP,
@@ -381,8 +381,8 @@ static void
 define_worker_settings(void)
 {
 	DefineCustomBoolVariable("clerk_invite.worker",
-							 "Sends invitations by a background worker as soon as they are committed.",
-							 "Otherwise clerk_send_invitations() has to be called.",
+							 "Sends invitations from a background worker as soon as they are committed.",
+							 "If off, clerk_send_invitations() must be called.",
 							 &clerk_worker_enabled,
 							 true,
 							 PGC_SUSET,
@@ -409,7 +409,7 @@ clerk_secret_key(const char **reason, const char **hint)
 		return clerk_secret_key_from_file(secret_key_file, reason);
 	if (secret_key != NULL && !clerk_is_preloaded())
 	{
-		*reason = "Every role can read \"clerk_invite.secret_key\", since the library was not preloaded when the server started.";
+		*reason = "Every role can read \"clerk_invite.secret_key\", because the library was not preloaded when the server started.";
 		*hint = READABLE_KEY_HINT;
 		return NULL;
 	}
@@ -462,7 +462,7 @@ check_api_version(char **newval, void **extra pg_attribute_unused(),
 	for (const char *c = *newval; *c != '\0'; c++)
 		if (*c <= ' ' || *c > '~')
 		{
-			GUC_check_errdetail("It contains a character that does not belong in a version.");
+			GUC_check_errdetail("The version contains an invalid character.");
 			return false;
 		}
 	return true;
@@ -475,7 +475,7 @@ check_notify_channel(char **newval, void **extra pg_attribute_unused(),
 {
 	if (strlen(*newval) < NAMEDATALEN)
 		return true;
-	GUC_check_errdetail("A channel's name has at most %d bytes.",
+	GUC_check_errdetail("A channel name can have at most %d bytes.",
 						NAMEDATALEN - 1);
 	return false;
 }

@@ -1,10 +1,10 @@
 /*
  * domain_name.c
- *		Names of Internet domains.
+ *		Conversion of internationalized domain names.
  *
- * The form of an internationalized name in the DNS, IDNA's, is left to libcurl,
- * which needs it for the hosts of URLs.  Only its functions for URLs are called
- * here, which open nothing, start nothing, and need no preparation.
+ * libcurl converts a name to its ASCII form (IDNA), as it does for the host of
+ * a URL.  This file calls only libcurl's URL functions, which open no socket,
+ * start no thread and need no curl_global_init().
  */
 #include "postgres.h"
 
@@ -17,35 +17,39 @@
 static bool convert(const char *domain, char *ascii);
 
 /*
- * Stores the form in ASCII of a name in UTF-8, "xn--bcher-kva.example" for
- * that of the bookshop, in a buffer of CLERK_DOMAIN_MAX + 1 bytes.  False if it
- * has none, or if libcurl was built without this ability.
+ * Converts a domain name from UTF-8 to the ASCII form that the DNS uses, such
+ * as "xn--bcher-kva.example".
  *
- * libcurl takes the name to be in the encoding of the locale, whatever that of
- * the database is: "unicode" is one of UTF-8, or 0 if there is none.
+ * Stores the result in "ascii", a buffer of CLERK_DOMAIN_MAX + 1 bytes.
+ * Returns false if the name has no such form, or if this libcurl was built
+ * without IDN support.  Raises no error.
  *
- * The rules of http/event_loop.c for entering libcurl hold.
+ * libcurl takes the name to be in the encoding of the current locale, whatever
+ * the encoding of the database is.  "utf8_locale" is therefore a locale with
+ * the encoding UTF-8, or 0 if the system has none.
+ *
+ * The rules for entering libcurl are those of http/event_loop.c.
  */
 bool
-clerk_domain_to_ascii(const char *domain, locale_t unicode, char *ascii)
+clerk_domain_to_ascii(const char *domain, locale_t utf8_locale, char *ascii)
 {
-	locale_t	caller = (locale_t) 0;
-	sigset_t	all;
-	sigset_t	saved;
+	locale_t	caller_locale = (locale_t) 0;
+	sigset_t	all_signals;
+	sigset_t	saved_signals;
 	bool		converted;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &saved);
-	if (unicode != (locale_t) 0)
-		caller = uselocale(unicode);
+	sigfillset(&all_signals);
+	pthread_sigmask(SIG_SETMASK, &all_signals, &saved_signals);
+	if (utf8_locale != (locale_t) 0)
+		caller_locale = uselocale(utf8_locale);
 	converted = convert(domain, ascii);
-	if (unicode != (locale_t) 0)
-		uselocale(caller);
-	pthread_sigmask(SIG_SETMASK, &saved, NULL);
+	if (utf8_locale != (locale_t) 0)
+		uselocale(caller_locale);
+	pthread_sigmask(SIG_SETMASK, &saved_signals, NULL);
 	return converted;
 }
 
-/* No palloc(), no elog(). */
+/* Runs inside libcurl's rules: no palloc(), no elog(). */
 static bool
 convert(const char *domain, char *ascii)
 {
@@ -58,7 +62,10 @@ convert(const char *domain, char *ascii)
 	if (curl_url_set(url, CURLUPART_HOST, domain, 0) == CURLUE_OK &&
 		curl_url_get(url, CURLUPART_HOST, &host, CURLU_PUNYCODE) == CURLUE_OK)
 	{
-		/* A library that does not know the flag leaves the name as it is. */
+		/*
+		 * libcurl before 7.88 ignores the flag and returns the name
+		 * unchanged.
+		 */
 		converted = strlen(host) <= CLERK_DOMAIN_MAX;
 		for (const char *c = host; *c != '\0'; c++)
 			if (IS_HIGHBIT_SET(*c))

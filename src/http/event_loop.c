@@ -1,28 +1,29 @@
 /*
  * event_loop.c
- *		Moves all running requests on, and waits for them, the process's latch
- *		and the postmaster's death together.
+ *		Drives all running requests, and waits for them together with the
+ *		process's latch and the postmaster's death.
  *
- * One multi handle a process carries every request and keeps connections for
- * reuse.  libcurl tells through a callback which sockets it waits for; they
- * are waited on together with the process's latch and the postmaster's death.
- * So whatever PostgreSQL wants of the process reaches it at once, in every
- * phase of a request.
+ * Each process has one multi handle, which carries every request and keeps
+ * connections for reuse.  libcurl reports through a callback which sockets it
+ * waits for.  We wait for them together with the latch and the postmaster's
+ * death, so cancels, terminations and other interrupts reach the process at
+ * once in every phase of a request.
  *
- * Rules that hold here and in http/transfer.c:
+ * Rules that apply here and in http/transfer.c:
  *
- * 1. libcurl is entered only between enter_libcurl() and leave_libcurl().
- *	  In between all signals are blocked, so that a thread which libcurl
- *	  starts (its resolver) inherits that and never runs one of PostgreSQL's
+ * 1. libcurl is called only between enter_libcurl() and leave_libcurl().  All
+ *	  signals are blocked there, so that a thread that libcurl starts (its
+ *	  resolver) inherits the blocked mask and never runs one of PostgreSQL's
  *	  signal handlers.
- * 2. In between nothing may raise an error, since longjmp() must not cross
- *	  libcurl's frames: no palloc(), no elog(), only malloc().
- * 3. libcurl's descriptors are reserved with PostgreSQL, which closes files of
- *	  its own to make room, may write to the log then, and gives at most a third
- *	  of what a process may have to such as these.  So each request's are
- *	  reserved before libcurl is entered for it; the request waits for them
- *	  while others run that will give theirs back, and is not sent if there are
- *	  none.
+ * 2. Between these two calls nothing may raise an error, because longjmp()
+ *	  must not cross libcurl's stack frames.  That rules out palloc() and
+ *	  elog(); use malloc().
+ * 3. libcurl's file descriptors are reserved with AcquireExternalFD().  To
+ *	  make room, PostgreSQL may close files of its own and write to the log, so
+ *	  each request's descriptors are reserved before libcurl is entered for it.
+ *	  PostgreSQL grants at most a third of a process's descriptors this way.
+ *	  If there are not enough, the request waits until running requests release
+ *	  theirs; if no request is running, it is not sent.
  */
 #include "postgres.h"
 
@@ -36,53 +37,62 @@
 #include "storage/fd.h"
 
 /*
- * A request has a socket for each of two addresses while it connects, or both
- * ends of one that tells of its look-up, and one socket from then on.
+ * File descriptors that a request needs at most.  While it connects, it may
+ * have a socket for each of two addresses, or a socket pair that reports the
+ * end of its name lookup; after that it has one socket.
  */
-#define DESCRIPTORS_OF_REQUEST 2
+#define DESCRIPTORS_PER_REQUEST 2
 
-/* Both ends of a socket by which another thread could wake it. */
-#define DESCRIPTORS_OF_MULTI 2
+/* A multi handle's socket pair, by which another thread can wake it. */
+#define DESCRIPTORS_PER_MULTI 2
 
 /*
- * Since 8.22 libcurl looks at a kept connection only once a second, and sends
- * requests on one that was closed within that time.  Its own remedy is to send
- * them again, which is refused for a POST (http/transfer.c).
+ * Since 8.22 libcurl checks at most once a second whether the server has
+ * closed a kept connection, and may send a request on a connection closed
+ * within that second.  Its own remedy is to send the request again, which
+ * http/transfer.c refuses for a POST.  So we check kept connections ourselves
+ * before each request.
  */
-#define TRUSTING_VERSION 0x081600
+#define LIVENESS_CACHING_VERSION 0x081600
 
-/* Everything that lives as long as the process. */
+/* State that lives as long as the process. */
 static struct
 {
 	bool		ready;
-	bool		trusting;		/* libcurl is TRUSTING_VERSION or later */
+	bool		caches_liveness;	/* libcurl is LIVENESS_CACHING_VERSION or
+									 * later */
 	ClerkSocketSet sockets;
 	uint32		wait_event;
-	CURLM	   *multi;			/* NULL until needed, and after an abort */
-	bool		discard_multi;	/* a transfer has failed: drop it when idle */
-	int64		timer_due;		/* libcurl's, or CLERK_NEVER */
-	int64		next_deadline;	/* the requests' own, or CLERK_NEVER */
+	CURLM	   *multi;			/* NULL until needed, and after it was
+								 * discarded */
+	bool		discard_multi;	/* a transfer failed or was canceled: discard
+								 * "multi" once no transfer uses it */
+	int64		timer_due;		/* when libcurl's timer expires, or
+								 * CLERK_NEVER */
+	int64		next_deadline;	/* earliest deadline that we enforce
+								 * ourselves, or CLERK_NEVER */
 	dlist_head	running;
-	dlist_head	waiting;		/* requests that descriptors lack for */
-	int			reserved;		/* descriptors, with PostgreSQL */
-	int			abandoned;		/* transfers that have no request any more */
+	dlist_head	waiting;		/* requests that wait for file descriptors */
+	int			reserved;		/* file descriptors reserved with PostgreSQL */
+	int			abandoned;		/* transfers that libcurl still has, but no
+								 * request */
 }			loop;
 
-static bool begin_waiting(void);
+static bool start_waiting_requests(void);
 static bool reserve_for_request(void);
-static bool reserve(int wanted);
+static bool reserve_descriptors(int wanted);
 static int	descriptors_needed(void);
-static void give_back_descriptors(void);
-static void run(ClerkLoopEntry *entry);
+static void release_spare_descriptors(void);
+static void run_transfer(ClerkLoopEntry *entry);
 static bool prepare_multi(void);
 static void drive_libcurl(const WaitEvent *ready, int count);
-static void end_late_requests(void);
-static void note_next_deadline(void);
-static void fail_all(CURLMcode result);
+static void cancel_overdue_requests(void);
+static void update_next_deadline(void);
+static void fail_all_running(CURLMcode result);
 static void settle_finished(void);
-static void give_up(ClerkLoopEntry *entry);
+static void cancel_running(ClerkLoopEntry *entry);
 static void remove_transfer(ClerkLoopEntry *entry, bool reuse);
-static void drop_multi_if_unused(void);
+static void discard_multi_if_unused(void);
 static long wait_milliseconds(long timeout, int64 started);
 
 static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
@@ -92,10 +102,10 @@ static int	on_timer(CURLM *multi, long milliseconds, void *arg);
 static inline void
 enter_libcurl(sigset_t *saved)
 {
-	sigset_t	all;
+	sigset_t	all_signals;
 
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, saved);
+	sigfillset(&all_signals);
+	pthread_sigmask(SIG_SETMASK, &all_signals, saved);
 }
 
 static inline void
@@ -104,7 +114,10 @@ leave_libcurl(const sigset_t *saved)
 	pthread_sigmask(SIG_SETMASK, saved, NULL);
 }
 
-/* What is needed once a process, and stays. */
+/*
+ * Initializes libcurl and the event loop.  Does so once per process; later
+ * calls return at once.  Raises 38000 if libcurl cannot be initialized.
+ */
 void
 clerk_event_loop_prepare(void)
 {
@@ -128,13 +141,17 @@ clerk_event_loop_prepare(void)
 
 	dlist_init(&loop.running);
 	dlist_init(&loop.waiting);
-	loop.trusting = curl_version_info(CURLVERSION_NOW)->version_num >= TRUSTING_VERSION;
+	loop.caches_liveness =
+		curl_version_info(CURLVERSION_NOW)->version_num >= LIVENESS_CACHING_VERSION;
 	loop.ready = true;
 }
 
 /*
- * Begins to run a entry, or has it wait until descriptors are there.  False
- * if memory has run out, or libcurl lacks an option; nothing was sent then.
+ * Starts a request, or queues it until file descriptors are available.
+ * "loopback_only" refuses every address that is not a loopback address.
+ *
+ * Returns false if memory has run out or libcurl lacks an option; nothing was
+ * sent then.  May raise an error if the wait set cannot be created.
  */
 bool
 clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
@@ -145,11 +162,11 @@ clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 	sigset_t	saved;
 
 	enter_libcurl(&saved);
-	if (loop.trusting && clerk_socket_set_any_hung_up(&loop.sockets))
+	if (loop.caches_liveness && clerk_socket_set_any_hung_up(&loop.sockets))
 	{
 		loop.discard_multi = true;
 
-		drop_multi_if_unused();
+		discard_multi_if_unused();
 		fresh_connection = loop.multi != NULL;
 	}
 	prepared = clerk_transfer_prepare(&entry->transfer, spec, loopback_only,
@@ -160,11 +177,11 @@ clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 
 	entry->waiting = true;
 	dlist_push_tail(&loop.waiting, &entry->node);
-	begin_waiting();
+	start_waiting_requests();
 	return true;
 }
 
-/* What http/http.h promises of waiting. */
+/* See clerk_http_wait() in http/http.c. */
 void
 clerk_event_loop_wait(long timeout)
 {
@@ -173,7 +190,7 @@ clerk_event_loop_wait(long timeout)
 	bool		latch_set;
 	sigset_t	saved;
 
-	if (begin_waiting())
+	if (start_waiting_requests())
 		return;
 	count = clerk_socket_set_wait(&loop.sockets,
 								  wait_milliseconds(timeout, clerk_monotonic_microseconds()),
@@ -189,10 +206,13 @@ clerk_event_loop_wait(long timeout)
 	enter_libcurl(&saved);
 	drive_libcurl(ready, count);
 	leave_libcurl(&saved);
-	give_back_descriptors();
+	release_spare_descriptors();
 }
 
-/* Takes a request out of the loop, giving it up if it is still running. */
+/*
+ * Removes a request from the event loop, canceling it if it is still running.
+ * Raises no error: it is called from a memory context's reset callback.
+ */
 void
 clerk_event_loop_release(ClerkLoopEntry *entry)
 {
@@ -207,23 +227,25 @@ clerk_event_loop_release(ClerkLoopEntry *entry)
 		remove_transfer(entry, false);
 	}
 	else if (entry->transfer.outcome == CLERK_HTTP_RUNNING)
-		give_up(entry);
+		cancel_running(entry);
 	else
 		remove_transfer(entry, false);
-	drop_multi_if_unused();
+	discard_multi_if_unused();
 	leave_libcurl(&saved);
-	give_back_descriptors();
+	release_spare_descriptors();
 }
 
 /*
- * Begins to run requests that wait, as far as there are descriptors for them.
- * If nothing runs whose end would give some back, the others are not sent.
- * False if there were none, or those that there are have to wait on.
+ * Starts queued requests for as long as there are file descriptors.  If there
+ * are none, and no running request will release any, the queued requests end
+ * with CLERK_HTTP_NOT_SENT.
+ *
+ * Returns whether a request was started or ended.
  */
 static bool
-begin_waiting(void)
+start_waiting_requests(void)
 {
-	bool		any = false;
+	bool		progressed = false;
 
 	if (dlist_is_empty(&loop.waiting))
 		return false;
@@ -231,52 +253,58 @@ begin_waiting(void)
 	{
 		ClerkLoopEntry *entry = dlist_head_element(ClerkLoopEntry, node,
 												   &loop.waiting);
-		bool		has_room = reserve_for_request();
+		bool		has_descriptors = reserve_for_request();
 
-		if (!has_room && !dlist_is_empty(&loop.running))
+		if (!has_descriptors && !dlist_is_empty(&loop.running))
 			break;
 		dlist_delete(&entry->node);
 		entry->waiting = false;
-		if (has_room)
-			run(entry);
+		if (has_descriptors)
+			run_transfer(entry);
 		else
 			clerk_transfer_refuse(&entry->transfer, CLERK_HTTP_NOT_SENT,
 								  "too many file descriptors are in use");
-		any = true;
+		progressed = true;
 	}
-	give_back_descriptors();
-	return any;
+	release_spare_descriptors();
+	return progressed;
 }
 
 /*
- * Reserves what one more request needs, at the expense of connections that are
- * only kept.  False if there is not enough.
+ * Reserves the file descriptors of one more request.  Closes kept connections
+ * for that if need be, but only if no request is running.  Returns false if
+ * there are not enough.
  */
 static bool
 reserve_for_request(void)
 {
 	sigset_t	saved;
 
-	if (reserve(DESCRIPTORS_OF_REQUEST))
+	if (reserve_descriptors(DESCRIPTORS_PER_REQUEST))
 		return true;
 	if (!dlist_is_empty(&loop.running) || loop.multi == NULL)
 		return false;
 	enter_libcurl(&saved);
 	loop.discard_multi = true;
 
-	drop_multi_if_unused();
+	discard_multi_if_unused();
 	leave_libcurl(&saved);
-	give_back_descriptors();
-	return reserve(DESCRIPTORS_OF_REQUEST);
+	release_spare_descriptors();
+	return reserve_descriptors(DESCRIPTORS_PER_REQUEST);
 }
 
-/* Reserves so many more, and what each process needs for its first request. */
+/*
+ * Reserves "wanted" file descriptors beyond those in use, and what the multi
+ * handle and the wait set need if they do not exist yet.  Returns false if
+ * there are not enough; the caller then releases those that were reserved, by
+ * release_spare_descriptors().
+ */
 static bool
-reserve(int wanted)
+reserve_descriptors(int wanted)
 {
 	wanted += descriptors_needed();
 	if (loop.multi == NULL)
-		wanted += DESCRIPTORS_OF_MULTI;
+		wanted += DESCRIPTORS_PER_MULTI;
 	while (loop.reserved < wanted)
 	{
 		if (!AcquireExternalFD())
@@ -286,7 +314,10 @@ reserve(int wanted)
 	return clerk_socket_set_prepare(&loop.sockets);
 }
 
-/* For what runs and what is kept. */
+/*
+ * File descriptors that running requests, abandoned transfers and kept
+ * connections need.
+ */
 static int
 descriptors_needed(void)
 {
@@ -297,12 +328,12 @@ descriptors_needed(void)
 
 	dlist_foreach(iter, &loop.running)
 		requests++;
-	return Max(wanted_sockets, requests * DESCRIPTORS_OF_REQUEST) +
-		kept_sockets + (loop.multi != NULL ? DESCRIPTORS_OF_MULTI : 0);
+	return Max(wanted_sockets, requests * DESCRIPTORS_PER_REQUEST) +
+		kept_sockets + (loop.multi != NULL ? DESCRIPTORS_PER_MULTI : 0);
 }
 
 static void
-give_back_descriptors(void)
+release_spare_descriptors(void)
 {
 	int			needed = descriptors_needed();
 
@@ -310,16 +341,20 @@ give_back_descriptors(void)
 		ReleaseExternalFD();
 }
 
-/* Gives a request that is prepared to libcurl. */
+/* Hands a prepared request to libcurl. */
 static void
-run(ClerkLoopEntry *entry)
+run_transfer(ClerkLoopEntry *entry)
 {
 	sigset_t	saved;
 
 	enter_libcurl(&saved);
-	/* Abandoned transfers keep the multi handle, whose connections are bad. */
+
+	/*
+	 * The multi handle's connections are bad, but abandoned transfers keep it
+	 * from being discarded.
+	 */
 	if (loop.abandoned > 0)
-		clerk_transfer_refuse_kept(&entry->transfer);
+		clerk_transfer_require_new_connection(&entry->transfer);
 	if (prepare_multi() &&
 		curl_multi_add_handle(loop.multi, entry->transfer.easy) == CURLM_OK)
 	{
@@ -328,11 +363,11 @@ run(ClerkLoopEntry *entry)
 	}
 	else
 		clerk_transfer_refuse(&entry->transfer, CLERK_HTTP_NOT_SENT,
-							  "memory has run out, or libcurl lacks an option");
+							  "memory is exhausted, or libcurl does not support a required option");
 	leave_libcurl(&saved);
 }
 
-/* The multi handle, if there is none. */
+/* Creates the multi handle if there is none.  Returns false on failure. */
 static bool
 prepare_multi(void)
 {
@@ -349,14 +384,17 @@ prepare_multi(void)
 		clerk_set_quick_cleanup(loop.multi);
 }
 
-/* Lets libcurl work on what is ready and on what is due by its timer. */
+/*
+ * Lets libcurl process the sockets that are ready and its timer if that has
+ * expired, then settles all transfers that have ended.
+ */
 static void
 drive_libcurl(const WaitEvent *ready, int count)
 {
 	CURLMcode	result = CURLM_OK;
 	int			running;
 
-	end_late_requests();
+	cancel_overdue_requests();
 	for (int i = 0; i < count && result == CURLM_OK; i++)
 		result = curl_multi_socket_action(loop.multi, ready[i].fd,
 										  (ready[i].events & WL_SOCKET_READABLE ? CURL_CSELECT_IN : 0) |
@@ -371,14 +409,17 @@ drive_libcurl(const WaitEvent *ready, int count)
 	}
 	settle_finished();
 	if (result != CURLM_OK)
-		fail_all(result);
-	drop_multi_if_unused();
-	note_next_deadline();
+		fail_all_running(result);
+	discard_multi_if_unused();
+	update_next_deadline();
 }
 
-/* Ends the requests whose limits libcurl does not keep, if it is time. */
+/*
+ * Cancels the requests whose deadlines have passed.  Only deadlines that
+ * libcurl does not enforce itself count; see rule 3 in http/transfer.c.
+ */
 static void
-end_late_requests(void)
+cancel_overdue_requests(void)
 {
 	int64		now;
 	dlist_mutable_iter iter;
@@ -395,12 +436,12 @@ end_late_requests(void)
 			continue;
 		clerk_transfer_fail(&entry->transfer,
 							curl_easy_strerror(CURLE_OPERATION_TIMEDOUT));
-		give_up(entry);
+		cancel_running(entry);
 	}
 }
 
 static void
-note_next_deadline(void)
+update_next_deadline(void)
 {
 	dlist_iter	iter;
 
@@ -417,11 +458,11 @@ note_next_deadline(void)
 }
 
 /*
- * The multi handle itself has failed, and would never time out: gives up all
- * requests that run on it.
+ * Fails all running requests.  If an operation on the multi handle itself has
+ * failed, libcurl would never time them out.
  */
 static void
-fail_all(CURLMcode result)
+fail_all_running(CURLMcode result)
 {
 	while (!dlist_is_empty(&loop.running))
 	{
@@ -429,11 +470,11 @@ fail_all(CURLMcode result)
 												   &loop.running);
 
 		clerk_transfer_fail(&entry->transfer, curl_multi_strerror(result));
-		give_up(entry);
+		cancel_running(entry);
 	}
 }
 
-/* Takes note of the transfers that libcurl is done with. */
+/* Settles the transfers that libcurl reports as done. */
 static void
 settle_finished(void)
 {
@@ -452,7 +493,7 @@ settle_finished(void)
 			continue;
 		if (entry == NULL)
 		{
-			/* Abandoned; see clerk_transfer_abandon(). */
+			/* Abandoned: see clerk_transfer_abandon(). */
 			curl_multi_remove_handle(loop.multi, easy);
 			curl_easy_cleanup(easy);
 			loop.abandoned--;
@@ -461,8 +502,8 @@ settle_finished(void)
 		}
 
 		/*
-		 * Over HTTP/2 libcurl gives up the stream only, and would send the
-		 * next request on the same connection, which may be the reason of the
+		 * Over HTTP/2 libcurl closes only the stream, and would send the next
+		 * request on the same connection, which may be the cause of the
 		 * failure.
 		 */
 		if (result != CURLE_OK)
@@ -474,9 +515,9 @@ settle_finished(void)
 	}
 }
 
-/* Ends a running request before libcurl is done with it. */
+/* Cancels a running request. */
 static void
-give_up(ClerkLoopEntry *entry)
+cancel_running(ClerkLoopEntry *entry)
 {
 	dlist_delete(&entry->node);
 	loop.discard_multi = true;
@@ -488,7 +529,10 @@ give_up(ClerkLoopEntry *entry)
 		remove_transfer(entry, false);
 }
 
-/* Takes the handle from a entry; one that ran to its end can be reused. */
+/*
+ * Takes the easy handle from an entry.  "reuse" keeps the handle for another
+ * request, which is allowed only if the transfer has run to its end.
+ */
 static void
 remove_transfer(ClerkLoopEntry *entry, bool reuse)
 {
@@ -498,11 +542,11 @@ remove_transfer(ClerkLoopEntry *entry, bool reuse)
 }
 
 /*
- * After a transfer that was aborted or failed, the multi handle goes with all
- * its connections once nothing else runs on it.
+ * Discards the multi handle with all its connections if a transfer on it has
+ * failed or was canceled, as soon as no transfer uses it.
  */
 static void
-drop_multi_if_unused(void)
+discard_multi_if_unused(void)
 {
 	if (loop.discard_multi && dlist_is_empty(&loop.running) &&
 		loop.abandoned == 0)
@@ -515,7 +559,10 @@ drop_multi_if_unused(void)
 	}
 }
 
-/* The shorter of a caller's limit and the time until something is due. */
+/*
+ * The caller's time limit or the time until something is due, whichever is
+ * shorter, in milliseconds; -1 means no limit.
+ */
 static long
 wait_milliseconds(long timeout, int64 started)
 {
@@ -524,13 +571,13 @@ wait_milliseconds(long timeout, int64 started)
 
 	if (due == CLERK_NEVER)
 		return timeout;
-	/* Rounded up, since waking early would only mean to wait again. */
+	/* Round up: a wait that ends too early would only be repeated. */
 	left = Max(due - started + 999, 0) / 1000;
 	left = Min(left, INT_MAX);
 	return timeout < 0 ? (long) left : Min(timeout, (long) left);
 }
 
-/* libcurl begins or ceases to care about a socket. */
+/* CURLMOPT_SOCKETFUNCTION: libcurl starts or stops waiting for a socket. */
 static int
 on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
 				   int what, void *arg pg_attribute_unused(),
@@ -540,7 +587,7 @@ on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
 
 	if (what == CURL_POLL_REMOVE)
 	{
-		clerk_socket_set_rest(&loop.sockets, socket);
+		clerk_socket_set_unwatch(&loop.sockets, socket);
 		return 0;
 	}
 	if (what & CURL_POLL_IN)
@@ -550,7 +597,10 @@ on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
 	return clerk_socket_set_watch(&loop.sockets, socket, events) ? 0 : -1;
 }
 
-/* libcurl wants to be called after so many milliseconds; -1 means not. */
+/*
+ * CURLMOPT_TIMERFUNCTION: libcurl wants to be called after this time; -1
+ * cancels the timer.
+ */
 static int
 on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
 		 void *arg pg_attribute_unused())

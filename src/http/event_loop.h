@@ -1,8 +1,8 @@
 /*
  * event_loop.h
- *		Moves all running transfers on, and waits for them.
+ *		Drives all running transfers and waits for them.
  *
- * For the files of this room only.
+ * Only the files of http/ include this header.
  */
 #ifndef CLERK_EVENT_LOOP_H
 #define CLERK_EVENT_LOOP_H
@@ -10,11 +10,12 @@
 #include "http/transfer.h"
 #include "lib/ilist.h"
 
-/* A transfer in the loop; only event_loop.c changes it. */
+/* A transfer in the event loop.  Only event_loop.c modifies it. */
 typedef struct ClerkLoopEntry
 {
 	dlist_node	node;			/* in loop.running or loop.waiting */
-	bool		waiting;		/* for descriptors, in loop.waiting */
+	bool		waiting;		/* in loop.waiting, until file descriptors are
+								 * free */
 	ClerkTransfer transfer;
 } ClerkLoopEntry;
 

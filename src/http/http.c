@@ -1,9 +1,9 @@
 /*
  * http.c
- *		Requests and their life: started, asked about, released.
+ *		The life of a request: start it, inquire about it, release it.
  *
- * A request is one calloc()ed struct, since libcurl's callbacks write to it,
- * freed by the reset callback of a memory context of its own.
+ * A request is a struct from calloc(), since libcurl's callbacks write to it.
+ * The reset callback of its own memory context frees it.
  */
 #include "postgres.h"
 
@@ -12,7 +12,7 @@
 #include "http/url_rules.h"
 #include "utils/memutils.h"
 
-/* Freed by a reset of its memory context. */
+/* Freed when its memory context is reset. */
 struct ClerkHttpRequest
 {
 	MemoryContext context;
@@ -23,11 +23,13 @@ static ClerkHttpRequest *new_request(void);
 static void on_context_reset(void *arg);
 
 /*
- * Starts a request and returns it, running or finished already.
+ * Starts a request and returns it, running or already finished.  It may be
+ * finished because its URL is unusable (CLERK_HTTP_UNUSABLE), for example.
  *
- * Raises an error only if memory has run out, or if this libcurl cannot do what
- * is needed; nothing was sent then.  If file descriptors have run out, the
- * request waits for those of others that are running, or ends unsent.
+ * Raises 53200 if memory has run out, and 38000 if memory has run out within
+ * libcurl, or libcurl cannot be initialized or lacks an option.  Nothing was
+ * sent then.  If file descriptors have run out, the request waits until other
+ * running requests release theirs, or ends as CLERK_HTTP_NOT_SENT.
  */
 ClerkHttpRequest *
 clerk_http_start(const ClerkHttpSpec *spec)
@@ -48,20 +50,21 @@ clerk_http_start(const ClerkHttpSpec *spec)
 		ereport(ERROR,
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not prepare an HTTP request"),
-				 errdetail("Memory has run out, or libcurl lacks an option.")));
+				 errdetail("Memory is exhausted, or libcurl does not support a required option.")));
 	}
 	return request;
 }
 
 /*
- * Moves all running requests on: waits until at least one of them has had
- * something happen to it, or the process's latch is set, or "timeout"
- * milliseconds have passed (-1 means no limit).
+ * Drives all running requests.  Waits until something has happened to at least
+ * one of them, the process's latch is set, or "timeout" milliseconds have
+ * passed (-1 means no limit).
  *
- * The latch is reset if it was set: the caller must look, before it waits
- * again, at what it may have been set for.
+ * Resets the latch if it was set.  The caller must check for everything that
+ * the latch may have been set for before it waits again.
  *
- * Raises an error if the kernel has no room for what is to be waited for.
+ * Raises 53000 if file descriptors have run out, and the server's own error if
+ * the kernel cannot watch a socket.
  */
 void
 clerk_http_wait(long timeout)
@@ -69,35 +72,45 @@ clerk_http_wait(long timeout)
 	clerk_event_loop_wait(timeout);
 }
 
-/* How the request stands. */
+/* The state of a request: running, or how it ended. */
 ClerkHttpOutcome
 clerk_http_outcome(const ClerkHttpRequest *request)
 {
 	return request->entry.transfer.outcome;
 }
 
-/* Whether the request may have reached the server; see http/transfer.c. */
+/*
+ * Whether any part of the request may have reached the server; see rule 2 in
+ * http/transfer.c.
+ */
 bool
 clerk_http_was_sent(const ClerkHttpRequest *request)
 {
 	return request->entry.transfer.sent;
 }
 
-/* The secret that the request was sent with, so that it can be concealed. */
+/*
+ * The secret that the request was sent with, so that callers can conceal it in
+ * texts.  The request must not have ended as CLERK_HTTP_UNUSABLE, which has
+ * none.
+ */
 const char *
 clerk_http_bearer_token(const ClerkHttpRequest *request)
 {
 	return clerk_transfer_bearer_token(&request->entry.transfer);
 }
 
-/* What went wrong with a request that was not answered: a phrase. */
+/*
+ * Why a request has failed, as a phrase.  Empty unless the outcome is
+ * CLERK_HTTP_UNUSABLE, CLERK_HTTP_NOT_SENT or CLERK_HTTP_LOST.
+ */
 const char *
 clerk_http_error(const ClerkHttpRequest *request)
 {
 	return request->entry.transfer.error;
 }
 
-/* HTTP status of the answer; 0 if there is none. */
+/* HTTP status of the response; 0 if there was none. */
 int
 clerk_http_status(const ClerkHttpRequest *request)
 {
@@ -105,8 +118,8 @@ clerk_http_status(const ClerkHttpRequest *request)
 }
 
 /*
- * Body of the answer, followed by a NUL byte that is not counted; valid until
- * the request is released.
+ * Body of the response and its length in bytes.  A NUL byte follows that the
+ * length does not count.  Valid until the request is released.
  */
 const char *
 clerk_http_body(const ClerkHttpRequest *request, size_t *length)
@@ -116,9 +129,10 @@ clerk_http_body(const ClerkHttpRequest *request, size_t *length)
 }
 
 /*
- * Value of the answer's header of this name, in any case, as printable ASCII
- * in the current memory context; NULL if it has none.  Other characters are
- * replaced with "?": the server chose them.
+ * Value of the first response header with this name, which is compared without
+ * regard to case.  Returns NULL if there is none.  Since the server chose the
+ * text, characters that are not printable ASCII are replaced with "?".  The
+ * result is in the current memory context.
  */
 char *
 clerk_http_header(const ClerkHttpRequest *request, const char *name)
@@ -150,7 +164,9 @@ clerk_http_header(const ClerkHttpRequest *request, const char *name)
 	return NULL;
 }
 
-/* Seconds that the answer's Retry-After header asks for; 0 if it has none. */
+/*
+ * Seconds that the response's Retry-After header asks for; 0 if it has none.
+ */
 int
 clerk_http_retry_after(const ClerkHttpRequest *request)
 {
@@ -158,8 +174,8 @@ clerk_http_retry_after(const ClerkHttpRequest *request)
 }
 
 /*
- * The time by the server's clock, in whole seconds since 1970, cut off, when it
- * answered: the Date header.  0 if it has none.
+ * The response's Date header: when the server created the response, by its own
+ * clock, in whole seconds since 1970, rounded down. 0 if it has none.
  */
 pg_time_t
 clerk_http_date(const ClerkHttpRequest *request)
@@ -169,28 +185,34 @@ clerk_http_date(const ClerkHttpRequest *request)
 	return date == NULL ? 0 : Max(curl_getdate(date, NULL), 0);
 }
 
-/* The time by our clock when the whole answer was here. */
+/* When the whole response had arrived, by our wall clock. */
 TimestampTz
-clerk_http_answered_at(const ClerkHttpRequest *request)
+clerk_http_response_time(const ClerkHttpRequest *request)
 {
-	return request->entry.transfer.answered_at;
+	return request->entry.transfer.response_time;
 }
 
-/* The same by the clock that nobody can set; see common/server_clock.h. */
+/*
+ * When the whole response had arrived, as a reading of clerk_server_clock(),
+ * which is not affected by changes of the wall clock.
+ */
 int64
-clerk_http_answered_clock(const ClerkHttpRequest *request)
+clerk_http_response_clock(const ClerkHttpRequest *request)
 {
-	return request->entry.transfer.answered_clock;
+	return request->entry.transfer.response_clock;
 }
 
-/* Gives a request up if it is running, and frees it and its answer. */
+/* Cancels a request if it is still running, and frees it and its response. */
 void
 clerk_http_release(ClerkHttpRequest *request)
 {
 	MemoryContextDelete(request->context);
 }
 
-/* An empty request, tied to the current memory context. */
+/*
+ * A zeroed request in a child of the current memory context.  Raises 53200 if
+ * memory has run out.
+ */
 static ClerkHttpRequest *
 new_request(void)
 {
@@ -218,7 +240,7 @@ new_request(void)
 	return request;
 }
 
-/* Frees a request, giving it up first if it is still running. */
+/* Cancels a request if it is still running, and frees it. */
 static void
 on_context_reset(void *arg)
 {

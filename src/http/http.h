@@ -1,6 +1,6 @@
 /*
  * http.h
- *		HTTPS requests: several at a time, interruptible, bounded in time and
+ *		HTTPS requests: several at a time, interruptible, limited in time and
  *		size.
  *
  * The life of a request:
@@ -15,8 +15,8 @@
  *		clerk_http_release(request);
  *
  * A request belongs to the memory context that was current when it was
- * started: with that context's reset it is given up and freed, so that an
- * error anywhere needs no further cleanup.
+ * started.  A reset of that context cancels and frees the request, so no
+ * cleanup is needed after an error.
  */
 #ifndef CLERK_HTTP_H
 #define CLERK_HTTP_H
@@ -40,8 +40,8 @@ extern char *clerk_http_header(const ClerkHttpRequest *request,
 							   const char *name);
 extern int	clerk_http_retry_after(const ClerkHttpRequest *request);
 extern pg_time_t clerk_http_date(const ClerkHttpRequest *request);
-extern TimestampTz clerk_http_answered_at(const ClerkHttpRequest *request);
-extern int64 clerk_http_answered_clock(const ClerkHttpRequest *request);
+extern TimestampTz clerk_http_response_time(const ClerkHttpRequest *request);
+extern int64 clerk_http_response_clock(const ClerkHttpRequest *request);
 extern void clerk_http_release(ClerkHttpRequest *request);
 
 #endif							/* CLERK_HTTP_H */

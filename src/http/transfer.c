@@ -1,23 +1,26 @@
 /*
  * transfer.c
- *		One transfer: its options, libcurl's callbacks, and what came of it.
+ *		One transfer: its options, libcurl's callbacks, and its result.
  *
- * All of this runs where http/event_loop.c's rules hold: nothing may raise an
- * error, and memory comes from malloc().  Rules of its own:
+ * All of this runs under the rules of http/event_loop.c: nothing may raise an
+ * error, and memory comes from malloc().  Further rules:
  *
  * 1. libcurl never sends a body twice.  When a kept connection breaks before
- *	  the answer's first byte, libcurl sends the request again by itself,
- *	  which for a POST may do the work twice.  on_attempt() refuses a second
- *	  attempt.  A libcurl that does not ask gets the body through a callback,
- *	  which costs a packet more, and on_body_rewind() refuses to begin anew.
+ *	  the first byte of the response has arrived, libcurl sends the request
+ *	  again by itself, which for a POST may do the work twice.  on_attempt()
+ *	  refuses a second attempt.  Before 7.80 libcurl does not call it; there
+ *	  libcurl gets the body through a callback, which costs one more packet,
+ *	  and on_body_rewind() refuses to start over.
  * 2. "Not sent" means that no attempt was made to send the request, or that
- *	  libcurl had not begun to fetch its body: then its Content-Length is not
- *	  satisfied, and no server carries it out.
- * 3. Some libcurls wait for the name server when a transfer that is looking up
- *	  a name ends early.  There such a transfer is abandoned instead: it stays
- *	  with libcurl, without a request and unable to connect, until the name
- *	  server has answered or not.  So that libcurl's own limits do not end it
- *	  before, the event loop keeps the limits, and libcurl's are longer.
+ *	  libcurl had not started to read its body.  In the latter case the server
+ *	  has received fewer bytes than Content-Length announces, and does not
+ *	  execute the request.
+ * 3. Before 7.87, if a transfer ends early while its name lookup is running,
+ *	  libcurl waits until the lookup ends.  There we abandon such a transfer
+ *	  instead: libcurl keeps it, without a request and unable to connect, until
+ *	  the lookup ends.  To keep libcurl's own time limits from ending the
+ *	  transfer first, the event loop enforces the limits, and libcurl's are
+ *	  longer.
  */
 #include "postgres.h"
 
@@ -33,72 +36,77 @@
 #include "utils/timestamp.h"
 
 /*
- * Largest answer body.  The largest that Clerk gives is a list page of 500
- * invitations: each is about 1.5 kB and may carry two metadata objects of at
- * most 8 kB, which Clerk's limits make rare enough that half of that on
+ * Largest response body.  The largest that Clerk sends is a list page of 500
+ * invitations.  Each is about 1.5 kB and may carry two metadata objects of up
+ * to 8 kB each.  Clerk's limits make such objects rare, so half of that as an
  * average is generous: 500 x 8 kB = 4 MiB.
  */
 #define MAX_BODY_BYTES (4 * 1024 * 1024)
 
-/* Largest header block: Clerk's, with its edge's, is about 2 kB. */
+/*
+ * Largest response header.  Clerk's, including its CDN's lines, is about 2 kB.
+ */
 #define MAX_HEADER_BYTES (64 * 1024)
 
 #define AUTHORIZATION "Authorization: Bearer "
 
-/* Longest token; no key that the settings let through is longer. */
+/* Longest bearer token; the settings accept no longer key. */
 #define MAX_TOKEN_LENGTH 255
 
-/* Milliseconds that libcurl's limits are longer than ours: rule 3. */
+/* Milliseconds by which libcurl's time limits exceed ours: rule 3. */
 #define SPARE_TIME 1000
 
 /*
- * Easy handles kept for reuse: one serves a session's calls one by one, and a
- * sender has some ten under way.
+ * Idle easy handles that are kept for reuse.  A session's successive calls
+ * need one, and a sender has about ten requests running.
  */
 #define MAX_IDLE_HANDLES 16
 
-/* Header lines, which are the same for nearly all requests of a process. */
+/* Header lines, which nearly all requests of a process share. */
 struct ClerkHeaderList
 {
-	int			users;			/* requests, and kept.headers */
-	struct curl_slist *lines;	/* the first one is AUTHORIZATION's */
+	int			users;			/* requests that use it, and cache.headers */
+	struct curl_slist *lines;	/* the first is AUTHORIZATION's */
 };
 
-/* What is kept from one transfer to the next. */
+/* State that is kept from one transfer to the next. */
 static struct
 {
-	bool		waits_for_names;	/* rule 3 is needed */
+	bool		waits_for_lookups;	/* libcurl waits for lookups: rule 3
+									 * applies */
 	CURL	   *idle[MAX_IDLE_HANDLES];
 	int			idle_count;
-	char		ca_file[MAXPGPATH]; /* set in all of them */
-	uint32		generation;		/* how often it has changed */
+	char		ca_file[MAXPGPATH]; /* what is set in all handles */
+	uint32		generation;		/* number of times that ca_file has changed */
 	ClerkHeaderList *headers;
-}			kept;
+}			cache;
 
-static bool take_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
-static bool has_lines(const ClerkHeaderList *headers, const ClerkHttpSpec *spec);
-static ClerkHeaderList *make_headers(const ClerkHttpSpec *spec);
-static void drop_headers(ClerkHeaderList *headers);
-static bool take_handle(ClerkTransfer *transfer, const char *ca_file,
-						bool fresh_connection);
-static bool set_lasting_options(ClerkTransfer *transfer,
-								const char *ca_file, bool fresh_connection);
+static bool share_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
+static bool headers_match(const ClerkHeaderList *headers,
+						  const ClerkHttpSpec *spec);
+static ClerkHeaderList *build_headers(const ClerkHttpSpec *spec);
+static void release_headers(ClerkHeaderList *headers);
+static bool take_handle(ClerkTransfer *transfer, const char *ca_file);
+static bool set_permanent_options(ClerkTransfer *transfer,
+								  const char *ca_file);
 static bool set_resolver_options(CURL *easy);
 static bool set_request_options(ClerkTransfer *transfer,
-								const ClerkHttpSpec *spec);
+								const ClerkHttpSpec *spec,
+								bool fresh_connection);
 static bool set_body_options(ClerkTransfer *transfer);
 static bool set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
-static bool is_on_its_way(const ClerkTransfer *transfer);
-static const char *explanation(const ClerkTransfer *transfer,
-							   CURLcode result);
-static bool append(ClerkByteBuffer *buffer, const char *data, size_t length,
-				   size_t limit);
+static bool sending_has_begun(const ClerkTransfer *transfer);
+static const char *failure_text(const ClerkTransfer *transfer,
+								CURLcode result);
+static bool append_bytes(ClerkByteBuffer *buffer, const char *data,
+						 size_t length, size_t limit);
 
 static int	on_attempt(void *arg, char *server_address, char *own_address,
 					   int server_port, int own_port);
-static size_t on_body_wanted(char *buffer, size_t size, size_t count, void *arg);
+static size_t on_body_read(char *buffer, size_t size, size_t count, void *arg);
 static int	on_body_rewind(void *arg, curl_off_t offset, int origin);
-static size_t on_answer_header(char *data, size_t size, size_t count, void *arg);
+static size_t on_response_header(char *data, size_t size, size_t count,
+								 void *arg);
 static size_t on_response_body(char *data, size_t size, size_t count, void *arg);
 static curl_socket_t on_socket_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
@@ -107,9 +115,11 @@ static curl_socket_t on_abandoned_socket_open(void *arg, curlsocktype purpose,
 static int	on_socket_close(void *arg, curl_socket_t socket);
 
 /*
- * Makes a transfer ready to run: copies what libcurl reads later but does not
- * copy, but for the body, and takes a handle for it, whose private pointer
- * becomes the owner.  False if memory has run out, or libcurl lacks an option.
+ * Prepares a transfer: sets the options of an easy handle, and copies what
+ * libcurl reads later but does not copy itself, except the body.  "owner"
+ * becomes the handle's private pointer.
+ *
+ * Returns false if memory has run out or libcurl lacks an option.
  */
 bool
 clerk_transfer_prepare(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
@@ -120,16 +130,16 @@ clerk_transfer_prepare(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 	transfer->sockets = sockets;
 	transfer->body = spec->body;
 	transfer->body_length = spec->body_length;
-	if (!take_headers(transfer, spec) ||
-		!take_handle(transfer, spec->ca_file, fresh_connection) ||
-		!set_request_options(transfer, spec) ||
+	if (!share_headers(transfer, spec) ||
+		!take_handle(transfer, spec->ca_file) ||
+		!set_request_options(transfer, spec, fresh_connection) ||
 		curl_easy_setopt(transfer->easy, CURLOPT_PRIVATE, owner) != CURLE_OK)
 		return false;
 	transfer->outcome = CLERK_HTTP_RUNNING;
 	return true;
 }
 
-/* Ends a transfer that libcurl was not given. */
+/* Ends a transfer that libcurl has not been given.  "error" is a phrase. */
 void
 clerk_transfer_refuse(ClerkTransfer *transfer, ClerkHttpOutcome outcome,
 					  const char *error)
@@ -138,53 +148,60 @@ clerk_transfer_refuse(ClerkTransfer *transfer, ClerkHttpOutcome outcome,
 	transfer->outcome = outcome;
 }
 
-/* Has a request that was not begun yet open a connection of its own. */
+/* Makes a request that has not started open a new connection. */
 void
-clerk_transfer_refuse_kept(ClerkTransfer *transfer)
+clerk_transfer_require_new_connection(ClerkTransfer *transfer)
 {
 	curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L);
 }
 
-/* When the event loop has to end the request: rule 3. */
+/*
+ * When the event loop must cancel the request, by
+ * clerk_monotonic_microseconds(); CLERK_NEVER if libcurl enforces the limits
+ * itself (rule 3).
+ */
 int64
 clerk_transfer_deadline(const ClerkTransfer *transfer)
 {
-	if (transfer->deadline == CLERK_NEVER || is_on_its_way(transfer))
+	if (transfer->deadline == CLERK_NEVER || sending_has_begun(transfer))
 		return transfer->deadline;
 	return Min(transfer->deadline, transfer->connect_deadline);
 }
 
-/* Notes what came of a transfer that libcurl is done with. */
+/* Records the result of a transfer that libcurl has finished. */
 void
 clerk_transfer_settle(ClerkTransfer *transfer, CURLcode result)
 {
 	if (result != CURLE_OK)
 	{
-		clerk_transfer_fail(transfer, explanation(transfer, result));
+		clerk_transfer_fail(transfer, failure_text(transfer, result));
 		return;
 	}
-	transfer->outcome = CLERK_HTTP_ANSWERED;
-	transfer->answered_at = GetCurrentTimestamp();
-	transfer->answered_clock = clerk_server_clock();
+	transfer->outcome = CLERK_HTTP_COMPLETED;
+	transfer->response_time = GetCurrentTimestamp();
+	transfer->response_clock = clerk_server_clock();
 	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->status);
 	curl_easy_getinfo(transfer->easy, CURLINFO_RETRY_AFTER,
 					  &transfer->retry_after);
 }
 
-/* Notes that a transfer has failed or is about to be ended, and why. */
+/*
+ * Records that a transfer has failed, or is about to be canceled.  "error" is
+ * a phrase; characters that are not printable ASCII are replaced with "?".
+ */
 void
 clerk_transfer_fail(ClerkTransfer *transfer, const char *error)
 {
-	long		header_bytes;
+	long		request_bytes;
 
-	/* An old libcurl does not tell otherwise that it has sent a GET. */
+	/* Before 7.80 nothing else shows that libcurl has sent a GET. */
 	if (transfer->body == NULL &&
 		curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE,
-						  &header_bytes) == CURLE_OK && header_bytes > 0)
+						  &request_bytes) == CURLE_OK && request_bytes > 0)
 		transfer->sent = true;
 	transfer->outcome = transfer->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
 
-	/* libcurl is not to add to it. */
+	/* Keep libcurl from writing to the buffer again. */
 	curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
 	if (error != transfer->error)
 		strlcpy(transfer->error, error, sizeof(transfer->error));
@@ -193,60 +210,67 @@ clerk_transfer_fail(ClerkTransfer *transfer, const char *error)
 			*c = '?';
 }
 
-/* Frees the handle of a request or keeps it for another one. */
+/*
+ * Releases a transfer's easy handle: keeps it for another transfer if "reuse"
+ * is true and there is room, or else frees it.
+ */
 void
 clerk_transfer_drop_handle(ClerkTransfer *transfer, bool reuse)
 {
-	if (reuse && transfer->generation == kept.generation &&
-		kept.idle_count < MAX_IDLE_HANDLES)
+	if (reuse && transfer->generation == cache.generation &&
+		cache.idle_count < MAX_IDLE_HANDLES)
 	{
-		/* The handle outlives the buffer. */
+		/* The handle may outlive the buffer. */
 		curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
-		kept.idle[kept.idle_count++] = transfer->easy;
+		cache.idle[cache.idle_count++] = transfer->easy;
 	}
 	else
 		curl_easy_cleanup(transfer->easy);
 	transfer->easy = NULL;
 }
 
-/* Frees everything else that belongs to a request. */
+/* Frees a transfer's memory except the easy handle. */
 void
 clerk_transfer_clear(ClerkTransfer *transfer)
 {
 	if (transfer->headers != NULL)
-		drop_headers(transfer->headers);
+		release_headers(transfer->headers);
 	free(transfer->response_headers.data);
 	free(transfer->response_body.data);
 }
 
+/* The bearer token that a prepared transfer is sent with. */
 const char *
 clerk_transfer_bearer_token(const ClerkTransfer *transfer)
 {
 	return transfer->headers->lines->data + strlen(AUTHORIZATION);
 }
 
-/* The header lines of the last request, if they are the same. */
+/*
+ * Shares the last request's header lines if they are the same, or else builds
+ * new ones.  Returns false if memory has run out.
+ */
 static bool
-take_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
+share_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 {
-	if (kept.headers == NULL || !has_lines(kept.headers, spec))
+	if (cache.headers == NULL || !headers_match(cache.headers, spec))
 	{
-		ClerkHeaderList *made = make_headers(spec);
+		ClerkHeaderList *built = build_headers(spec);
 
-		if (made == NULL)
+		if (built == NULL)
 			return false;
-		if (kept.headers != NULL)
-			drop_headers(kept.headers);
-		kept.headers = made;
+		if (cache.headers != NULL)
+			release_headers(cache.headers);
+		cache.headers = built;
 	}
-	transfer->headers = kept.headers;
+	transfer->headers = cache.headers;
 
 	transfer->headers->users++;
 	return true;
 }
 
 static bool
-has_lines(const ClerkHeaderList *headers, const ClerkHttpSpec *spec)
+headers_match(const ClerkHeaderList *headers, const ClerkHttpSpec *spec)
 {
 	const struct curl_slist *line = headers->lines;
 	const char *const *wanted = spec->headers;
@@ -263,7 +287,7 @@ has_lines(const ClerkHeaderList *headers, const ClerkHttpSpec *spec)
 }
 
 static ClerkHeaderList *
-make_headers(const ClerkHttpSpec *spec)
+build_headers(const ClerkHttpSpec *spec)
 {
 	char		authorization[MAX_TOKEN_LENGTH + sizeof(AUTHORIZATION)];
 	ClerkHeaderList *headers;
@@ -279,19 +303,22 @@ make_headers(const ClerkHttpSpec *spec)
 	strcat(authorization, spec->bearer_token);
 	headers->lines = curl_slist_append(NULL, authorization);
 
-	/* Without an empty Expect, libcurl would ask before a large body. */
+	/*
+	 * An empty Expect header keeps libcurl from sending "Expect:
+	 * 100-continue" and waiting for the response to it before a large body.
+	 */
 	complete = headers->lines != NULL &&
 		curl_slist_append(headers->lines, "Expect:") != NULL;
 	for (const char *const *line = spec->headers; complete && *line != NULL; line++)
 		complete = curl_slist_append(headers->lines, *line) != NULL;
 	if (complete)
 		return headers;
-	drop_headers(headers);
+	release_headers(headers);
 	return NULL;
 }
 
 static void
-drop_headers(ClerkHeaderList *headers)
+release_headers(ClerkHeaderList *headers)
 {
 	if (--headers->users > 0)
 		return;
@@ -300,49 +327,50 @@ drop_headers(ClerkHeaderList *headers)
 }
 
 /*
- * A handle for the request: an idle one, or a new one with the options that
- * never change.  The CA file is one of those, since libcurl's own choice
- * cannot be had back once it is set; handles go when it changes.  One that is
- * to open a connection of its own is not kept afterwards.
+ * Takes an idle easy handle, or creates one and sets the options that never
+ * change.  Returns false if memory has run out or libcurl lacks an option.
+ *
+ * The CA file is one of these options, because libcurl's default cannot be
+ * restored once it has been replaced.  When the CA file changes, the handles
+ * are freed.
  */
 static bool
-take_handle(ClerkTransfer *transfer, const char *ca_file,
-			bool fresh_connection)
+take_handle(ClerkTransfer *transfer, const char *ca_file)
 {
-	if (strcmp(kept.ca_file, ca_file) != 0)
+	if (strcmp(cache.ca_file, ca_file) != 0)
 	{
-		while (kept.idle_count > 0)
-			curl_easy_cleanup(kept.idle[--kept.idle_count]);
-		strlcpy(kept.ca_file, ca_file, sizeof(kept.ca_file));
-		kept.generation++;
+		while (cache.idle_count > 0)
+			curl_easy_cleanup(cache.idle[--cache.idle_count]);
+		strlcpy(cache.ca_file, ca_file, sizeof(cache.ca_file));
+		cache.generation++;
 	}
-	transfer->generation = kept.generation;
+	transfer->generation = cache.generation;
 
-	if (kept.idle_count > 0 && !fresh_connection)
+	if (cache.idle_count > 0)
 	{
-		transfer->easy = kept.idle[--kept.idle_count];
-
+		transfer->easy = cache.idle[--cache.idle_count];
 		return true;
 	}
 	transfer->easy = curl_easy_init();
 	return transfer->easy != NULL &&
-		set_lasting_options(transfer, ca_file, fresh_connection);
+		set_permanent_options(transfer, ca_file);
 }
 
-/* Options are long or a pointer; the shorthand keeps the lists readable. */
+/* An option's value is a long or a pointer. */
 #define SET(option, value) \
 	(curl_easy_setopt(easy, (option), (value)) == CURLE_OK)
 
 /*
- * Some are the defaults, but everything hangs on them: the certificate and its
- * name are checked, and no redirect is followed.  A CA file replaces the
- * system's folder of authorities, too; not every TLS library has one.  That no
- * host is reached past the proxy is set to keep libcurl from asking the
- * environment.
+ * Sets the options that are the same for all requests.  Some of them are
+ * libcurl's defaults, but security depends on them: the certificate and its
+ * name are verified, and redirects are not followed.
+ *
+ * A CA file also replaces the system's CA directory, which not every TLS
+ * library supports.  Setting CURLOPT_NOPROXY keeps libcurl from reading the
+ * environment variable no_proxy.
  */
 static bool
-set_lasting_options(ClerkTransfer *transfer, const char *ca_file,
-					bool fresh_connection)
+set_permanent_options(ClerkTransfer *transfer, const char *ca_file)
 {
 	CURL	   *easy = transfer->easy;
 
@@ -355,11 +383,10 @@ set_lasting_options(ClerkTransfer *transfer, const char *ca_file,
 		clerk_set_protocols(easy) == CURLE_OK &&
 		SET(CURLOPT_NOPROXY, "") &&
 		SET(CURLOPT_NOSIGNAL, 1L) &&
-		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
 		set_resolver_options(easy) &&
-		SET(CURLOPT_READFUNCTION, on_body_wanted) &&
+		SET(CURLOPT_READFUNCTION, on_body_read) &&
 		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
-		SET(CURLOPT_HEADERFUNCTION, on_answer_header) &&
+		SET(CURLOPT_HEADERFUNCTION, on_response_header) &&
 		SET(CURLOPT_WRITEFUNCTION, on_response_body) &&
 		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
 		SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close) &&
@@ -367,28 +394,31 @@ set_lasting_options(ClerkTransfer *transfer, const char *ca_file,
 }
 
 /*
- * Rule 3.  The name cache would let a transfer go on while its own look-up
- * hangs, and libcurl would wait for that at the transfer's end.
+ * Rule 3.  The DNS cache is disabled where libcurl waits for lookups: a
+ * transfer could use a cached address while its own lookup hangs, and libcurl
+ * would wait for that lookup at the end of the transfer.
  */
 static bool
 set_resolver_options(CURL *easy)
 {
-	kept.waits_for_names = !clerk_set_quick_exit(easy);
+	cache.waits_for_lookups = !clerk_set_quick_exit(easy);
 
-	return !kept.waits_for_names || SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
+	return !cache.waits_for_lookups || SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 }
 
 /*
- * The options of this request.  The proxy is set even if there is none, which
- * keeps libcurl from asking the environment; plain http is for this machine,
- * where no proxy belongs in between.
+ * Sets the options of this request.  The proxy is set even if there is none,
+ * which keeps libcurl from reading the environment.  Plain http is for this
+ * machine, which is never reached through a proxy.
  */
 static bool
-set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
+set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
+					bool fresh_connection)
 {
 	CURL	   *easy = transfer->easy;
 
 	return SET(CURLOPT_URL, spec->url) &&
+		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
 		SET(CURLOPT_HTTPHEADER, transfer->headers->lines) &&
 		set_body_options(transfer) &&
 		SET(CURLOPT_PROXY, transfer->loopback_only ? "" : spec->proxy) &&
@@ -401,21 +431,21 @@ set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 		SET(CURLOPT_OPENSOCKETDATA, transfer);
 }
 
-/* The body, in the way that keeps it from being sent twice: rule 1. */
+/* Sets the body in a way that keeps it from being sent twice: rule 1. */
 static bool
 set_body_options(ClerkTransfer *transfer)
 {
 	CURL	   *easy = transfer->easy;
-	bool		asks = clerk_ask_before_attempt(easy, on_attempt, transfer);
+	bool		prereq = clerk_ask_before_attempt(easy, on_attempt, transfer);
 
 	if (transfer->body == NULL)
 		return SET(CURLOPT_HTTPGET, 1L);
 	return SET(CURLOPT_POST, 1L) &&
 		SET(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t) transfer->body_length) &&
-		SET(CURLOPT_POSTFIELDS, asks ? transfer->body : NULL);
+		SET(CURLOPT_POSTFIELDS, prereq ? transfer->body : NULL);
 }
 
-/* The time limits, kept by libcurl or by the event loop: rule 3. */
+/* Sets the time limits, which libcurl or the event loop enforces: rule 3. */
 static bool
 set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 {
@@ -423,7 +453,7 @@ set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 	long		spare_time = 0;
 
 	transfer->connect_deadline = transfer->deadline = CLERK_NEVER;
-	if (kept.waits_for_names)
+	if (cache.waits_for_lookups)
 	{
 		int64		now = clerk_monotonic_microseconds();
 
@@ -436,17 +466,21 @@ set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 }
 
 /*
- * Takes the handle from a request that is looking up a name, and leaves it in
- * the multi handle: rule 3.  libcurl fails the transfer when the name is known
- * and no socket is opened for it; its private pointer is NULL then.  False if
- * there is no need for that.
+ * Takes the easy handle from a request whose name lookup is running, and
+ * leaves the handle in the multi handle: rule 3.  libcurl fails the transfer
+ * after the lookup, when no socket is opened for it; the private pointer is
+ * NULL by then.
+ *
+ * Returns false if that is not necessary or failed.  Then the caller removes
+ * the handle itself.
  */
 bool
 clerk_transfer_abandon(ClerkTransfer *transfer)
 {
 	CURL	   *easy = transfer->easy;
 
-	if (!kept.waits_for_names || transfer->connecting || is_on_its_way(transfer))
+	if (!cache.waits_for_lookups || transfer->connecting ||
+		sending_has_begun(transfer))
 		return false;
 	if (!SET(CURLOPT_OPENSOCKETFUNCTION, on_abandoned_socket_open) ||
 		!SET(CURLOPT_CONNECTTIMEOUT_MS, (long) INT_MAX) ||
@@ -462,9 +496,12 @@ clerk_transfer_abandon(ClerkTransfer *transfer)
 
 #undef SET
 
-/* Whether the request has a connection and has begun to be sent. */
+/*
+ * Whether the request has a connection, so that libcurl has started to send
+ * it.
+ */
 static bool
-is_on_its_way(const ClerkTransfer *transfer)
+sending_has_begun(const ClerkTransfer *transfer)
 {
 	curl_off_t	since = 0;
 
@@ -473,16 +510,16 @@ is_on_its_way(const ClerkTransfer *transfer)
 }
 
 /*
- * What has failed, as a phrase.  libcurl's own text may quote the proxy's URL
- * with its password, or what a server's certificate says.
+ * Why the transfer has failed, as a phrase.  libcurl's own message may quote
+ * the proxy's URL with its password, or text from the server's certificate.
  */
 static const char *
-explanation(const ClerkTransfer *transfer, CURLcode result)
+failure_text(const ClerkTransfer *transfer, CURLcode result)
 {
 	if (transfer->too_large)
-		return "the answer is too large";
-	if (transfer->repetition_refused)
-		return "the server closed the connection without an answer";
+		return "the response is too large";
+	if (transfer->resend_refused)
+		return "the server closed the connection without a response";
 	if (transfer->error[0] == '\0' ||
 		strstr(transfer->error, "://") != NULL ||
 		result == CURLE_COULDNT_RESOLVE_PROXY ||
@@ -492,15 +529,19 @@ explanation(const ClerkTransfer *transfer, CURLcode result)
 	return transfer->error;
 }
 
-/* False if the buffer would exceed the limit or memory has run out. */
+/*
+ * Returns false if the buffer would exceed "limit" bytes, or if memory has run
+ * out.
+ */
 static bool
-append(ClerkByteBuffer *buffer, const char *data, size_t length, size_t limit)
+append_bytes(ClerkByteBuffer *buffer, const char *data, size_t length,
+			 size_t limit)
 {
 	if (length > limit - buffer->length)
 		return false;
 	if (buffer->length + length + 1 > buffer->capacity)
 	{
-		/* Room for nearly every answer at once, doubling after that. */
+		/* Start with room for nearly every response, then double. */
 		size_t		capacity = Max(buffer->capacity * 2, 2048);
 		char	   *grown;
 
@@ -517,7 +558,10 @@ append(ClerkByteBuffer *buffer, const char *data, size_t length, size_t limit)
 	return true;
 }
 
-/* libcurl is connected and about to send the request: rule 1. */
+/*
+ * CURLOPT_PREREQFUNCTION: libcurl is connected and about to send the request.
+ * Rule 1.
+ */
 static int
 on_attempt(void *arg, char *server_address pg_attribute_unused(),
 		   char *own_address pg_attribute_unused(),
@@ -528,68 +572,78 @@ on_attempt(void *arg, char *server_address pg_attribute_unused(),
 
 	if (transfer->sent && transfer->body != NULL)
 	{
-		transfer->repetition_refused = true;
+		transfer->resend_refused = true;
 		return CURL_PREREQFUNC_ABORT;
 	}
 	transfer->sent = true;
 	return CURL_PREREQFUNC_OK;
 }
 
-/* libcurl wants bytes of the body. */
+/* CURLOPT_READFUNCTION: libcurl reads the body. */
 static size_t
-on_body_wanted(char *buffer, size_t size, size_t count, void *arg)
+on_body_read(char *buffer, size_t size, size_t count, void *arg)
 {
 	ClerkTransfer *transfer = arg;
-	size_t		length = Min(size * count,
-							 transfer->body_length - transfer->body_handed_over);
+	size_t		left = transfer->body_length - transfer->body_bytes_read;
+	size_t		length = Min(size * count, left);
 
-	memcpy(buffer, transfer->body + transfer->body_handed_over, length);
-	transfer->body_handed_over += length;
+	memcpy(buffer, transfer->body + transfer->body_bytes_read, length);
+	transfer->body_bytes_read += length;
 	transfer->sent = true;
 	return length;
 }
 
-/* libcurl wants to send the body again: rule 1. */
+/* CURLOPT_SEEKFUNCTION: libcurl wants to send the body again.  Rule 1. */
 static int
 on_body_rewind(void *arg, curl_off_t offset, int origin pg_attribute_unused())
 {
 	ClerkTransfer *transfer = arg;
 
-	if (offset == 0 && transfer->body_handed_over == 0)
+	if (offset == 0 && transfer->body_bytes_read == 0)
 		return CURL_SEEKFUNC_OK;
-	transfer->repetition_refused = true;
+	transfer->resend_refused = true;
 	return CURL_SEEKFUNC_FAIL;
 }
 
-/* A line of the answer's header.  A proxy's answer comes before Clerk's. */
+/*
+ * CURLOPT_HEADERFUNCTION: a line of the response header.  A proxy's response
+ * to CONNECT precedes Clerk's, so a status line discards what came before.
+ */
 static size_t
-on_answer_header(char *data, size_t size, size_t count, void *arg)
+on_response_header(char *data, size_t size, size_t count, void *arg)
 {
 	ClerkTransfer *transfer = arg;
 	size_t		length = size * count;
 
 	if (length >= 5 && memcmp(data, "HTTP/", 5) == 0)
 		transfer->response_headers.length = 0;
-	if (append(&transfer->response_headers, data, length, MAX_HEADER_BYTES))
+	if (append_bytes(&transfer->response_headers, data, length,
+					 MAX_HEADER_BYTES))
 		return length;
 	transfer->too_large = true;
 	return 0;
 }
 
-/* A piece of the answer's body; a short count ends the transfer. */
+/*
+ * CURLOPT_WRITEFUNCTION: a piece of the response body.  Returning fewer bytes
+ * ends the transfer.
+ */
 static size_t
 on_response_body(char *data, size_t size, size_t count, void *arg)
 {
 	ClerkTransfer *transfer = arg;
 	size_t		length = size * count;
 
-	if (append(&transfer->response_body, data, length, MAX_BODY_BYTES))
+	if (append_bytes(&transfer->response_body, data, length, MAX_BODY_BYTES))
 		return length;
 	transfer->too_large = true;
 	return 0;
 }
 
-/* As libcurl's own, but closed in programs that the server starts. */
+/*
+ * CURLOPT_OPENSOCKETFUNCTION: like libcurl's default, but programs that the
+ * server starts do not inherit the socket.
+ */
 static curl_socket_t
 on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 			   struct curl_sockaddr *address)
@@ -610,7 +664,7 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 	return opened;
 }
 
-/* No socket for a transfer that is abandoned: rule 3. */
+/* Refuses a socket to an abandoned transfer: rule 3. */
 static curl_socket_t
 on_abandoned_socket_open(void *arg pg_attribute_unused(),
 						 curlsocktype purpose pg_attribute_unused(),
@@ -619,7 +673,10 @@ on_abandoned_socket_open(void *arg pg_attribute_unused(),
 	return CURL_SOCKET_BAD;
 }
 
-/* A connection may outlive the request that opened it. */
+/*
+ * CURLOPT_CLOSESOCKETFUNCTION.  Its argument is the socket set rather than the
+ * transfer, since a connection may outlive the request that opened it.
+ */
 static int
 on_socket_close(void *arg, curl_socket_t socket)
 {

@@ -2,8 +2,8 @@
  * transfer.h
  *		One transfer by libcurl.
  *
- * For the files of this room only, since it shows libcurl's types.  Whoever
- * calls these functions keeps the rules of event_loop.c.
+ * Only the files of http/ include this header, since it exposes libcurl's
+ * types.  Callers of these functions must obey the rules of event_loop.c.
  */
 #ifndef CLERK_TRANSFER_H
 #define CLERK_TRANSFER_H
@@ -14,10 +14,12 @@
 #include "http/http_spec.h"
 #include "http/socket_set.h"
 
-/* A time that does not come, among those of clerk_monotonic_microseconds(). */
+/* A time that never comes, on the scale of clerk_monotonic_microseconds(). */
 #define CLERK_NEVER PG_INT64_MAX
 
-/* Bytes that libcurl's callbacks may append to, followed by a NUL. */
+/*
+ * A buffer that libcurl's callbacks append to.  A NUL byte follows the data.
+ */
 typedef struct ClerkByteBuffer
 {
 	char	   *data;
@@ -25,34 +27,43 @@ typedef struct ClerkByteBuffer
 	size_t		capacity;
 } ClerkByteBuffer;
 
-/* Header lines that transfers share. */
+/* Header lines that several transfers share. */
 typedef struct ClerkHeaderList ClerkHeaderList;
 
-/* Zeroed before clerk_transfer_prepare(); only transfer.c changes it. */
+/* Zeroed before clerk_transfer_prepare().  Only transfer.c modifies it. */
 typedef struct ClerkTransfer
 {
-	CURL	   *easy;			/* until it is over */
-	uint32		generation;		/* of the handle */
-	ClerkSocketSet *sockets;	/* where the sockets go that it opens */
+	CURL	   *easy;			/* NULL once the transfer has ended */
+	uint32		generation;		/* of the handle: cache.generation when it was
+								 * taken */
+	ClerkSocketSet *sockets;	/* gets the sockets that the transfer opens */
 	bool		loopback_only;
 	ClerkHeaderList *headers;
-	const char *body;			/* NULL: a GET */
+	const char *body;			/* NULL: send a GET */
 	size_t		body_length;
-	size_t		body_handed_over;	/* bytes that libcurl has fetched */
-	bool		connecting;		/* the server's name has been looked up */
-	bool		sent;			/* may have reached the server */
-	bool		repetition_refused;
+	size_t		body_bytes_read;	/* bytes that libcurl has read */
+	bool		connecting;		/* the name has been resolved: libcurl opens
+								 * sockets */
+	bool		sent;			/* may have reached the server, at least in
+								 * part */
+	bool		resend_refused;
 	bool		too_large;
-	int64		connect_deadline;	/* limits that libcurl does not keep, */
-	int64		deadline;		/* or CLERK_NEVER */
 
-	/* What came of it */
+	/*
+	 * Deadlines that the event loop enforces, by
+	 * clerk_monotonic_microseconds(); CLERK_NEVER if libcurl enforces the
+	 * time limits.
+	 */
+	int64		connect_deadline;
+	int64		deadline;
+
+	/* Result */
 	ClerkHttpOutcome outcome;
 	long		status;
 	ClerkByteBuffer response_headers;
 	ClerkByteBuffer response_body;
-	TimestampTz answered_at;
-	int64		answered_clock;
+	TimestampTz response_time;
+	int64		response_clock;
 	curl_off_t	retry_after;
 	char		error[CURL_ERROR_SIZE];
 } ClerkTransfer;
@@ -61,7 +72,7 @@ extern bool clerk_transfer_prepare(ClerkTransfer *transfer,
 								   const ClerkHttpSpec *spec,
 								   bool loopback_only, ClerkSocketSet *sockets,
 								   bool fresh_connection, void *owner);
-extern void clerk_transfer_refuse_kept(ClerkTransfer *transfer);
+extern void clerk_transfer_require_new_connection(ClerkTransfer *transfer);
 extern void clerk_transfer_refuse(ClerkTransfer *transfer,
 								  ClerkHttpOutcome outcome, const char *error);
 extern int64 clerk_transfer_deadline(const ClerkTransfer *transfer);

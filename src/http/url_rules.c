@@ -2,10 +2,9 @@
  * url_rules.c
  *		Which URLs and addresses a secret key may be sent to.
  *
- * A URL is accepted only if its beginning is of the plainest form, of which
- * no two parsers can think differently: a lower-case scheme, a host of
- * letters, digits, dots and hyphens or a bracketed IPv6 address, and perhaps a
- * port.
+ * A URL must begin in the plainest form, which no two parsers can read
+ * differently: a lower-case scheme; a host of letters, digits, dots and
+ * hyphens, or a bracketed IPv6 address; and optionally a port.
  */
 #include "postgres.h"
 
@@ -14,7 +13,7 @@
 
 #include "http/url_rules.h"
 
-/* Longest host name that the DNS has, RFC 1035. */
+/* Longest host name, in bytes: the limit of the DNS (RFC 1035). */
 #define MAX_HOST_LENGTH 255
 
 #define MAX_PORT_LENGTH 5		/* digits of 65535 */
@@ -23,12 +22,12 @@ static const char *host_error(const char *url, char *host);
 static bool is_loopback_host(const char *host);
 
 /*
- * What speaks against sending a key to this URL: NULL if nothing, else a
- * phrase.
+ * Why a key must not be sent to this URL, as a phrase; NULL if it may be.
  *
- * Plain http is for tests and sidecars on this machine.  *loopback_only tells
- * that the URL is such a one: what its host turns out to be must be held
- * against clerk_is_loopback_address().
+ * Plain http is allowed for tests and for a sidecar on this machine.
+ * *loopback_only reports that the URL is of that kind: the caller must then
+ * check the address that the host resolves to with
+ * clerk_is_loopback_address().
  */
 const char *
 clerk_url_error(const char *url, bool *loopback_only)
@@ -42,11 +41,11 @@ clerk_url_error(const char *url, bool *loopback_only)
 
 	reason = host_error(strchr(url, ':') + 3, host);
 	if (reason == NULL && *loopback_only && !is_loopback_host(host))
-		reason = "the URL begins with http://, which is allowed for a loopback address only";
+		reason = "the URL begins with http://, which is allowed only for a loopback address";
 	return reason;
 }
 
-/* Whether a socket connected to this address stays on this machine. */
+/* Whether a connection to this address stays on this machine. */
 bool
 clerk_is_loopback_address(const struct sockaddr *address)
 {
@@ -65,7 +64,10 @@ clerk_is_loopback_address(const struct sockaddr *address)
 	return false;
 }
 
-/* Stores the host of what follows a URL's "://", or says what is wrong. */
+/*
+ * Copies the host from "url", which is what follows "://", to "host", a buffer
+ * of MAX_HOST_LENGTH + 1 bytes.  Returns what is wrong as a phrase, or NULL.
+ */
 static const char *
 host_error(const char *url, char *host)
 {

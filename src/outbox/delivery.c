@@ -403,7 +403,7 @@ stop_without_standby(Pass *pass)
 	error.class = CLERK_ERROR_TRY_LATER;
 	error.sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
 	error.summary = "the wait for a synchronous standby was canceled";
-	error.detail = "Invitations are sent only after the standby knows that they are about to be.";
+	error.detail = "Invitations are sent only after the standby has received their claim.";
 	clerk_pass_stop(&pass->shared, &error);
 }
 

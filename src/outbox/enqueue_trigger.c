@@ -196,14 +196,14 @@ get_trigger_data(FunctionCallInfo fcinfo)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" on \"%s\" must be an AFTER trigger",
 						name, members),
-				 errdetail("Only then is it certain which rows there will be.")));
+				 errdetail("Only an AFTER trigger is guaranteed to see the final rows.")));
 	if (!TRIGGER_FIRED_BY_INSERT(trigger->tg_event) &&
 		!TRIGGER_FIRED_BY_UPDATE(trigger->tg_event))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("trigger \"%s\" on \"%s\" must be for INSERT or UPDATE only",
 						name, members),
-				 errdetail("DELETE and TRUNCATE leave no row that could be invited.")));
+				 errdetail("DELETE and TRUNCATE leave no row to invite.")));
 	if (TRIGGER_FIRED_FOR_STATEMENT(trigger->tg_event) &&
 		trigger->tg_newtable == NULL)
 		ereport(ERROR,
@@ -275,7 +275,7 @@ check_arguments(const Trigger *trigger)
 				 errmsg("trigger \"%s\" must have %d to %d arguments, not %d",
 						trigger->tgname, MIN_ARGUMENTS, FIELDS,
 						trigger->tgnargs),
-				 errhint("They are org_id, inviter, email, role, redirect, metadata; the last two may be left out.")));
+				 errhint("The arguments are org_id, inviter, email, role, redirect, and metadata; the last two are optional.")));
 	for (int i = 0; i < trigger->tgnargs; i++)
 		if (fields[i].required && trigger->tgargs[i][0] == '\0')
 			ereport(ERROR,
@@ -323,7 +323,7 @@ find_column(Source *source, const char *name, Relation members, int field)
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column \"%s\" of table \"%s\" does not exist",
 						name, RelationGetRelationName(members)),
-				 errhint("A trigger argument is the name of a column, or \"=\" and a literal value.")));
+				 errhint("A trigger argument is the name of a column, or \"=\" followed by a literal value.")));
 
 	attribute = TupleDescAttr(descriptor, number - 1);
 	if (attribute->attgenerated != '\0' &&

@@ -302,7 +302,7 @@ find_table(const char *name, Oid schema)
 	if (!OidIsValid(table))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("there is no table \"%s\" in the schema of function \"%s\"",
+				 errmsg("table \"%s\" does not exist in the schema of function \"%s\"",
 						name, "clerk_invitation_trigger"),
 				 errhint("Run ALTER EXTENSION clerk_invite UPDATE.")));
 	return table;

@@ -399,12 +399,12 @@ raise_column_denied(Relation table, int column, bool is_insert)
 	ereport(ERROR,
 			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 			 is_insert ?
-			 errmsg("permission denied to choose \"%s\" of an invitation", name) :
+			 errmsg("permission denied to set \"%s\" of an invitation", name) :
 			 errmsg("permission denied to change \"%s\" of an invitation", name),
 			 errdetail("Only the owner of table \"%s\" may do that.",
 					   RelationGetRelationName(table)),
 			 is_insert ?
-			 errhint("Leave the column out.") :
+			 errhint("Omit the column.") :
 			 errhint("Use clerk_cancel_invitation() while it is queued, and clerk_retry_invitation() when it has failed."),
 			 errtablecol(table, column)));
 }

@@ -222,13 +222,13 @@ clerk_outbox_correct_future_times(void)
 		if (!clerk_outbox_try(statements[i], values, NULL, NULL, &count, &error))
 			ereport(LOG,
 					(errcode(error->sqlerrcode),
-					 errmsg("could not make invitations due that were stored while the clock was ahead: %s",
+					 errmsg("could not reschedule invitations that were stored while the clock was ahead: %s",
 							error->message)));
 		total += count;
 	}
 	if (total > 0)
 		ereport(LOG,
-				(errmsg("made %llu invitations due that were stored while the clock was ahead",
+				(errmsg("rescheduled %llu invitations that were stored while the clock was ahead",
 						(unsigned long long) total)));
 	return (int64) total;
 }

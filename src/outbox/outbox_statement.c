@@ -294,7 +294,7 @@ check_result(const ClerkOutboxStatement *statement)
 							   statement->results[i]))
 			ereport(ERROR,
 					(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-					 errmsg("column \"%s\" of table \"%s\" has another type than the extension has given it",
+					 errmsg("column \"%s\" of table \"%s\" does not have the type that the extension gave it",
 							NameStr(TupleDescAttr(descriptor, i)->attname), OUTBOX)));
 }
 

@@ -139,7 +139,7 @@ lookup_error_outcome(ClerkOutboxChange *change, const ClerkError *error)
 		change->progress.state = CLERK_OUTBOX_FAILED;
 		change->progress.error_code = CLERK_OUTBOX_ABANDONED;
 		change->progress.error_message =
-			psprintf("the outcome was unknown, and the organization does not exist any more: %s",
+			psprintf("the outcome was unknown, and the organization no longer exists: %s",
 					 change->progress.error_message);
 		return;
 	}
@@ -252,7 +252,7 @@ missing_address_outcome(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
-	change->progress.error_message = "Clerk's answer to a bulk request lacks this address";
+	change->progress.error_message = "Clerk's response to a bulk request does not contain this address";
 	change->next_attempt_at = GetCurrentTimestamp();
 }
 
@@ -362,7 +362,7 @@ empty_lookup_outcome(ClerkOutboxChange *change)
 
 	/* The sender died before it could record a reason. */
 	if (change->progress.error_message == NULL)
-		change->progress.error_message = "the request was given up without an answer, and Clerk has no invitation";
+		change->progress.error_message = "the request ended without a response, and Clerk has no such invitation";
 	if (are_attempts_used_up(row))
 		change->progress.state = CLERK_OUTBOX_FAILED;
 	else
@@ -397,8 +397,8 @@ note_failure(ClerkOutboxChange *change, const ClerkError *error)
 {
 	change->progress.http_status = error->http_status;
 	change->progress.error_code = error->code;
-	change->progress.error_message = error->said != NULL ?
-		psprintf("%s. %s", error->summary, error->said) : error->summary;
+	change->progress.error_message = error->clerk_message != NULL ?
+		psprintf("%s. %s", error->summary, error->clerk_message) : error->summary;
 	change->progress.trace_id = error->trace_id;
 }
 
@@ -553,13 +553,13 @@ static TimestampTz
 first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 							const ClerkHttpRequest *request)
 {
-	TimestampTz response_at = clerk_http_answered_at(request);
+	TimestampTz response_at = clerk_http_response_time(request);
 	int64		elapsed = response_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
 
 	if (row->first_claimed_clock != 0)
 		elapsed = Max(elapsed,
 					  clerk_server_clock_elapsed(row->first_claimed_clock,
-												 clerk_http_answered_clock(request)) * 1000);
+												 clerk_http_response_clock(request)) * 1000);
 	return (date == 0 ? response_at : time_t_to_timestamptz(date)) - elapsed;
 }

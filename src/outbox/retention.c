@@ -176,9 +176,9 @@ note_refusal(ClerkOutboxRemoval *removal, const ErrorData *error)
 	if (removal->refused++ == 0)
 		ereport(LOG,
 				(errcode(error->sqlerrcode),
-				 errmsg("could not remove a row of the outbox that was settled long ago: SQLSTATE %s",
+				 errmsg("could not remove a settled row from the outbox: SQLSTATE %s",
 						unpack_sql_state(error->sqlerrcode)),
-				 errhint("Such rows are passed over. Look for foreign keys to the table, and triggers on it.")));
+				 errhint("Such rows are skipped. Check for foreign keys that reference the table and triggers on it.")));
 }
 
 static void

@@ -140,7 +140,7 @@ clerk_outbox_set_aside(int64 id, const char *state, const ErrorData *error,
 			(errcode(error->sqlerrcode),
 			 errmsg("invitation %lld of the outbox is set aside: %s",
 					(long long) id, reason),
-			 errhint("Look for triggers, constraints and indexes that were added to the table.")));
+			 errhint("Check for triggers, constraints, and indexes that were added to the table.")));
 	if (!clerk_outbox_try(&set_aside_row, values, NULL, NULL, &processed, &again) ||
 		processed == 0)
 		hold_back(id);
@@ -206,7 +206,7 @@ clerk_outbox_all_set_aside(void)
 	held = DatumGetArrayTypeP(clerk_outbox_held_back());
 	all.count += ArrayGetNItems(ARR_NDIM(held), ARR_DIMS(held));
 	if (all.count > 0 && all.reason == NULL)
-		all.reason = pstrdup("see the server's log");
+		all.reason = pstrdup("see the server log");
 	return all;
 }
 

@@ -167,7 +167,7 @@ warn_unchanged(int position, const ErrorData *error, const void *rows)
 			 errmsg("could not record the status of invitation \"%s\": SQLSTATE %s",
 					new->invitation_ids[position],
 					unpack_sql_state(error->sqlerrcode)),
-			 errhint("Look for triggers, constraints and indexes that were added to the outbox.")));
+			 errhint("Check for triggers, constraints, and indexes that were added to the outbox.")));
 }
 
 /* Rows of the same organization share the string of its id. */

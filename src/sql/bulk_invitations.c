@@ -324,7 +324,7 @@ record_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 	for (int i = 0; i < created->count; i++)
 		clerk_warn_on_rollback(clerk_invitation_text(&created->invitations[i],
 													 CLERK_INVITATION_ID));
-	if (!created->legible)
+	if (!created->lossless)
 	{
 		batch->created = Min(created->count, batch->count);
 		batch->error = clerk_error_unreadable(batch->request,
@@ -342,7 +342,7 @@ record_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 	{
 		if (positions[i] < 0)
 		{
-			reason = "it has an invitation that was not asked for";
+			reason = "it contains an invitation that was not requested";
 			continue;
 		}
 		MemoryContextSwitchTo(bulk->result_memory);
@@ -352,7 +352,7 @@ record_created(Bulk *bulk, Batch *batch, const ClerkInvitationList *created)
 		batch->created++;
 	}
 	if (batch->created < batch->count)
-		reason = psprintf("it lacks \"%s\"", first_missing(bulk, batch));
+		reason = psprintf("it does not contain \"%s\"", first_missing(bulk, batch));
 	if (reason != NULL)
 		batch->error = clerk_error_unreadable(batch->request,
 											  CLERK_EFFECT_CREATES_SEVERAL,
@@ -425,12 +425,12 @@ raise_failed(const Bulk *bulk)
 		appendStringInfoString(&detail, "Nothing was created.");
 	else
 		appendStringInfo(&detail,
-						 "Invitations created, which stay: %d; perhaps created: %d; not created: %d.",
+						 "Invitations created, which remain: %d; possibly created: %d; not created: %d.",
 						 tally.created, tally.unknown,
 						 bulk->count - tally.created - tally.unknown);
 	error.detail = detail.data;
 	if (tally.created > 0 && tally.unknown == 0)
-		error.hint = psprintf("%s%sWhen you try again, leave out what was created.",
+		error.hint = psprintf("%s%sWhen you try again, omit the invitations that were created.",
 							  error.hint != NULL ? error.hint : "",
 							  error.hint != NULL ? " " : "");
 	clerk_raise(&error, failure_message(bulk, reported));
@@ -497,7 +497,7 @@ failure_message(const Bulk *bulk, const Batch *reported)
 static void
 append_named_addresses(StringInfo detail, const Bulk *bulk)
 {
-	const char *separator = "Clerk names ";
+	const char *separator = "Addresses named by Clerk: ";
 
 	for (int i = 0; i < bulk->next; i++)
 	{

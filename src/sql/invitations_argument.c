@@ -54,7 +54,7 @@ static const Field fields[] = {
 };
 
 #define FIELD_NAMES \
-	"email_address, role, inviter_user_id, redirect_url, public_metadata, private_metadata, expires_in_days and notify"
+	"email_address, role, inviter_user_id, redirect_url, public_metadata, private_metadata, expires_in_days, and notify"
 
 /* The array element that is being read. */
 typedef struct Element
@@ -131,7 +131,7 @@ required_array(FunctionCallInfo fcinfo, int position, const char *name)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 				 errmsg("argument \"%s\" must not be null", name),
-				 errhint("jsonb_agg() of no rows is null: use coalesce(jsonb_agg(...), '[]').")));
+				 errhint("jsonb_agg() returns null if there are no rows; use coalesce(jsonb_agg(...), '[]').")));
 	value = PG_GETARG_JSONB_P(position);
 	if (!JB_ROOT_IS_ARRAY(value) || JB_ROOT_IS_SCALAR(value))
 		ereport(ERROR,
@@ -182,9 +182,9 @@ check_field_names(const Element *element)
 	{
 		if (token == WJB_KEY && !is_field(&value))
 			refuse(element, ERRCODE_INVALID_PARAMETER_VALUE,
-				   psprintf("there is no field \"%s\"",
+				   psprintf("unknown field \"%s\"",
 							pnstrdup(value.val.string.val, value.val.string.len)),
-				   "The fields are " FIELD_NAMES ".");
+				   "Valid fields are " FIELD_NAMES ".");
 	}
 }
 
@@ -285,7 +285,7 @@ check_encodable(const Element *element, int length)
 
 	if (utf8 == NULL)
 		refuse(element, ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
-			   "it cannot be expressed in UTF-8", NULL);
+			   "it cannot be converted to UTF-8", NULL);
 	if (utf8 != text)
 		pfree(utf8);
 	pfree(text);
@@ -352,6 +352,6 @@ refuse(const Element *element, int sqlstate, const char *error,
 			 errmsg("argument \"%s\", element %d: %s", element->argument,
 					element->position, error),
 			 address != NULL ?
-			 errdetail("The element is for \"%s\".", address) : 0,
+			 errdetail("The e-mail address of the element is \"%s\".", address) : 0,
 			 hint != NULL ? errhint("%s", hint) : 0));
 }

@@ -333,7 +333,7 @@ read_page(Reading *reading, const ClerkListing *wanted)
 	clerk_http_release(request);
 	MemoryContextSwitchTo(caller);
 
-	if (!page.legible)
+	if (!page.lossless)
 		raise_unusable(reading, ERRCODE_UNTRANSLATABLE_CHARACTER,
 					   clerk_json_error_text(CLERK_JSON_UNTRANSLATABLE));
 	reason = clerk_pages_take(reading->pages, &page);
@@ -350,8 +350,8 @@ raise_unusable(const Reading *reading, int sqlstate, const char *reason)
 {
 	ereport(ERROR,
 			(errcode(sqlstate),
-			 errmsg("%s: the answer of Clerk cannot be read", reading->failure),
-			 errdetail("The answer is not as documented: %s.", reason)));
+			 errmsg("%s: could not read the response from Clerk", reading->failure),
+			 errdetail("The response does not match Clerk's documentation: %s.", reason)));
 }
 
 /* Expression context callback: the executor ends the scan. */

@@ -172,7 +172,7 @@ clerk_abandon_invitation(PG_FUNCTION_ARGS)
 	 */
 	values[1] = clerk_outbox_array(states, NULL,
 								   clerk_outbox_keep_senders_out() ? 3 : 2, TEXTOID);
-	values[2] = CStringGetTextDatum(psprintf("given up by role \"%s\"",
+	values[2] = CStringGetTextDatum(psprintf("abandoned by role \"%s\"",
 											 GetUserNameFromId(GetUserId(), false)));
 	values[3] = PG_GETARG_DATUM(1);
 	if (clerk_outbox_run(&abandon_row, values, nulls, collect_state, &state) == 0)

@@ -135,12 +135,12 @@ report_delivery(const ClerkDeliveryReport *report)
 	report_counts(report);
 	if (TIMESTAMP_IS_NOEND(report->limited_until))
 		ereport(NOTICE,
-				(errmsg("no invitation is sent while \"%s\" and \"%s\" are 0",
+				(errmsg("no invitations are sent while \"%s\" and \"%s\" are 0",
 						"clerk_invite.single_requests_per_hour",
 						"clerk_invite.bulk_requests_per_hour")));
 	else if (report->limited_until != 0)
 		ereport(NOTICE,
-				(errmsg("Clerk's rate limits are used up until %s",
+				(errmsg("Clerk's rate limits are exhausted until %s",
 						timestamptz_to_str(report->limited_until))));
 	if (report->set_aside > 0)
 		ereport(WARNING,
@@ -177,7 +177,7 @@ clerk_refresh_invitations(PG_FUNCTION_ARGS)
 	report_refresh(&report);
 	if (report.limited_until != 0)
 		ereport(NOTICE,
-				(errmsg("Clerk takes no lists until %s",
+				(errmsg("Clerk accepts no list requests until %s",
 						timestamptz_to_str(report.limited_until))));
 	else if (report.stopped_by != NULL)
 		report_stop(report.stopped_by, "refreshing invitations");
@@ -215,13 +215,13 @@ report_missing_statuses(const ClerkRefreshReport *report)
 	organizations = first_organizations(report->unreported_organizations);
 	ereport(WARNING,
 			(errcode(error != NULL ? error->sqlstate : ERRCODE_NO_DATA),
-			 errmsg("Clerk tells nothing about %lld pending invitations",
+			 errmsg("Clerk reported nothing about %lld pending invitations",
 					(long long) report->unreported),
 			 error == NULL ?
-			 errdetail("Its lists lack them. Organizations: %s.", organizations) :
-			 errdetail("The last reason: %s. Organizations: %s.", error->summary,
+			 errdetail("Clerk's lists do not contain them. Organizations: %s.", organizations) :
+			 errdetail("The last error was: %s. Organizations: %s.", error->summary,
 					   organizations),
-			 errhint("If their organization was deleted, set their status by hand.")));
+			 errhint("If their organization was deleted, set their status manually.")));
 }
 
 /*
@@ -269,7 +269,7 @@ begin_procedure(FunctionCallInfo fcinfo, const char *procedure)
 				(errcode(ERRCODE_INVALID_TRANSACTION_TERMINATION),
 				 errmsg("%s cannot run inside a transaction block or a function",
 						procedure),
-				 errhint("Call it as a statement of its own.")));
+				 errhint("Call it as a separate statement.")));
 	SPI_connect_ext(SPI_OPT_NONATOMIC);
 	caller = MemoryContextSwitchTo(PortalContext);
 	/* The current transaction may already have a snapshot. */

@@ -169,13 +169,13 @@ warn_of_frame(const Frame *frame)
 	int64		unnamed = frame->count - frame->named;
 
 	ereport(WARNING,
-			(errmsg_plural("%lld invitation created at Clerk is not undone by the rollback",
-						   "%lld invitations created at Clerk are not undone by the rollback",
+			(errmsg_plural("%lld invitation created in Clerk is not undone by the rollback",
+						   "%lld invitations created in Clerk are not undone by the rollback",
 						   (unsigned long) frame->count,
 						   (long long) frame->count),
 			 unnamed == 0 ?
 			 errdetail("Created: %s.", frame->names.data) :
 			 errdetail("Created: %s, and %lld more.", frame->names.data,
 					   (long long) unnamed),
-			 errhint("Revoke those that are not wanted: in Clerk's Dashboard, or with clerk_revoke_organization_invitation().")));
+			 errhint("Revoke unwanted invitations in Clerk's Dashboard or with clerk_revoke_organization_invitation().")));
 }

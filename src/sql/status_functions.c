@@ -202,7 +202,7 @@ require_instance(void)
 	if (!clerk_chosen_instance(&instance, &error))
 		ereport(ERROR,
 				(errcode(error->sqlstate),
-				 errmsg("could not tell the Clerk instance: %s",
+				 errmsg("could not identify the Clerk instance: %s",
 						error->summary),
 				 error->detail != NULL ? errdetail("%s", error->detail) : 0,
 				 error->hint != NULL ? errhint("%s", error->hint) : 0));

@@ -141,7 +141,7 @@ clerk_worker_slots_attach(void)
 	if (shared == NULL)
 		ereport(WARNING,
 				(errcode(ERRCODE_OUT_OF_MEMORY),
-				 errmsg("no background worker can be told that there are invitations to send"),
+				 errmsg("could not notify a background worker of invitations to send"),
 				 errdetail("There is not enough shared memory left."),
 				 errhint("Add clerk_invite to \"shared_preload_libraries\", or call clerk_send_invitations().")));
 	return shared != NULL;

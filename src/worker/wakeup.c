@@ -182,7 +182,7 @@ static void
 wake_worker(bool start)
 {
 	const char *detail;
-	const char *hint = "The next commit that adds invitations tries again. You can also call clerk_send_invitations().";
+	const char *hint = "The next commit that adds invitations will try again. You can also call clerk_send_invitations().";
 
 	switch (clerk_worker_wake(MyDatabaseId, start))
 	{
@@ -191,17 +191,17 @@ wake_worker(bool start)
 				return;
 			clerk_worker_not_started(MyDatabaseId);
 			detail = "All background worker slots of the server are in use.";
-			hint = "The next commit that adds invitations tries again. Consider increasing \"max_worker_processes\", or call clerk_send_invitations().";
+			hint = "The next commit that adds invitations will try again. Consider increasing \"max_worker_processes\", or call clerk_send_invitations().";
 			break;
 		case CLERK_WAKE_NO_SLOT:
-			detail = "Too many databases have one.";
+			detail = "Too many databases have a background worker.";
 			break;
 		default:
 			return;
 	}
 	ereport(WARNING,
 			(errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-			 errmsg("could not start a background worker that sends invitations"),
+			 errmsg("could not start a background worker to send invitations"),
 			 errdetail_internal("%s", detail),
 			 errhint("%s", hint)));
 }

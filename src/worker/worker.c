@@ -95,8 +95,8 @@ static const char *const overridden[][2] = {
 static const ClerkError read_only_error = {
 	.class = CLERK_ERROR_CONFIGURATION,
 	.sqlstate = ERRCODE_READ_ONLY_SQL_TRANSACTION,
-	.summary = "the database is read-only by \"default_transaction_read_only\"",
-	.hint = "Reset the parameter for the database or for the role of the worker, or in postgresql.conf. Invitations stay queued until then."
+	.summary = "the database is read-only because of \"default_transaction_read_only\"",
+	.hint = "Reset the parameter for the database, for the worker's role, or in postgresql.conf. Invitations remain queued until then."
 };
 
 /* What this worker remembers between passes. */
@@ -220,7 +220,7 @@ enter_slot(Oid database, PassResult *result)
 		proc_exit(0);
 	strlcpy(result->last_error,
 			worker.last_error[0] != '\0' ? worker.last_error :
-			"the worker has ended early, see the server's log",
+			"the worker exited unexpectedly; see the server log",
 			CLERK_WORKER_ERROR_SIZE);
 }
 
@@ -447,7 +447,7 @@ log_error_change(const ClerkError *error)
 				 error->hint != NULL ? errhint("%s", error->hint) : 0));
 	else
 		ereport(LOG,
-				(errmsg("sending invitations again")));
+				(errmsg("resumed sending invitations")));
 	strlcpy(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE);
 }
 
@@ -479,7 +479,7 @@ recover_from_error(PassResult *result)
 
 	result->schedule.earliest = result->schedule.latest = from_now(delay);
 	snprintf(result->last_error, CLERK_WORKER_ERROR_SIZE,
-			 "error %s, see the server's log", unpack_sql_state(sqlstate));
+			 "error %s; see the server log", unpack_sql_state(sqlstate));
 }
 
 /*
@@ -510,7 +510,7 @@ hand_over_to_new_process(const PassResult *result)
 	{
 		if (result->library_outdated)
 			ereport(LOG,
-					(errmsg("a worker with another version of the library goes on sending invitations")));
+					(errmsg("a worker with another version of the library continues to send invitations")));
 	}
 	else if (clerk_worker_enter(MyDatabaseId, &schedule, worker.last_error))
 		return;

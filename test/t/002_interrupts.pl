@@ -127,7 +127,7 @@ sub check_end
 	{
 		like(
 			$best->{stderr},
-			qr/WARNING:  08007: .*had been sent already.*(?:ERROR|FATAL):/s,
+			qr/WARNING:  08007: .*had already been sent.*(?:ERROR|FATAL):/s,
 			"$title comes with a warning first, since the request had been sent"
 		);
 	}

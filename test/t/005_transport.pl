@@ -92,7 +92,7 @@ SKIP:
 		'08007', 'an answer of 64 MiB leaves the outcome unknown');
 	like(
 		$psql->{stderr},
-		qr/the answer is too large/,
+		qr/the response is too large/,
 		'... since it is cut off');
 	cmp_ok(peak_memory_of($psql) - $before,
 		'<', $COST, "... and costs less than $COST kB");

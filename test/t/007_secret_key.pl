@@ -91,7 +91,7 @@ sub file_of
 }
 
 # Keys that no source may give, and what is said about them.
-my $misfit = qr/The key contains a character that does not belong in a key\./;
+my $misfit = qr/The key contains an invalid character\./;
 my @bad_keys = (
 	[
 		'a publishable key', 'pk_test_00000000000000000000',
@@ -124,7 +124,7 @@ my $result = attempt($node, 'postgres', invite_someone());
 is($result->{sqlstate}, '55000', 'nobody is invited without a key');
 like(
 	$result->{stderr},
-	qr/HINT:  .*"clerk_invite\.secret_key_file", "clerk_invite\.secret_key" or .* CLERK_SECRET_KEY/,
+	qr/HINT:  .*"clerk_invite\.secret_key_file", "clerk_invite\.secret_key", and .* CLERK_SECRET_KEY/,
 	'the error without a key names the three sources');
 is(attempt($node, 'postgres', use_file(file_of('sk_test_wrong')) . invite_someone())
 	  ->{sqlstate},
@@ -160,7 +160,7 @@ is( attempt(
 	'28000',
 	'a key of 255 bytes is sent');
 
-my $not_private = qr/The key file must be accessible to its owner only/;
+my $not_private = qr/The key file must have permissions u=rw/;
 my $not_regular = qr/The key file is not a regular file\./;
 my $no_file = qr/Could not open the key file: No such file or directory\./;
 foreach my $case (
@@ -366,7 +366,7 @@ sub check_readable
 			is($result->{sqlstate}, '55000', "... by $function()");
 			like(
 				$result->{stderr},
-				qr/^DETAIL:  Every role can read "clerk_invite\.secret_key", since the library was not preloaded/m,
+				qr/^DETAIL:  Every role can read "clerk_invite\.secret_key", because the library was not preloaded/m,
 				'... which says why');
 			like(
 				$result->{stderr},

@@ -217,7 +217,7 @@ foreach my $caller (@callers)
 		  . invite_from('rolled-back')
 		  . "ROLLBACK TO here;\n"
 		  . "ROLLBACK;\n");
-	ok($result->{stderr} =~ /WARNING:.*1 invitation created at Clerk/,
+	ok($result->{stderr} =~ /WARNING:.*1 invitation created in Clerk/,
 		"$who is told of the invitations of a rolled-back transaction");
 	foreach my $behaviour (qw(x-echo-key x-echo-url x-truncated))
 	{

@@ -93,7 +93,7 @@ foreach my $attempt (1 .. 5)
 		  . "SET statement_timeout = '300ms';\n"
 		  . invite('ann@example.com') . ";\n");
 	is($result->{sqlstate}, '57014', "a babbling server is left ($attempt)");
-	like($result->{stderr}, qr/WARNING:  08007: the request to Clerk had been sent already/,
+	like($result->{stderr}, qr/WARNING:  08007: the request to Clerk had already been sent/,
 		'... with a warning that the request had gone out');
 }
 

@@ -192,7 +192,7 @@ SKIP:
 		'08007', 'an answer of 64 MiB leaves the outcome unknown');
 	like(
 		$session->{stderr},
-		qr/the answer is too large/,
+		qr/the response is too large/,
 		'... since it is cut off');
 	is(invite_in($session), 'pending', '... and the next call succeeds');
 	cmp_ok(peak_memory_of($session) - $before,
@@ -335,7 +335,7 @@ sub check_end
 	{
 		like(
 			$best->{stderr},
-			qr/WARNING:  08007: .*had been sent already.*ERROR:/s,
+			qr/WARNING:  08007: .*had already been sent.*ERROR:/s,
 			"$title comes with a warning first, since the request had been sent"
 		);
 	}

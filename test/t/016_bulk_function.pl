@@ -116,9 +116,9 @@ sub check_failure
 	is($result->{sqlstate}, '53400', 'a batch that is refused fails the call');
 	like(
 		$result->{stderr},
-		qr/Invitations created, which stay: 30; perhaps created: 0; not created: 50\./,
+		qr/Invitations created, which remain: 30; possibly created: 0; not created: 50\./,
 		'... when those that were under way have their answers');
-	like($result->{stderr}, qr/WARNING:.* 30 invitations created at Clerk/,
+	like($result->{stderr}, qr/WARNING:.* 30 invitations created in Clerk/,
 		'... and all of these are named by the rollback warning');
 	is(created_in('failure'), 30, '... which are those that there are');
 	is(scalar requests_to('failure'), 4, '... and nothing else was sent');
@@ -144,13 +144,13 @@ sub check_end
 	is("@sqlstates", $sqlstate, "... with $sqlstate");
 	like(
 		$best->{stderr},
-		qr/WARNING:\ \ 08007:\ 4\ requests\ to\ Clerk\ had\ been\ sent\ already\n
+		qr/WARNING:\ \ 08007:\ 4\ requests\ to\ Clerk\ had\ already\ been\ sent\n
 		   DETAIL:\ \ Their\ invitations\ may\ have\ been\ created\.\n
-		   HINT:\ \ Before\ you\ try\ again,\ look\ which\ of\ the\ invitations\ exist/x,
+		   HINT:\ \ Before\ you\ try\ again,\ check\ which\ of\ the\ invitations\ exist/x,
 		'... and tells of all requests that are under way');
 
 	# There is nobody left to tell of a rollback after a termination.
-	like($best->{stderr}, qr/WARNING:.* 20 invitations created at Clerk/,
+	like($best->{stderr}, qr/WARNING:.* 20 invitations created in Clerk/,
 		'... and of what was created before')
 	  if $function eq 'pg_cancel_backend';
 	is(created_in($best->{org}), 20, '... which is what there is');
@@ -200,13 +200,13 @@ sub check_unknown_before_end
 		run_in_psql($observer, "SELECT pg_cancel_backend($pid);");
 		(undef, $stderr) = output_of_psql($psql);
 		$psql->{harness}->finish;
-		last if $stderr =~ / 10 invitations created at Clerk/;
+		last if $stderr =~ / 10 invitations created in Clerk/;
 	}
-	like($stderr, qr/ 10 invitations created at Clerk/,
+	like($stderr, qr/ 10 invitations created in Clerk/,
 		'a session is ended that has lost one answer, has one and waits for one');
 	like(
 		$stderr,
-		qr/WARNING:  2 requests to Clerk had been sent already/,
+		qr/WARNING:  2 requests to Clerk had already been sent/,
 		'... and tells of the one that was lost, too');
 	return;
 }

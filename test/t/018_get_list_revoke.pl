@@ -146,7 +146,7 @@ sub check_end
 	is("@sqlstates", $way eq 'pg_terminate_backend' ? '57P01' : '57014',
 		'... with its own SQLSTATE');
 	my $warning =
-	  qr/WARNING:  08007: .*had been sent already\nDETAIL:  The invitation may have been revoked\./;
+	  qr/WARNING:  08007: .*had already been sent\nDETAIL:  The invitation may have been revoked\./;
 	if ($function->{writes})
 	{
 		like($best->{stderr}, $warning, '... and a warning, since it was sent');

@@ -157,9 +157,9 @@ sub check_refusals
 			message => qr/inviter is not a member/
 		},
 		(map { refusal(@$_) }
-			[ 402, 'insufficient_seats', qr/no seat left/ ],
+			[ 402, 'insufficient_seats', qr/no seats left/ ],
 			[ 403, 'organization_membership_quota_exceeded', qr/limit/ ],
-			[ 400, 'dev_monthly_email_limit_exceeded', qr/e-mails/ ],
+			[ 400, 'dev_monthly_email_limit_exceeded', qr/monthly e-mail limit/ ],
 			[ 413, 'request_body_too_large', qr/too large/ ],
 			[ 422, 'form_param_value_invalid', qr/Clerk/ ]),
 		{
@@ -309,7 +309,7 @@ sub check_rate_limit
 	is($call->{sqlstate}, '', 'a rate limit is no error of the CALL');
 	like(
 		$call->{stderr},
-		qr/NOTICE:  00000: Clerk's rate limits are used up until 2/,
+		qr/NOTICE:  00000: Clerk's rate limits are exhausted until 2/,
 		'... which says until when it lasts');
 	is(state_of($limited), 'queued 0',
 		'a rate limit leaves the row queued, without an attempt');
@@ -574,7 +574,7 @@ sub check_used_up_attempts
 	send_until_settled($node, $settings);
 	is(state_of($id), 'failed 3',
 		'a row whose last attempt ended with its sender has failed');
-	like(row($id)->{error_message}, qr/given up without an answer, and Clerk has no invitation/,
+	like(row($id)->{error_message}, qr/ended without a response, and Clerk has no such invitation/,
 		'... and says so');
 	is((lookups_for('given-up@example.com'))[-1]{status}, 200, '... after a look');
 	return;

@@ -465,7 +465,7 @@ sub check_used_up_budgets
 	is($call->{sqlstate}, '', 'two budgets that are used up are no error');
 	like(
 		$call->{stderr},
-		qr/NOTICE:  00000: Clerk's rate limits are used up until/,
+		qr/NOTICE:  00000: Clerk's rate limits are exhausted until/,
 		'... but are told');
 	is(ends(@emails), 'sent 1, sent 1, sent 1, queued 0, queued 0',
 		'what the budgets allow is sent, the oldest first');

@@ -70,7 +70,7 @@ sub check_limits
 	like($call->{stderr}, qr/invitations: 3 sent/,
 		'a CALL sends what the limits allow');
 	my ($until) = $call->{stderr} =~
-	  /NOTICE:.*Clerk's rate limits are used up until (.*)\n/;
+	  /NOTICE:.*Clerk's rate limits are exhausted until (.*)\n/;
 	is( $node->safe_psql(
 			'postgres', "SELECT timestamptz '$until' - now() "
 			  . "BETWEEN interval '59 minutes' AND interval '61 minutes'"),
@@ -85,13 +85,13 @@ sub check_limits
 		  . 'CALL clerk_send_invitations();');
 	like(
 		$call->{stderr},
-		qr/NOTICE:.*no invitation is sent while .*single_requests_per_hour" and .*bulk_requests_per_hour" are 0/,
+		qr/NOTICE:.*no invitations are sent while .*single_requests_per_hour" and .*bulk_requests_per_hour" are 0/,
 		'a CALL that may send nothing at all says why');
 	unlike($call->{stderr}, qr/infinity/, '... and names no time');
 	$call = attempt($node, 'postgres', $settings . 'CALL clerk_send_invitations();');
 	like($call->{stderr}, qr/invitations: 2 sent/,
 		'what the limits have held back is sent as soon as they allow it');
-	unlike($call->{stderr}, qr/limits are used up/, '... without a word of limits');
+	unlike($call->{stderr}, qr/limits are exhausted/, '... without a word of limits');
 	$other->stop;
 	return;
 }

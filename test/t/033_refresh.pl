@@ -448,7 +448,7 @@ sub check_refusals_of_all
 {
 	foreach my $case (
 		[ '401', 'error-401-clerk_key_invalid', '28000', qr/ERROR:.*stopped refreshing invitations: Clerk does not accept the secret key/ ],
-		[ '429', '429-7', '', qr/WARNING:.*stopped refreshing invitations: Clerk's rate limit is exceeded/ ])
+		[ '429', '429-7', '', qr/WARNING:.*stopped refreshing invitations: Clerk's rate limit was exceeded/ ])
 	{
 		my ($title, $behaviour, $sqlstate, $text) = @$case;
 
@@ -479,7 +479,7 @@ sub check_refusals_of_all
 	refresh();
 	begin_check(keep => 1);
 	my $call = refresh();
-	like($call->{stderr}, qr/NOTICE:.*Clerk takes no lists until /,
+	like($call->{stderr}, qr/NOTICE:.*Clerk accepts no list requests until /,
 		'a list that Clerk has closed is not asked for');
 	is(requests($ORGANIZATION), 0, '... at all');
 	wait_until(
@@ -535,7 +535,7 @@ sub check_failures
 	my $call = refresh();
 	is($call->{sqlstate}, '', 'an outage is no error');
 	like($call->{stderr},
-		qr/WARNING:.*stopped refreshing invitations: Clerk failed to answer properly/,
+		qr/WARNING:.*stopped refreshing invitations: Clerk returned a server error/,
 		'... but a warning');
 	is(requests(), 4, '... after one attempt and three more');
 	$clerk->control('down', { down => \0 });

@@ -256,7 +256,7 @@ sub check_file
 	$call->() foreach 1 .. 3;
 	is($used->(), 3, '... and counts nevertheless');
 	my $complaints = () = slurp_file($node->logfile, $log) =~
-	  /LOG:  could not keep Clerk's budgets in file "pg_stat\/clerk_invite\.budgets\.1": /g;
+	  /LOG:  could not access request budget file "pg_stat\/clerk_invite\.budgets\.1": /g;
 	cmp_ok($complaints, '>=', 1, '... and says so');
 	cmp_ok($complaints, '<=', 2, '... once for each that it tries');
 	rmdir $file or die "could not remove a folder: $!";

@@ -307,7 +307,7 @@ sub check_unforeseen_function
 	is($result->{sqlstate}, '08007', '... but not of two');
 	like(
 		$result->{stderr},
-		qr/Invitations created, which stay: 2; perhaps created: 2; not created: 0\./,
+		qr/Invitations created, which remain: 2; possibly created: 2; not created: 0\./,
 		'... which it says');
 	return;
 }

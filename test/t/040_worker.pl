@@ -476,7 +476,7 @@ sub check_last_error
 	my $said = slurp_file($node->logfile, $log);
 	is(scalar(() = $said =~ /LOG:  stopped sending invitations: Clerk does not accept/g),
 		1, '... and the log tells it once');
-	is(scalar(() = $said =~ /LOG:  sending invitations again/g),
+	is(scalar(() = $said =~ /LOG:  resumed sending invitations/g),
 		1, '... and when it is over');
 	ok(index($said, $wrong) < 0, '... without the key');
 	wait_for_worker($node, 'postgres');

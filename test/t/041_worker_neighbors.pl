@@ -237,7 +237,7 @@ sub check_read_only_database
 	my $log = -s $node->logfile;
 	enqueue_in_frozen('readonly@example.com');
 	wait_until('the worker says so',
-		sub { last_error_of('readonly') eq 'the database is read-only by "default_transaction_read_only"' });
+		sub { last_error_of('readonly') eq 'the database is read-only because of "default_transaction_read_only"' });
 	pass('in a database whose transactions are to be read-only a worker has trouble');
 	my $worker = wait_for_worker($node, 'readonly');
 	is($node->safe_psql('postgres',
@@ -275,7 +275,7 @@ sub check_read_only_database
 		'frozen@example.com', 'serializable@example.com');
 	is($node->safe_psql('readonly', 'SELECT DISTINCT isolation FROM seen'),
 		'read committed', "a worker's transactions are read committed, whatever the database's default");
-	like(slurp_file($node->logfile, $log), qr/LOG:  sending invitations again/,
+	like(slurp_file($node->logfile, $log), qr/LOG:  resumed sending invitations/,
 		'when the database is not frozen any more, the log tells so');
 	wait_until_gone($node, 'readonly');
 
@@ -338,11 +338,11 @@ sub check_no_slot
 	is($commit->{sqlstate}, '', 'a commit in another database succeeds');
 	like(
 		$commit->{stderr},
-		qr/WARNING:  53400: could not start a background worker.*\nDETAIL:  Too many databases have one\.\nHINT:  (?!.*max_worker_processes)/,
+		qr/WARNING:  53400: could not start a background worker.*\nDETAIL:  Too many databases have a background worker\.\nHINT:  (?!.*max_worker_processes)/,
 		'... with a warning that says why');
 	like(
 		slurp_file($node->logfile, $log),
-		qr/WARNING:  could not start a background worker that sends invitations/,
+		qr/WARNING:  could not start a background worker to send invitations/,
 		'... which is in the log, too');
 	is(states($node, 'db1', $emails[0]), 'queued 0', '... and the row waits');
 
@@ -373,11 +373,11 @@ sub check_no_room
 	is($commit->{sqlstate}, '', 'a commit succeeds when the server has no room for a worker');
 	like(
 		$commit->{stderr},
-		qr/WARNING:  53400: could not start a background worker that sends invitations/,
+		qr/WARNING:  53400: could not start a background worker to send invitations/,
 		'... with a warning');
 	like(
 		slurp_file($node->logfile, $log),
-		qr/WARNING:  could not start a background worker that sends invitations.*max_worker_processes/s,
+		qr/WARNING:  could not start a background worker to send invitations.*max_worker_processes/s,
 		'... which is in the log, too');
 	$commit = attempt($node, 'db1', enqueue_sql('no-room2@example.com') . ';');
 	like($commit->{stderr}, qr/WARNING:  53400:/, 'the next commit tries again');
@@ -410,7 +410,7 @@ sub check_no_memory
 		like($commit->{stdout}, qr/still here/, '... and the session goes on');
 		like(
 			$commit->{stderr},
-			qr/WARNING:  53200: no background worker can be told that there are invitations to send/,
+			qr/WARNING:  53200: could not notify a background worker of invitations to send/,
 			'... with a warning');
 	}
 	my $status = attempt($node, 'postgres', 'SELECT * FROM clerk_worker_status();');

@@ -126,7 +126,7 @@ sub check_crash
 	my $worker = wait_for_worker($node, 'postgres');
 	kill_process($node, $worker);
 	wait_until('another one waits before it works',
-		sub { $node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()') =~ /^the worker has ended early/ });
+		sub { $node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()') =~ /^the worker exited unexpectedly/ });
 	pass('after a crash the next worker, which may be the reason, waits a while before it works');
 	check_successor($worker, 'a worker that was killed');
 
@@ -211,7 +211,7 @@ sub check_failing
 	cmp_ok($gaps[3], '>=', 2.9, '... and then later and later, whatever is committed');
 	wait_until('it waits', sub { state_of('postgres') eq 'waiting|f' });
 	is($node->safe_psql('postgres', 'SELECT last_error FROM clerk_worker_status()'),
-		"the worker has ended early, see the server's log",
+		"the worker exited unexpectedly; see the server log",
 		'... and clerk_worker_status() says so');
 	is($node->safe_psql('postgres',
 			"SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'clerk%' AND datname IS NOT NULL"),

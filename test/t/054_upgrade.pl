@@ -18,11 +18,11 @@ plan skip_all => 'needs an extension in a folder of its own'
 
 my $SOURCE = abs_path("$ClerkTest::TEST_FOLDER/..");
 my $MISFIT =
-  qr/the library of clerk_invite does not fit the extension's SQL objects/;
+  qr/the clerk_invite library does not match the extension's SQL objects/;
 my $NEXT_TO_OLD =
-  qr/DETAIL:  The library is of version 1\.1, the SQL objects are of version 1\.0\.\n/;
+  qr/DETAIL:  The library is version 1\.1; the SQL objects are version 1\.0\.\n/;
 my $OLD_TO_NEXT =
-  qr/DETAIL:  The library is of version 1\.0, the SQL objects are of version 1\.1\.\n/;
+  qr/DETAIL:  The library is version 1\.0; the SQL objects are version 1\.1\.\n/;
 
 # What calls Clerk.
 my %CALLING = (
@@ -240,7 +240,7 @@ sub check_library_before_sql
 	wait_for_worker($node, 'other');
 	is( $node->safe_psql('postgres',
 			"SELECT last_error FROM clerk_worker_status() WHERE database = 'other'"),
-		"the library of clerk_invite does not fit the extension's SQL objects",
+		"the clerk_invite library does not match the extension's SQL objects",
 		'a worker with a library that is too new has trouble');
 	like(
 		slurp_file($node->logfile, $log),
@@ -322,7 +322,7 @@ sub check_sql_before_library
 	{
 		(undef, $stderr) = run_in_psql($old_session, "$CALLING{$function};");
 		like($stderr,
-			qr/ERROR:  55000: $MISFIT\n$OLD_TO_NEXT.*HINT:  Connect again\./,
+			qr/ERROR:  55000: $MISFIT\n$OLD_TO_NEXT.*HINT:  Reconnect\./,
 			"... but for $function() it must connect again");
 	}
 	(undef, $stderr) = run_in_psql($old_session, join('; ', @TELLING, ''));
@@ -343,7 +343,7 @@ sub check_replacement
 	wait_until('the old one has ended', sub { !kill(0, $worker) });
 	my $successor = wait_for_worker($node, 'postgres');
 	like(slurp_file($node->logfile, $log),
-		qr/LOG:  a worker with another version of the library goes on sending invitations/,
+		qr/LOG:  a worker with another version of the library continues to send invitations/,
 		'the worker makes way for another one');
   SKIP:
 	{
@@ -390,7 +390,7 @@ sub check_waiting_database
 	wait_for_states($node, 'other', 'sent 2', 'left-behind@example.com');
 	is(created($clerk, emails_of('waiting'), 'left-behind@example.com'), '1 1 1 1',
 		'ALTER EXTENSION UPDATE wakes the worker that has waited for it');
-	like(slurp_file($node->logfile, $log), qr/LOG:  sending invitations again/,
+	like(slurp_file($node->logfile, $log), qr/LOG:  resumed sending invitations/,
 		'... which tells the log');
 	return;
 }
@@ -407,9 +407,9 @@ sub check_old_library_installed
 	$first = wait_for_worker($node, 'other');
 	is( $node->safe_psql('postgres',
 			"SELECT last_error FROM clerk_worker_status() WHERE database = 'other'"),
-		"the library of clerk_invite does not fit the extension's SQL objects",
+		"the clerk_invite library does not match the extension's SQL objects",
 		'a worker with a library that is too old has trouble');
-	like(slurp_file($node->logfile, $log), qr/HINT:  Connect again\. If that does not help, install/,
+	like(slurp_file($node->logfile, $log), qr/HINT:  Reconnect\. If the error persists, install/,
 		'... and tells the log what to do');
 	install_file($built{compatible}, $library);
 	enqueue($node, 'other', 'library@example.com');
@@ -433,13 +433,13 @@ sub check_preloaded
 	install_file($built{next}, $library);
 	$log = -s $node->logfile;
 	like(attempt($node, 'postgres', $CALLING{clerk_send_invitations})->{stderr},
-		qr/ERROR:  55000: $MISFIT\n$OLD_TO_NEXT.*HINT:  .*restart the server\./,
+		qr/ERROR:  55000: $MISFIT\n$OLD_TO_NEXT.*HINT:  .*Restart the server\./,
 		'where the library is preloaded, a session is told of the restart');
 	$node->safe_psql('postgres', enqueue_sql($email));
 	wait_until('the log tells of it',
 		sub { slurp_file($node->logfile, $log) =~ /stopped sending invitations: $MISFIT/ });
 	enqueue($node, 'postgres', "another-$email");
-	like(slurp_file($node->logfile, $log), qr/HINT:  .*restart the server\./,
+	like(slurp_file($node->logfile, $log), qr/HINT:  .*Restart the server\./,
 		'... and so is the log');
 	$node->restart;
 	wait_for_states($node, 'postgres', 'sent 1', $email, "another-$email");

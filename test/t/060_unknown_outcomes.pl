@@ -149,7 +149,7 @@ sub check_organization_gone
 	is(row($id)->{error_code}, 'outcome_unknown', '... which the row says');
 	like(
 		row($id)->{error_message},
-		qr/the organization does not exist any more/,
+		qr/the organization no longer exists/,
 		'... in words, too');
 	return;
 }
@@ -208,7 +208,7 @@ sub check_lookups_in_a_while
 	cmp_ok($made, '<=', $most, '... not many in ten seconds');
 	like(
 		send_invitations("SET clerk_invite.max_concurrent_requests = 100;")->{stderr},
-		qr/used up until|^$|postponed/,
+		qr/exhausted until|^$|postponed/,
 		'... and the rest has to wait');
 	refuse_lookups(undef);
 	as_sender("DELETE FROM clerk_invitation_outbox WHERE organization_id = 'org_many'");
@@ -229,7 +229,7 @@ sub check_abandon
 	is(row($id)->{error_code}, 'outcome_unknown', '... and says why');
 	like(
 		row($id)->{error_message},
-		qr/^given up by role ".+": nobody can tell; before that: /,
+		qr/^abandoned by role ".+": nobody can tell; before that: /,
 		'... and who did that');
 	is($node->safe_psql('postgres', "SELECT clerk_abandon_invitation($id)"),
 		'f', 'what is settled cannot be given up');

@@ -33,7 +33,7 @@ as_sender("UPDATE clerk_invitation_outbox SET $stored{$_} WHERE id = $id{$_}")
 my $log = -s $node->logfile;
 send_until('what is due is sent', qw(enqueued tried verifying));
 like(slurp_file($node->logfile, $log),
-	qr/made 4 invitations due that were stored while the clock was ahead/,
+	qr/rescheduled 4 invitations that were stored while the clock was ahead/,
 	'... which the log tells');
 is( value(
 		$id{later},
