@@ -1,15 +1,15 @@
 #!/bin/sh
 # layering.sh - do the sources include downward only?
 #
-# src/README.md lists the rooms (the folders of src/) from top to bottom.  A
-# file may include headers of its own room and of those below it, and the files
-# of a room must not depend on each other in a circle.  Also checked: only http/
+# src/README.md lists the layers (the folders of src/) from top to bottom.  A
+# file may include headers of its own layer and of those below it, and the files
+# of a layer must not depend on each other in a circle.  Also checked: only http/
 # includes libcurl, only compat.h tests versions, and every symbol that a module
 # exports begins with clerk_.
 set -eu
 cd "$(dirname "$0")/../src"
 
-rooms=$(sed -n 's/^\[\([a-z]*\)\/\](.*/\1/p' README.md)
+layers=$(sed -n 's/^\[\([a-z]*\)\/\](.*/\1/p' README.md)
 failed=0
 complain()
 {
@@ -18,21 +18,21 @@ complain()
 }
 
 for folder in */; do
-	echo "$rooms" | grep -qx "${folder%/}" ||
-		complain "README.md has no room $folder"
+	echo "$layers" | grep -qx "${folder%/}" ||
+		complain "README.md has no layer $folder"
 done
-for room in $rooms; do
-	[ -f "$room/README.md" ] || complain "$room/ has no README.md"
+for layer in $layers; do
+	[ -f "$layer/README.md" ] || complain "$layer/ has no README.md"
 done
 
-# FILE HEADER, for each header of ours that a file in a room includes.
+# FILE HEADER, for each header of ours that a file in a layer includes.
 included=$(grep '^#include "' */*.[ch] | sed 's/^\(.*\):#include "\(.*\)".*/\1 \2/' |
 	while read -r file header; do
 		[ ! -f "$header" ] || echo "$file $header"
 	done)
 
-upward=$(echo "$included" | awk -v rooms="$rooms" '
-	BEGIN { count = split(rooms, room); for (i = 1; i <= count; i++) depth[room[i]] = i }
+upward=$(echo "$included" | awk -v layers="$layers" '
+	BEGIN { count = split(layers, layer); for (i = 1; i <= count; i++) depth[layer[i]] = i }
 	{
 		split($1, from, "/"); split($2, to, "/")
 		if ($2 == "compat.h" || from[1] == to[1])
@@ -45,16 +45,16 @@ upward=$(echo "$included" | awk -v rooms="$rooms" '
 [ -z "$upward" ] || complain "$upward"
 
 # A module is a file and its header: tsort names those of a circle.
-for room in $rooms; do
-	circle=$(echo "$included" | sed -n "s/\.[ch]//g; /^$room\/.* $room\//p" |
+for layer in $layers; do
+	circle=$(echo "$included" | sed -n "s/\.[ch]//g; /^$layer\/.* $layer\//p" |
 		awk '$1 != $2' | tsort 2>&1 >/dev/null | sed 's/^tsort: *//')
-	[ -z "$circle" ] || complain "in $room/ files include each other:" $circle
+	[ -z "$circle" ] || complain "in $layer/ files include each other:" $circle
 done
 
 curl=$(grep -l '^#include <curl/' *.c */*.[ch] | grep -v '^http/' || true)
 [ -z "$curl" ] || complain "these include libcurl's header outside http/:" $curl
 ! grep -l '^#include <curl/' http/http.h ||
-	complain 'http.h shows libcurl to other rooms'
+	complain 'http.h shows libcurl to other layers'
 ! grep -nE '(PG_VERSION_NUM|LIBCURL_VERSION_NUM) *[<>=]' *.c */*.[ch] ||
 	complain 'these test a version, which is for compat.h'
 

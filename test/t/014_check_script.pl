@@ -60,11 +60,11 @@ sub check_failed_check
 sub check_layering
 {
 	my %broken = (
-		'a header of a higher room' => [
+		'a header of a higher layer' => [
 			'src/clerk/error.h', qq(#include "worker/slots.h"\n),
 			qr{^clerk/error\.h includes worker/slots\.h, which is not below it$}m
 		],
-		'a circle in a room' => [
+		'a circle in a layer' => [
 			'src/http/url_rules.h',
 			qq(#include "http/http.h"\n),
 			qr{^in http/ files include each other: }m
@@ -78,8 +78,8 @@ sub check_layering
 			"#if PG_VERSION_NUM >= 170000\n#endif\n",
 			qr{^sql/arguments\.c:\d+:.*\n.*which is for compat\.h$}m
 		],
-		'a room without a README' =>
-		  [ 'src/rooms/new.c', '', qr{^README\.md has no room rooms/$}m ],
+		'a layer without a README' =>
+		  [ 'src/layers/new.c', '', qr{^README\.md has no layer layers/$}m ],
 		'a symbol of another name' => [
 			'misnamed.c',
 			"void misnamed(void) {}\n",
@@ -91,7 +91,7 @@ sub check_layering
 		my ($file, $text, $complaint) = @{ $broken{$what} };
 		my $checkout = small_checkout();
 
-		mkdir "$checkout->{folder}/src/rooms" if $file =~ m{^src/rooms/};
+		mkdir "$checkout->{folder}/src/layers" if $file =~ m{^src/layers/};
 		$checkout->append($file, $text);
 		system_or_bail('cc', '-shared', '-o', "$checkout->{folder}/clerk_invite.so",
 			"$checkout->{folder}/$file")
