@@ -619,19 +619,19 @@ sub check_other_sender
 # A worker and four sessions that call at the same time.
 sub check_many_senders
 {
-	my @emails = map { "crowd$_\@example.com" } 1 .. 80;
+	my @emails = map { "crowd$_\@example.com" } 1 .. 40;
 	my @psql = map { start_psql($node, 'SET client_min_messages = error;') } 1 .. 4;
 
 	foreach my $i (0 .. 3)
 	{
 		send_to_psql($psql[$i],
 			join('', map { enqueue_sql($_) . '; CALL clerk_send_invitations();' }
-				@emails[ 20 * $i .. 20 * $i + 19 ]));
+				@emails[ 10 * $i .. 10 * $i + 9 ]));
 	}
 	output_of_psql($_) foreach @psql;
 	$_->{harness}->finish foreach @psql;
 	wait_for_states($node, 'postgres', 'sent 1', @emails);
-	is(requests($clerk, @emails), join(' ', (1) x 80),
+	is(requests($clerk, @emails), join(' ', (1) x 40),
 		'what a worker and four CALLs send at once is sent once');
 	wait_until_gone($node);
 	return;

@@ -84,7 +84,7 @@ sub check_woken_while_looking
 			FROM generate_series(1, 100000) AS i;
 		ALTER DATABASE postgres SET enable_indexscan = off;
 		ALTER DATABASE postgres SET enable_indexonlyscan = off;));
-	foreach my $try (1 .. 8)
+	foreach my $try (1 .. 5)
 	{
 		my @emails = map { "looking$try-$_\@example.com" } 1, 2;
 
