@@ -9,6 +9,13 @@
  * granted INSERT or UPDATE, but is not the owner, chooses what to invite to, and
  * none of these: a row begins as the table says.  The owner may insert what the
  * constraints allow, as a restore does.
+ *
+ * In replica role (session_replication_role; every apply worker of a
+ * subscription has it) rows are copied that another database has, and sends.
+ * They are marked as "copied", and the UPDATEs that come for them from there do
+ * not change that, though they bring that database's value.  What our own
+ * functions and triggers do for such a session is done in the usual role
+ * (clerk_fire_triggers()), and its rows are this database's.
  */
 #include "postgres.h"
 
@@ -55,6 +62,8 @@ typedef struct InternalColumn
 	Retry		retry;
 } InternalColumn;
 
+#define COPIED_COLUMN "copied"
+
 static const InternalColumn internal_columns[] = {
 	{"state", TEXTOID, RETRY_KEEPS},
 	{"attempts", INT4OID, RETRY_BEGINS_ANEW},
@@ -75,6 +84,7 @@ static const InternalColumn internal_columns[] = {
 	{"error_message", TEXTOID, RETRY_KEEPS},
 	{"trace_id", TEXTOID, RETRY_KEEPS},
 	{"database_error", TEXTOID, RETRY_BEGINS_ANEW},
+	{COPIED_COLUMN, BOOLOID, RETRY_KEEPS},
 };
 
 #define INTERNAL_COLUMNS ((int) lengthof(internal_columns))
@@ -95,8 +105,11 @@ static const Columns *known_columns(FunctionCallInfo fcinfo);
 static const Columns *known_defaults(FunctionCallInfo fcinfo);
 static int	find_column(TupleDesc descriptor, const char *name, Oid type);
 static bool by_owner(Relation table);
+static HeapTuple copy(TriggerData *trigger);
+static bool is_copied(HeapTuple tuple, TupleDesc descriptor);
 static HeapTuple insertion(FunctionCallInfo fcinfo);
 static HeapTuple change(FunctionCallInfo fcinfo);
+static void check_change_of_copy(const char *from, const char *to);
 static void check_new_row(FunctionCallInfo fcinfo);
 static void check_changed_row(FunctionCallInfo fcinfo, bool queued_again,
 							  bool canceled);
@@ -119,7 +132,8 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
  * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox.  Raises 55000
  * for a change by hand that would lose an invitation or send it twice, and
  * 42501 where somebody else than the owner chooses an internal column.  Takes
- * off the white space around the address.
+ * off the white space around the address.  ENABLE ALWAYS: in replica role it
+ * marks rows as copied.
  *
  * BEFORE INSERT FOR EACH STATEMENT: keeps numbers from being given out twice.
  */
@@ -142,6 +156,9 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 		clerk_outbox_keep_numbers_ahead(trigger->tg_relation);
 		return PointerGetDatum(NULL);
 	}
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!(clerk_outbox_is_silent() && TRIGGER_FIRED_BY_INSERT(trigger->tg_event)))
+		return PointerGetDatum(copy(trigger));
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		return PointerGetDatum(insertion(fcinfo));
 	if (clerk_outbox_at_work() && !fired_by_another_trigger())
@@ -241,6 +258,41 @@ by_owner(Relation table)
 	return has_privs_of_role(GetUserId(), table->rd_rel->relowner);
 }
 
+/* A change in replica role. */
+static HeapTuple
+copy(TriggerData *trigger)
+{
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	int			column = SPI_fnumber(descriptor, COPIED_COLUMN);
+	bool		inserted = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+	HeapTuple	tuple = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+	trigger->tg_newtuple : trigger->tg_trigtuple;
+	bool		copied = inserted || is_copied(trigger->tg_trigtuple, descriptor);
+	Datum		value = BoolGetDatum(copied);
+	bool		isnull = false;
+
+	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || column <= 0 ||
+		is_copied(tuple, descriptor) == copied)
+		return tuple;
+	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
+									 &isnull);
+}
+
+/* No row is in an older table, which lacks the column. */
+static bool
+is_copied(HeapTuple tuple, TupleDesc descriptor)
+{
+	int			column = SPI_fnumber(descriptor, COPIED_COLUMN);
+	bool		isnull;
+	Datum		value;
+
+	if (column <= 0)
+		return false;
+	(void) find_column(descriptor, COPIED_COLUMN, BOOLOID);
+	value = heap_getattr(tuple, column, descriptor, &isnull);
+	return !isnull && DatumGetBool(value);
+}
+
 static HeapTuple
 insertion(FunctionCallInfo fcinfo)
 {
@@ -273,7 +325,9 @@ change(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("the state of an invitation must not be null")));
-	if (!may_change_by_hand(from, to))
+	if (is_copied(trigger->tg_trigtuple, descriptor))
+		check_change_of_copy(from, to);
+	else if (!may_change_by_hand(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 to == NULL ?
@@ -297,6 +351,22 @@ change(FunctionCallInfo fcinfo)
 	if (queued_again)
 		result = begin_anew(result, fcinfo);
 	return result;
+}
+
+/*
+ * What a sender would take from a row is that of another database, so no state
+ * keeps it from being changed or deleted.  But to cancel it here, or to queue it
+ * again, would be of no effect there.  "to" is NULL for a deletion.
+ */
+static void
+check_change_of_copy(const char *from, const char *to)
+{
+	if (to != NULL && strcmp(from, to) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change the state of an invitation that was copied from another database"),
+				 errhint("Change it in the database that sends it. If that database no longer does, set \"%s\" to false first.",
+						 COPIED_COLUMN)));
 }
 
 /*

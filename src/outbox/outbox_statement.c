@@ -57,6 +57,9 @@ static struct
 /* True while statements of this file change rows. */
 static bool at_work = false;
 
+/* True while one of them is not to fire the users' triggers. */
+static bool silent = false;
+
 /* How many statements are being run, each in the middle of the one before. */
 static int	depth = 0;
 
@@ -192,6 +195,8 @@ choose_plans(const ClerkOutboxStatement *statement)
 {
 	if (statement->without_triggers)
 		clerk_set_locally("session_replication_role", "replica");
+	else
+		clerk_fire_triggers();
 	if (GetConfigOption(LOGGED_PARAMETERS, true, false) != NULL)
 		clerk_set_locally(LOGGED_PARAMETERS, "0");
 	if (statement->by_hand)
@@ -215,9 +220,11 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
 	const bool	at_work_before = at_work;
+	const bool	silent_before = silent;
 
 	/* A user's trigger may call our functions in the middle of a statement. */
 	at_work = !statement->by_hand;
+	silent = statement->without_triggers;
 	depth++;
 	PG_TRY();
 	{
@@ -242,6 +249,7 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	PG_FINALLY();
 	{
 		at_work = at_work_before;
+		silent = silent_before;
 		depth--;
 	}
 	PG_END_TRY();
@@ -337,4 +345,14 @@ bool
 clerk_outbox_at_work(void)
 {
 	return at_work;
+}
+
+/*
+ * Whether the session is in replica role because a statement of this file is
+ * not to fire the users' triggers.
+ */
+bool
+clerk_outbox_is_silent(void)
+{
+	return silent;
 }

@@ -132,6 +132,19 @@ clerk_set_locally(const char *name, const char *value)
 }
 
 /*
+ * Has the table's triggers fire until clerk_restore_rights() as in any session,
+ * also in one that is in replica role, as every apply worker of a subscription
+ * is: a statement of ours makes rows, and does not copy them.  To change the role
+ * has the server make all plans anew, so it is done only if there is need.
+ */
+void
+clerk_fire_triggers(void)
+{
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		clerk_set_locally("session_replication_role", "origin");
+}
+
+/*
  * Makes a table's own deferred constraints immediate until the transaction
  * ends: for a transaction of somebody else's, whose other constraints are none
  * of our business.

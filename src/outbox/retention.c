@@ -36,7 +36,7 @@ static struct
 /* The parameters say before when they were settled, after which one, how many. */
 #define OLD_ROWS \
 	"FROM ONLY %1$s WHERE state IN ('sent', 'skipped', 'failed', 'canceled') " \
-	"AND settled_at < $1 AND (settled_at, id) > ($2, $3) " \
+	"AND NOT copied AND settled_at < $1 AND (settled_at, id) > ($2, $3) " \
 	"ORDER BY settled_at, id LIMIT $4"
 
 static ClerkOutboxStatement find_last_row = {
@@ -50,7 +50,7 @@ static ClerkOutboxStatement find_last_row = {
 static ClerkOutboxStatement remove_rows = {
 	.text = "DELETE FROM ONLY %1$s AS o USING (SELECT id FROM ONLY %1$s "
 	"WHERE state IN ('sent', 'skipped', 'failed', 'canceled') "
-	"AND settled_at < $1 AND (settled_at, id) > ($2, $3) "
+	"AND NOT copied AND settled_at < $1 AND (settled_at, id) > ($2, $3) "
 	"AND (settled_at, id) <= ($4, $5) "
 	"ORDER BY settled_at, id FOR UPDATE SKIP LOCKED) AS old "
 	"WHERE o.id = old.id",

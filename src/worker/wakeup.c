@@ -9,6 +9,12 @@
  * error.  A note that a rolled-back subtransaction leaves behind costs a look
  * at the outbox, no more.
  *
+ * A prepared transaction is committed later, mostly by the session that has
+ * prepared it, as an apply worker does for a subscription: at the end of each of
+ * its next transactions such a session looks whether that has happened.  If
+ * another one commits it, the worker finds out, which is started when the
+ * transaction is prepared, and stays (worker.c).
+ *
  * What a sender itself does to its rows is not noted, be it a worker or a CALL.
  * A CALL leaves what it has not settled to a worker when it ends.
  */
@@ -21,6 +27,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "outbox/outbox_statement.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "worker/slots.h"
 #include "worker/wakeup.h"
@@ -37,12 +44,24 @@ typedef enum Change
 /* Of the current transaction. */
 static Change noted = CHANGE_NONE;
 
+/*
+ * Transactions with such notes that this session has prepared, and that have
+ * not been committed or rolled back when it looked last.  If there are more, the
+ * oldest ones are left to the worker.
+ */
+#define MOST_PREPARED 32
+
+static TransactionId prepared[MOST_PREPARED];
+static int	prepared_count = 0;
+
 /* Whether this session is in the middle of a CALL that sends. */
 static bool sending = false;
 
 static void note(Change change);
 static bool changed_by_sender(void);
 static bool can_wake(void);
+static void remember_prepared(TransactionId transaction);
+static void look_at_prepared(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void wake_worker(bool start);
 
@@ -134,9 +153,35 @@ can_wake(void)
 }
 
 static void
+remember_prepared(TransactionId transaction)
+{
+	if (prepared_count == MOST_PREPARED)
+		memmove(prepared, prepared + 1,
+				--prepared_count * sizeof(TransactionId));
+	prepared[prepared_count++] = transaction;
+}
+
+/*
+ * COMMIT PREPARED has done its work by the time its own transaction is about to
+ * end.
+ */
+static void
+look_at_prepared(void)
+{
+	int			left = 0;
+
+	for (int i = 0; i < prepared_count; i++)
+		if (TransactionIdIsInProgress(prepared[i]))
+			prepared[left++] = prepared[i];
+		else
+			note(CHANGE_ADDED);
+	prepared_count = left;
+}
+
+static void
 on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 {
-	Change		change = noted;
+	const Change change = noted;
 
 	switch (event)
 	{
@@ -149,14 +194,21 @@ on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 			noted = CHANGE_NONE;
 			clerk_wakeup_end_call(true);
 			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (change == CHANGE_ADDED)
+				remember_prepared(GetTopTransactionId());
+			break;
 		case XACT_EVENT_PREPARE:
 			noted = CHANGE_NONE;
+			if (change == CHANGE_ADDED && clerk_worker_enabled)
+				wake_worker(true);
+			break;
+		case XACT_EVENT_PRE_COMMIT:
+			look_at_prepared();
 			break;
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
-		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
 			break;
 	}
 }

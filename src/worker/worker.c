@@ -52,9 +52,12 @@
  */
 #define PAUSE_MS 1000
 
+/* Nobody may tell when a prepared transaction is committed; see wakeup.c. */
+#define PREPARED_REST_MS 1000
+
 /*
- * Nobody wakes a worker when the extension is dropped, when a prepared
- * transaction is committed, or when the reason of an error is gone.
+ * Nobody wakes a worker when the extension is dropped, or when the reason of an
+ * error is gone.
  */
 #define LONGEST_REST_MS 60000
 
@@ -69,6 +72,7 @@
 typedef struct Outlook
 {
 	bool		over;			/* there is nothing to wait for */
+	bool		prepared;		/* a prepared transaction may have rows */
 	bool		outdated;		/* a worker with a newer library is to go on */
 	bool		frozen;			/* the settings that a process has got when it
 								 * connected keep it from sending */
@@ -80,6 +84,7 @@ typedef struct Outlook
 static const char *const overridden[][2] = {
 	{"search_path", ""},
 	{"default_transaction_isolation", "read committed"},
+	{"session_replication_role", "origin"},
 	/* An error is to end a look, not the process. */
 	{"exit_on_error", "off"},
 	/* Since 17; unlike other time limits it concerns background workers. */
@@ -114,7 +119,7 @@ static void let_slot_go(int code, Datum arg);
 static void choose_exit_status(int code, Datum arg);
 static void look(Outlook *outlook);
 static void look_at_outbox(Outlook *outlook);
-static bool is_open(Oid schema);
+static bool is_open(void);
 static void judge(const ClerkDeliveryReport *report, Outlook *outlook);
 static void note_error(const ClerkError *error);
 static void recover(Outlook *outlook);
@@ -302,10 +307,15 @@ look_at_outbox(Outlook *outlook)
 	begin_transaction();
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
-	outlook->over = !OidIsValid(schema) || (!writable && !is_open(schema));
-	/* So that from the next transaction on each is the owner's. */
-	if (!outlook->over)
+	/* From the next transaction on each is the owner's. */
+	if (OidIsValid(schema))
+	{
 		clerk_outbox_find(schema);
+		/* Before the rows: what is committed from now on, the next look sees. */
+		outlook->prepared = clerk_outbox_is_prepared();
+	}
+	outlook->over = !OidIsValid(schema) ||
+		(!writable && !outlook->prepared && !is_open());
 	commit_transaction();
 	if (outlook->over)
 		return;
@@ -325,9 +335,8 @@ look_at_outbox(Outlook *outlook)
 
 /* Whether any row waits to be sent; in a transaction that may be read-only. */
 static bool
-is_open(Oid schema)
+is_open(void)
 {
-	clerk_outbox_find(schema);
 	return clerk_outbox_next_due(DT_NOBEGIN) != 0;
 }
 
@@ -379,7 +388,8 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 		if (report->fit != CLERK_FIT_GOOD)
 			outlook->rest.latest = Max(outlook->rest.latest, pause);
 	}
-	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
+	else if (!outlook->prepared &&
+			 (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due)))
 	{
 		outlook->over = true;
 		outlook->rest.latest = from_now(worker.has_sent ? LINGER_MS : 0);
@@ -390,6 +400,10 @@ judge(const ClerkDeliveryReport *report, Outlook *outlook)
 		if (report->limited_until != 0)
 			outlook->rest.earliest = pause;
 		outlook->rest.latest = due;
+		if (outlook->prepared)
+			outlook->rest.latest = report->next_due == 0 ?
+				from_now(PREPARED_REST_MS) :
+				Min(due, from_now(PREPARED_REST_MS));
 	}
 }
 
