@@ -484,9 +484,6 @@ CREATE TRIGGER guard
 BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
 FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 
--- In replica role it marks the rows that are copied.
-ALTER TABLE @extschema@.clerk_invitation_outbox ENABLE ALWAYS TRIGGER guard;
-
 COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
 'rejects changes that would lose an invitation, send it twice, or block others;
 marks copied rows';
@@ -512,6 +509,13 @@ clerk_invite.worker is off';
 CREATE TRIGGER wake_worker
 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.clerk_invitation_outbox
 FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker();
+
+-- In replica role these tell rows that are copied from another database from
+-- those that a trigger adds.
+ALTER TABLE @extschema@.clerk_invitation_outbox
+    ENABLE ALWAYS TRIGGER guard,
+    ENABLE ALWAYS TRIGGER guard_numbers,
+    ENABLE ALWAYS TRIGGER wake_worker;
 
 COMMENT ON TRIGGER wake_worker ON @extschema@.clerk_invitation_outbox IS
 'starts or wakes the background worker when the transaction commits';

@@ -13,9 +13,9 @@
  * In replica role (session_replication_role; every apply worker of a
  * subscription has it) rows are copied that another database has, and sends.
  * They are marked as "copied", and the UPDATEs that come for them from there do
- * not change that, though they bring that database's value.  What our own
- * functions and triggers do for such a session is done in the usual role
- * (clerk_fire_triggers()), and its rows are this database's.
+ * not change that, though they bring that database's value.  But what a trigger
+ * does in such a session, such as one on a table of members that is copied, no
+ * other database has done: that is as in any role.
  */
 #include "postgres.h"
 
@@ -132,8 +132,7 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
  * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox.  Raises 55000
  * for a change by hand that would lose an invitation or send it twice, and
  * 42501 where somebody else than the owner chooses an internal column.  Takes
- * off the white space around the address.  ENABLE ALWAYS: in replica role it
- * marks rows as copied.
+ * off the white space around the address.  Marks rows as copied.
  *
  * BEFORE INSERT FOR EACH STATEMENT: keeps numbers from being given out twice.
  */
@@ -157,7 +156,7 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 		return PointerGetDatum(NULL);
 	}
 	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
-		!(clerk_outbox_is_silent() && TRIGGER_FIRED_BY_INSERT(trigger->tg_event)))
+		!fired_by_another_trigger())
 		return PointerGetDatum(copy(trigger));
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		return PointerGetDatum(insertion(fcinfo));
@@ -258,7 +257,7 @@ by_owner(Relation table)
 	return has_privs_of_role(GetUserId(), table->rd_rel->relowner);
 }
 
-/* A change in replica role. */
+/* A change that is copied, or one of ours that fires no triggers. */
 static HeapTuple
 copy(TriggerData *trigger)
 {
@@ -528,8 +527,9 @@ begin_anew(HeapTuple tuple, FunctionCallInfo fcinfo)
 }
 
 /*
- * A user's trigger on the outbox may act on what a sender changes; its own
- * changes are by hand.
+ * Whether what is being done to the outbox is done by a trigger.  A user's
+ * trigger on the outbox may act on what a sender changes, and on what is copied;
+ * its own changes are by hand.
  */
 static bool
 fired_by_another_trigger(void)

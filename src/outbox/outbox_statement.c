@@ -57,9 +57,6 @@ static struct
 /* True while statements of this file change rows. */
 static bool at_work = false;
 
-/* True while one of them is not to fire the users' triggers. */
-static bool silent = false;
-
 /* How many statements are being run, each in the middle of the one before. */
 static int	depth = 0;
 
@@ -220,11 +217,9 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	MemoryContext caller = CurrentMemoryContext;
 	volatile uint64 processed = 0;
 	const bool	at_work_before = at_work;
-	const bool	silent_before = silent;
 
 	/* A user's trigger may call our functions in the middle of a statement. */
 	at_work = !statement->by_hand;
-	silent = statement->without_triggers;
 	depth++;
 	PG_TRY();
 	{
@@ -249,7 +244,6 @@ execute(ClerkOutboxStatement *statement, const Datum *values,
 	PG_FINALLY();
 	{
 		at_work = at_work_before;
-		silent = silent_before;
 		depth--;
 	}
 	PG_END_TRY();
@@ -345,14 +339,4 @@ bool
 clerk_outbox_at_work(void)
 {
 	return at_work;
-}
-
-/*
- * Whether the session is in replica role because a statement of this file is
- * not to fire the users' triggers.
- */
-bool
-clerk_outbox_is_silent(void)
-{
-	return silent;
 }

@@ -42,6 +42,5 @@ extern bool clerk_outbox_try(ClerkOutboxStatement *statement,
 extern Datum clerk_outbox_array(Datum *elements, bool *nulls, int count,
 								Oid type);
 extern bool clerk_outbox_at_work(void);
-extern bool clerk_outbox_is_silent(void);
 
 #endif							/* CLERK_OUTBOX_STATEMENT_H */

@@ -15,7 +15,8 @@
  * another one commits it, the worker finds out, which is started when the
  * transaction is prepared, and stays (worker.c).
  *
- * What a sender itself does to its rows is not noted, be it a worker or a CALL.
+ * What a sender itself does to its rows is not noted, be it a worker or a CALL,
+ * nor are rows that are copied from another database.
  * A CALL leaves what it has not settled to a worker when it ends.
  */
 #include "postgres.h"
@@ -59,6 +60,8 @@ static bool sending = false;
 
 static void note(Change change);
 static bool changed_by_sender(void);
+static bool is_copied(void);
+static bool by_trigger(void);
 static bool can_wake(void);
 static void remember_prepared(TransactionId transaction);
 static void look_at_prepared(void);
@@ -71,7 +74,7 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_wake_worker);
  * clerk_invitation_outbox_wake_worker() RETURNS trigger
  *
  * AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE FOR EACH STATEMENT on the
- * outbox.
+ * outbox, in every role.
  */
 Datum
 clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
@@ -88,7 +91,7 @@ clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
 
 	/* A transaction without an ID has changed no row. */
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		!changed_by_sender() && can_wake())
+		!changed_by_sender() && !is_copied() && can_wake())
 		note(TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
 			 TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
 			 CHANGE_ADDED : CHANGE_REMOVED);
@@ -139,10 +142,23 @@ note(Change change)
 static bool
 changed_by_sender(void)
 {
+	return clerk_is_worker() || (clerk_outbox_at_work() && !by_trigger());
+}
+
+/* Rows that are copied are another database's to send; see outbox/guard.c. */
+static bool
+is_copied(void)
+{
+	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!by_trigger();
+}
+
+/* Whether the statement that fired the trigger is that of another trigger. */
+static bool
+by_trigger(void)
+{
 	/* Its argument list is empty; what is passed is not looked at. */
-	return clerk_is_worker() ||
-		(clerk_outbox_at_work() &&
-		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
 }
 
 /* A standalone backend has no workers, and pg_upgrade wants none. */

@@ -46,6 +46,7 @@ check_row_trigger();
 check_which_triggers_fire();
 check_statement_trigger();
 check_function();
+check_own_statements();
 check_failing_trigger();
 check_streaming($_)
   foreach $version >= 16 ? qw(on parallel) : $version >= 14 ? qw(on) : ();
@@ -77,6 +78,12 @@ sub check_row_trigger
 		'members who are inserted at the publisher are invited, each once');
 	is(count("email_address LIKE 'initial%'"), 0, '... and nobody who was there before');
 	is(count("copied"), 0, '... by rows that are the subscriber\'s own');
+
+	watch_outbox();
+	insert('members', 'watched@example.com');
+	wait_for_states($hub, 'postgres', 'sent 1', 'watched@example.com');
+	is(seen('watched@example.com'), 'queued sending sent',
+		'triggers of the outbox fire as for any other row');
 
 	insert('members', " \x{c2}\x{a0}spaced\@example.com\\t ");
 	wait_for_states($hub, 'postgres', 'sent 1', 'spaced@example.com');
@@ -197,6 +204,49 @@ sub check_function
 	is(count("email_address = 'canceled\@example.com' AND settled_at IS NOT NULL"),
 		1, '... and one that cancels does that as in any session');
 	unsubscribe('by_function');
+	return;
+}
+
+# One that inserts into the outbox and changes it by statements of its own.
+sub check_own_statements
+{
+	my @emails = map { "by-insert$_\@example.com" } 1 .. 2;
+
+	publish('by_insert');
+	$hub->safe_psql(
+		'postgres', q(
+		CREATE TABLE by_insert (email text PRIMARY KEY);
+		CREATE FUNCTION insert_or_cancel() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN
+			IF TG_OP = 'INSERT' THEN
+				INSERT INTO public.clerk_invitation_outbox (organization_id, email_address, role, send_after)
+				VALUES ('org_test', ' ' || NEW.email, 'org:member',
+					CASE WHEN NEW.email LIKE '%later%' THEN now() + interval '1 day' ELSE now() END);
+			ELSE
+				UPDATE public.clerk_invitation_outbox SET state = 'canceled' WHERE email_address = OLD.email;
+			END IF;
+			RETURN NULL;
+		END
+		$$;
+		CREATE TRIGGER invite AFTER INSERT OR DELETE ON by_insert
+			FOR EACH ROW EXECUTE FUNCTION insert_or_cancel();
+		ALTER TABLE by_insert ENABLE ALWAYS TRIGGER invite;));
+	subscribe('by_insert');
+	wait_until_gone($hub);
+	insert('by_insert', $emails[0]);
+	wait_for_states($hub, 'postgres', 'sent 1', $emails[0]);
+	wait_until_gone($hub);
+	$hub->safe_psql('postgres', "$REPLICA INSERT INTO by_insert VALUES ('$emails[1]')");
+	wait_for_states($hub, 'postgres', 'sent 1', $emails[1]);
+	is(created($clerk, @emails), '1 1', 'what a trigger of one\'s own inserts is sent');
+
+	insert('by_insert', 'later-by-insert@example.com');
+	wait_for_states($hub, 'postgres', 'queued 0', 'later-by-insert@example.com');
+	$publisher->safe_psql('postgres', q(DELETE FROM by_insert WHERE email LIKE 'later%'));
+	wait_for_states($hub, 'postgres', 'canceled 0', 'later-by-insert@example.com');
+	is(count("email_address = 'later-by-insert\@example.com' AND settled_at IS NOT NULL"),
+		1, '... and what it cancels is canceled as in any session');
+	unsubscribe('by_insert');
 	return;
 }
 
@@ -398,20 +448,14 @@ sub check_replica_session
 	wait_for_states($hub, 'postgres', 'sent 1', 'function-in-replica@example.com');
 
 	# So does a CALL, which fires the triggers of the outbox.
+	watch_outbox();
 	$hub->safe_psql(
 		'postgres', q(
 		SET clerk_invite.worker = off;
-		CREATE TABLE seen (email text, state text);
-		CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
-		BEGIN INSERT INTO public.seen VALUES (NEW.email_address, NEW.state); RETURN NULL; END $$;
-		CREATE TRIGGER see AFTER INSERT OR UPDATE ON clerk_invitation_outbox
-			FOR EACH ROW EXECUTE FUNCTION see();
 		SET client_min_messages = error; ) . enqueue_sql('called@example.com') . ";$REPLICA"
 		  . 'CALL clerk_send_invitations();');
-	is( $hub->safe_psql('postgres', "SELECT string_agg(state, ' ') FROM seen WHERE email = 'called\@example.com'"),
-		'queued sending sent',
+	is(seen('called@example.com'), 'queued sending sent',
 		'a CALL in replica role fires the triggers of the outbox');
-	$hub->safe_psql('postgres', 'DROP TRIGGER see ON clerk_invitation_outbox');
 	return;
 }
 
@@ -508,7 +552,7 @@ org_test	copied-too@example.com	org:member
 	return;
 }
 
-# A trigger that fires when our own statement is silent, and adds a row.
+# A trigger that fires when a statement of ours fires no others, and adds a row.
 sub check_triggers_in_silence
 {
 	enqueue($hub, 'postgres', '1 day', 'given-up@example.com');
@@ -527,7 +571,6 @@ sub check_triggers_in_silence
 		SELECT clerk_abandon_invitation(id) FROM clerk_invitation_outbox
 		WHERE email_address = 'given-up@example.com';
 		DROP TRIGGER another ON clerk_invitation_outbox;));
-	enqueue($hub, 'postgres', 'waker@example.com');
 	wait_for_states($hub, 'postgres', 'sent 1', 'instead-of-given-up@example.com');
 	pass('what a trigger adds when a row is abandoned is not taken for a copy');
 	return;
@@ -648,6 +691,28 @@ sub check_restore
 		'... and not what was copied, before or by a restore in replica role');
 	is(requests($clerk, 'dumped-own@example.com', 'dumped-copy@example.com'), '1 0', '... once');
 	return;
+}
+
+# Records each state that a row of the hub's outbox has.
+sub watch_outbox
+{
+	return if $hub->safe_psql('postgres', q(SELECT to_regproc('see') IS NOT NULL)) eq 't';
+	$hub->safe_psql(
+		'postgres', q(
+		CREATE TABLE seen (email text, state text);
+		CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$
+		BEGIN INSERT INTO public.seen VALUES (NEW.email_address, NEW.state); RETURN NULL; END $$;
+		CREATE TRIGGER see AFTER INSERT OR UPDATE ON clerk_invitation_outbox
+			FOR EACH ROW EXECUTE FUNCTION see();));
+	return;
+}
+
+sub seen
+{
+	my ($email) = @_;
+
+	return $hub->safe_psql('postgres',
+		"SELECT string_agg(state, ' ') FROM seen WHERE email = '$email'");
 }
 
 # A table of members at the publisher, with a publication of its name.
