@@ -303,21 +303,23 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
     error_code text,
     error_message text,
     trace_id text,
-    database_error text
+    database_error text,
+    copied boolean NOT NULL DEFAULT false
 );
 
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('@extschema@.clerk_invitation_outbox_id_seq', '');
 
--- Rows that are due, oldest first.
+-- Rows that are due, oldest first.  Copied rows are in none of the indexes that
+-- senders read: another database sends them, however many there are.
 CREATE INDEX clerk_invitation_outbox_due
 ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
-WHERE state = 'queued';
+WHERE state = 'queued' AND NOT copied;
 
 -- Rows that are in flight, or were left in this state by a sender.
 CREATE INDEX clerk_invitation_outbox_unsettled
 ON @extschema@.clerk_invitation_outbox (coalesce(next_attempt_at, send_after), id)
-WHERE state IN ('sending', 'verifying');
+WHERE state IN ('sending', 'verifying') AND NOT copied;
 
 -- The row that an invitation belongs to.
 CREATE INDEX clerk_invitation_outbox_invitation_id
@@ -328,17 +330,17 @@ WHERE invitation_id IS NOT NULL;
 CREATE INDEX clerk_invitation_outbox_pending
 ON @extschema@.clerk_invitation_outbox (organization_id, id)
 WHERE state = 'sent' AND invitation_id IS NOT NULL AND
-      coalesce(status, 'pending') = 'pending';
+      coalesce(status, 'pending') = 'pending' AND NOT copied;
 
 -- Settled rows, oldest first, to be removed, and to be counted by state.
 CREATE INDEX clerk_invitation_outbox_settled
 ON @extschema@.clerk_invitation_outbox (settled_at, id, state)
-WHERE state IN ('sent', 'skipped', 'failed', 'canceled');
+WHERE state IN ('sent', 'skipped', 'failed', 'canceled') AND NOT copied;
 
 -- Rows that are set aside because this database refuses to change them.
 CREATE INDEX clerk_invitation_outbox_set_aside
 ON @extschema@.clerk_invitation_outbox (id)
-WHERE database_error IS NOT NULL AND state IN ('queued', 'sending', 'verifying');
+WHERE database_error IS NOT NULL AND state IN ('queued', 'sending', 'verifying') AND NOT copied;
 
 REVOKE ALL ON TABLE @extschema@.clerk_invitation_outbox FROM PUBLIC;
 REVOKE ALL ON SEQUENCE @extschema@.clerk_invitation_outbox_id_seq FROM PUBLIC;
@@ -458,6 +460,10 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.database_error IS
 'why this database refused a sender''s change of the row, for example because
 of a trigger or a constraint that was added to the table; the row is set aside
 until next_attempt_at; NULL: no change was refused';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.copied IS
+'whether the row was copied from another database, by a subscription or a
+session in replica role: that database sends it, and this one does not; the
+owner can set it to false to have the row sent here';
 
 CREATE FUNCTION @extschema@.clerk_invitation_outbox_guard()
 RETURNS trigger
@@ -470,7 +476,8 @@ COMMENT ON FUNCTION @extschema@.clerk_invitation_outbox_guard() IS
 'keeps clerk_invitation_outbox consistent: users can change the state only from
 queued to canceled and from failed to queued, and cannot change rows that are
 sending or verifying; only the owner can set internal columns (state and all
-columns after it); removes white space around addresses
+columns after it); removes white space around addresses; marks rows that are
+copied from another database
 raises: 42501, 55000';
 
 CREATE TRIGGER guard
@@ -478,7 +485,8 @@ BEFORE INSERT OR UPDATE OR DELETE ON @extschema@.clerk_invitation_outbox
 FOR EACH ROW EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_guard();
 
 COMMENT ON TRIGGER guard ON @extschema@.clerk_invitation_outbox IS
-'rejects changes that would lose an invitation, send it twice, or block others';
+'rejects changes that would lose an invitation, send it twice, or block others;
+marks copied rows';
 
 CREATE TRIGGER guard_numbers
 BEFORE INSERT ON @extschema@.clerk_invitation_outbox
@@ -501,6 +509,13 @@ clerk_invite.worker is off';
 CREATE TRIGGER wake_worker
 AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON @extschema@.clerk_invitation_outbox
 FOR EACH STATEMENT EXECUTE FUNCTION @extschema@.clerk_invitation_outbox_wake_worker();
+
+-- In replica role these tell rows that are copied from another database from
+-- those that a trigger adds.
+ALTER TABLE @extschema@.clerk_invitation_outbox
+    ENABLE ALWAYS TRIGGER guard,
+    ENABLE ALWAYS TRIGGER guard_numbers,
+    ENABLE ALWAYS TRIGGER wake_worker;
 
 COMMENT ON TRIGGER wake_worker ON @extschema@.clerk_invitation_outbox IS
 'starts or wakes the background worker when the transaction commits';
@@ -542,7 +557,8 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.clerk_cancel_invitation(bigint) IS
 'cancels a queued invitation in clerk_invitation_outbox
 in: the id of the row
-out: whether the invitation was canceled; false if it is no longer queued';
+out: whether the invitation was canceled; false if it is no longer queued, or
+  was copied from another database';
 
 CREATE FUNCTION @extschema@.clerk_retry_invitation(id bigint)
 RETURNS boolean
@@ -554,7 +570,8 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_retry_invitation(bigint) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.clerk_retry_invitation(bigint) IS
 'queues a failed invitation in clerk_invitation_outbox again
 in: the id of the row
-out: whether the invitation was queued; false if it has not failed';
+out: whether the invitation was queued; false if it has not failed, or was
+  copied from another database';
 
 CREATE FUNCTION @extschema@.clerk_abandon_invitation(id bigint, reason text DEFAULT NULL)
 RETURNS boolean
@@ -568,8 +585,9 @@ COMMENT ON FUNCTION @extschema@.clerk_abandon_invitation(bigint, text) IS
 becomes failed, with the error code outcome_unknown, and a queued one becomes
 canceled; sends no request to Clerk, and does not fire user triggers
 in: the id of the row, and a reason to be included in error_message
-out: whether the invitation was abandoned; false if it is settled, or if its
-  request is in flight; NULL if the id is NULL';
+out: whether the invitation was abandoned; false if it is settled, if its
+  request is in flight, or if it was copied from another database; NULL if the
+  id is NULL';
 
 CREATE TABLE @extschema@.clerk_enqueue_signal (
     never boolean CONSTRAINT always_empty CHECK (false)
@@ -741,7 +759,7 @@ WITH organization AS (
            count(*) FILTER (WHERE coalesce(next_attempt_at, send_after) <= now()) AS due,
            min(coalesce(next_attempt_at, send_after)) AS oldest_due
     FROM @extschema@.clerk_invitation_outbox
-    WHERE state = 'queued'
+    WHERE state = 'queued' AND NOT copied
     GROUP BY organization_id
 ), queue AS (
     SELECT coalesce(sum(queued), 0)::bigint AS queued,
@@ -757,7 +775,7 @@ WITH organization AS (
                  CASE state WHEN 'verifying'
                      THEN coalesce(next_attempt_at, send_after) END AS verifying_due
           FROM @extschema@.clerk_invitation_outbox
-          WHERE state IN ('sending', 'verifying')) AS row
+          WHERE state IN ('sending', 'verifying') AND NOT copied) AS row
 ), settled AS (
     SELECT coalesce(sum(count) FILTER (WHERE state = 'sent'), 0)::bigint AS sent,
            coalesce(sum(count) FILTER (WHERE state = 'skipped'), 0)::bigint AS skipped,
@@ -765,7 +783,7 @@ WITH organization AS (
            coalesce(sum(count) FILTER (WHERE state = 'canceled'), 0)::bigint AS canceled
     FROM (SELECT state, count(*) AS count
           FROM @extschema@.clerk_invitation_outbox
-          WHERE state IN ('sent', 'skipped', 'failed', 'canceled')
+          WHERE state IN ('sent', 'skipped', 'failed', 'canceled') AND NOT copied
           GROUP BY state) AS state
 ), limits AS MATERIALIZED (
     SELECT * FROM @extschema@.clerk_invitation_progress_limits()
@@ -821,7 +839,8 @@ REVOKE ALL ON TABLE @extschema@.clerk_invitation_progress FROM PUBLIC;
 
 COMMENT ON VIEW @extschema@.clerk_invitation_progress IS
 'progress of clerk_invitation_outbox, in one row: exact counts, and an estimate
-of the remaining time';
+of the remaining time; without rows that were copied from another database,
+which sends them';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.queued IS
 'invitations to be sent, including those scheduled for later';
 COMMENT ON COLUMN @extschema@.clerk_invitation_progress.sending IS

@@ -288,6 +288,30 @@ ROLLBACK;
 INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
 VALUES ('org_test', 'next@example.com', 'org:member', 'infinity') RETURNING id - :last AS after;
 
+-- Rows that are inserted in replica role are copied from another database,
+-- whatever that says of them, and it is in vain to change their state here.
+BEGIN;
+SET LOCAL session_replication_role = replica;
+INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, state, copied)
+SELECT 'org_test', state || '@copied', 'org:member', state, false
+FROM unnest(ARRAY['queued', 'sending', 'failed']) AS state;
+SELECT clerk_enqueue_organization_invitation('org_test', NULL, ' enqueued@own ', 'org:member',
+    send_after => 'infinity') > 0 AS enqueued;
+COMMIT;
+SELECT email_address, state, copied FROM clerk_invitation_outbox WHERE email_address ~ '@(copied|own)' ORDER BY id;
+SELECT email_address, clerk_cancel_invitation(id) AS canceled, clerk_retry_invitation(id) AS retried,
+    clerk_abandon_invitation(id) AS abandoned
+FROM clerk_invitation_outbox WHERE email_address LIKE '%@copied' ORDER BY id;
+UPDATE clerk_invitation_outbox SET state = 'canceled' WHERE email_address = 'queued@copied';
+UPDATE clerk_invitation_outbox SET state = 'sent', copied = false WHERE email_address = 'sending@copied';
+UPDATE clerk_invitation_outbox SET copied = false, send_after = 'infinity' WHERE email_address LIKE '%@copied'
+RETURNING email_address, state, copied;
+-- From then on they are as guarded as others.
+DELETE FROM clerk_invitation_outbox WHERE email_address = 'sending@copied';
+SELECT clerk_cancel_invitation(id) AS canceled FROM clerk_invitation_outbox WHERE email_address = 'queued@copied';
+UPDATE clerk_invitation_outbox SET copied = true WHERE email_address = 'failed@copied' RETURNING copied;
+SELECT clerk_abandon_invitation(id) AS abandoned FROM clerk_invitation_outbox WHERE email_address = 'sending@copied';
+
 -- After a rollback there is nothing to send.
 BEGIN;
 SELECT clerk_enqueue_organization_invitation('org_test', NULL, 'gone@example.com', 'org:member') > 0 AS enqueued;

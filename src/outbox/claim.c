@@ -38,7 +38,7 @@ static ClerkOutboxStatement claim_rows = {
 	"JOIN ONLY %1$s AS seen ON seen.id = planned.id "
 	"AND seen.organization_id = planned.organization_id "
 	"AND seen.email_address = planned.email_address "
-	"WHERE seen.state = $4 AND " CLERK_DUE_AT " <= now() "
+	"WHERE seen.state = $4 AND NOT seen.copied AND " CLERK_DUE_AT " <= now() "
 	"FOR UPDATE OF seen SKIP LOCKED) AS due "
 	"WHERE o.id = due.id "
 	"RETURNING " CLERK_ROW_COLUMNS,

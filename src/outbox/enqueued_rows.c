@@ -232,6 +232,7 @@ insert_as_owner(const ClerkEnqueuedRows *rows)
 	int			result;
 
 	clerk_take_owner_rights(clerk_lock_table_and_owner(outbox), &rights);
+	clerk_fire_triggers();
 	clerk_make_constraints_immediate_of(outbox);
 	result = SPI_execute_plan(get_kept_plan(insert_statement(rows), outbox),
 							  NULL, NULL, false, 0);

@@ -10,6 +10,13 @@
  * has been granted INSERT or UPDATE, but is not the owner, can set the other
  * columns only: a row must begin with the defaults of the internal columns.
  * The owner can insert whatever the constraints allow, as a restore does.
+ *
+ * In replica role (session_replication_role, which every apply worker of a
+ * subscription has) rows are copied that belong to another database, which
+ * sends them.  They are marked as "copied", and an UPDATE from that database
+ * does not change the mark, although it brings that database's value.  What a
+ * trigger does in such a session, such as one on a table of members that is
+ * copied, has not happened in the other database; it is handled as in any role.
  */
 #include "postgres.h"
 
@@ -57,6 +64,8 @@ typedef struct InternalColumn
 	Retry		retry;
 } InternalColumn;
 
+#define COPIED_COLUMN "copied"
+
 static const InternalColumn internal_columns[] = {
 	{"state", TEXTOID, RETRY_KEEPS},
 	{"attempts", INT4OID, RETRY_RESETS},
@@ -77,6 +86,7 @@ static const InternalColumn internal_columns[] = {
 	{"error_message", TEXTOID, RETRY_KEEPS},
 	{"trace_id", TEXTOID, RETRY_KEEPS},
 	{"database_error", TEXTOID, RETRY_RESETS},
+	{COPIED_COLUMN, BOOLOID, RETRY_KEEPS},
 };
 
 #define INTERNAL_COLUMNS ((int) lengthof(internal_columns))
@@ -100,6 +110,9 @@ static int	find_column(TupleDesc descriptor, const char *name, Oid type);
 static bool has_owner_rights(Relation table);
 static HeapTuple guard_insert(FunctionCallInfo fcinfo);
 static HeapTuple guard_update_or_delete(FunctionCallInfo fcinfo);
+static HeapTuple mark_copy(TriggerData *trigger);
+static bool is_copied(HeapTuple tuple, TupleDesc descriptor);
+static void check_change_of_copy(const char *from, const char *to);
 static void check_new_row(FunctionCallInfo fcinfo);
 static void check_changed_row(FunctionCallInfo fcinfo, bool queued_again,
 							  bool canceled);
@@ -122,7 +135,8 @@ PG_FUNCTION_INFO_V1(clerk_invitation_outbox_guard);
  * BEFORE INSERT OR UPDATE OR DELETE FOR EACH ROW on the outbox: raises 55000
  * for a user's change that would lose an invitation or send it twice, and
  * 42501 if a user other than the owner sets an internal column.  Removes white
- * space around the address, and completes a cancellation or a retry.
+ * space around the address, and completes a cancellation or a retry.  Marks
+ * copied rows.
  *
  * BEFORE INSERT FOR EACH STATEMENT: keeps the sequence ahead of the ids in the
  * table.
@@ -149,6 +163,9 @@ clerk_invitation_outbox_guard(PG_FUNCTION_ARGS)
 		clerk_outbox_advance_id_sequence(trigger->tg_relation);
 		return PointerGetDatum(NULL);
 	}
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!is_fired_by_trigger())
+		return PointerGetDatum(mark_copy(trigger));
 	if (TRIGGER_FIRED_BY_INSERT(trigger->tg_event))
 		return PointerGetDatum(guard_insert(fcinfo));
 	if (clerk_outbox_in_internal_statement() && !is_fired_by_trigger())
@@ -251,6 +268,44 @@ has_owner_rights(Relation table)
 	return has_privs_of_role(GetUserId(), table->rd_rel->relowner);
 }
 
+/*
+ * Returns the new row, marked, for a change that is copied, or for a statement of
+ * ours that fires no triggers.
+ */
+static HeapTuple
+mark_copy(TriggerData *trigger)
+{
+	TupleDesc	descriptor = RelationGetDescr(trigger->tg_relation);
+	int			column = SPI_fnumber(descriptor, COPIED_COLUMN);
+	bool		inserted = TRIGGER_FIRED_BY_INSERT(trigger->tg_event);
+	HeapTuple	tuple = TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
+	trigger->tg_newtuple : trigger->tg_trigtuple;
+	bool		copied = inserted || is_copied(trigger->tg_trigtuple, descriptor);
+	Datum		value = BoolGetDatum(copied);
+	bool		isnull = false;
+
+	if (TRIGGER_FIRED_BY_DELETE(trigger->tg_event) || column <= 0 ||
+		is_copied(tuple, descriptor) == copied)
+		return tuple;
+	return heap_modify_tuple_by_cols(tuple, descriptor, 1, &column, &value,
+									 &isnull);
+}
+
+/* A table of an older version lacks the column; none of its rows is copied. */
+static bool
+is_copied(HeapTuple tuple, TupleDesc descriptor)
+{
+	int			column = SPI_fnumber(descriptor, COPIED_COLUMN);
+	bool		isnull;
+	Datum		value;
+
+	if (column <= 0)
+		return false;
+	(void) find_column(descriptor, COPIED_COLUMN, BOOLOID);
+	value = heap_getattr(tuple, column, descriptor, &isnull);
+	return !isnull && DatumGetBool(value);
+}
+
 static HeapTuple
 guard_insert(FunctionCallInfo fcinfo)
 {
@@ -283,7 +338,9 @@ guard_update_or_delete(FunctionCallInfo fcinfo)
 		ereport(ERROR,
 				(errcode(ERRCODE_NOT_NULL_VIOLATION),
 				 errmsg("the state of an invitation must not be null")));
-	if (!is_state_change_allowed(from, to))
+	if (is_copied(trigger->tg_trigtuple, descriptor))
+		check_change_of_copy(from, to);
+	else if (!is_state_change_allowed(from, to))
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 to == NULL ?
@@ -307,6 +364,22 @@ guard_update_or_delete(FunctionCallInfo fcinfo)
 	if (queued_again)
 		result = reset_for_retry(result, fcinfo);
 	return result;
+}
+
+/*
+ * Raises 55000 for a change of the state of a copied row: to cancel it here, or
+ * to queue it again, would have no effect in the database that sends it.  Other
+ * changes and a deletion, for which "to" is NULL, are allowed in every state.
+ */
+static void
+check_change_of_copy(const char *from, const char *to)
+{
+	if (to != NULL && strcmp(from, to) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change the state of an invitation that was copied from another database"),
+				 errhint("Change it in the database that sends it. If that database no longer does, set \"%s\" to false first.",
+						 COPIED_COLUMN)));
 }
 
 /*

@@ -25,14 +25,21 @@
  * outbox/guard.c rejects other changes by users.  What happens to a row after
  * it is sent is in outbox/status_statements.c, and its removal is in
  * outbox/retention.c.
+ *
+ * A copied row belongs to another database; see outbox/guard.c.  No statement
+ * of a sender reads copied rows, and the indexes for senders do not contain
+ * them.
  */
 #include "postgres.h"
 
+#include "access/twophase.h"
 #include "catalog/pg_type_d.h"
 #include "common/settings.h"
 #include "executor/spi.h"
+#include "miscadmin.h"
 #include "outbox/outbox.h"
 #include "outbox/set_aside.h"
+#include "storage/lock.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
@@ -51,7 +58,8 @@
 #define NOT_HELD_BACK(parameter) "id <> ALL(" parameter ")"
 
 static ClerkOutboxStatement find_left_behind = {
-	.text = "SELECT id FROM ONLY %1$s WHERE state = 'sending' AND " NOT_HELD_BACK("$1"),
+	.text = "SELECT id FROM ONLY %1$s WHERE state = 'sending' AND NOT copied "
+	"AND " NOT_HELD_BACK("$1"),
 	.parameters = 1,
 	.types = {INT8ARRAYOID},
 	.results = {INT8OID}
@@ -62,6 +70,7 @@ static ClerkOutboxStatement take_over_rows = {
 	"claimed_at = clock_timestamp(), consecutive_failures = 0 "
 	"FROM (SELECT seen.id FROM unnest($1) AS left_behind (id) "
 	"JOIN ONLY %1$s AS seen ON seen.id = left_behind.id AND seen.state = $2 "
+	"AND NOT seen.copied "
 	"FOR UPDATE OF seen SKIP LOCKED) AS left_behind "
 	"WHERE o.id = left_behind.id",
 	.parameters = 2,
@@ -92,7 +101,8 @@ static ClerkOutboxStatement take_over_rows = {
 	"THEN least(o.enqueued_at, now()) ELSE o.first_claimed_at END, " \
 	"next_attempt_at = CASE WHEN o.next_attempt_at > now() + $1 * interval '1 millisecond' " \
 	"THEN now() ELSE o.next_attempt_at END " \
-	"FROM (SELECT id FROM ONLY %1$s WHERE " states " AND (" condition ") " \
+	"FROM (SELECT id FROM ONLY %1$s WHERE " states " AND NOT copied " \
+	"AND (" condition ") " \
 	"FOR UPDATE SKIP LOCKED) AS early " \
 	"WHERE o.id = early.id"
 
@@ -116,8 +126,8 @@ static ClerkOutboxStatement correct_unsettled_rows = {
 
 static ClerkOutboxStatement find_due = {
 	.text = "SELECT id, organization_id, email_address, send_alone, " CLERK_DUE_AT " "
-	"FROM ONLY %1$s WHERE state = 'queued' AND " CLERK_DUE_AT " <= now() "
-	"AND " NOT_HELD_BACK("$2") " ORDER BY " CLERK_DUE_AT ", id LIMIT $1",
+	"FROM ONLY %1$s WHERE state = 'queued' AND NOT copied "
+	"AND " CLERK_DUE_AT " <= now() AND " NOT_HELD_BACK("$2") " ORDER BY " CLERK_DUE_AT ", id LIMIT $1",
 	.parameters = 2,
 	.types = {INT4OID, INT8ARRAYOID},
 	.results = {INT8OID, TEXTOID, TEXTOID, BOOLOID, TIMESTAMPTZOID}
@@ -125,7 +135,7 @@ static ClerkOutboxStatement find_due = {
 
 static ClerkOutboxStatement find_unverified = {
 	.text = "SELECT " CLERK_ROW_COLUMNS " FROM ONLY %1$s AS o WHERE state = 'verifying' "
-	"AND " CLERK_DUE_AT " <= now() AND " NOT_HELD_BACK("$2") " "
+	"AND NOT copied AND " CLERK_DUE_AT " <= now() AND " NOT_HELD_BACK("$2") " "
 	"ORDER BY " CLERK_DUE_AT ", id LIMIT $1",
 	.parameters = 2,
 	.types = {INT4OID, INT8ARRAYOID},
@@ -140,12 +150,12 @@ static ClerkOutboxStatement find_invitation = {
 
 static ClerkOutboxStatement find_next_due = {
 	.text = "SELECT least((SELECT now() FROM ONLY %1$s WHERE state = 'sending' "
-	"AND now() > $1 AND " NOT_HELD_BACK("$2") " LIMIT 1), "
+	"AND NOT copied AND now() > $1 AND " NOT_HELD_BACK("$2") " LIMIT 1), "
 	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = 'queued' "
-	"AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
+	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
 	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1), "
 	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = 'verifying' "
-	"AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
+	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
 	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1))",
 	.parameters = 2,
 	.types = {TIMESTAMPTZOID, INT8ARRAYOID},
@@ -154,8 +164,8 @@ static ClerkOutboxStatement find_next_due = {
 
 static ClerkOutboxStatement count_due_rows = {
 	.text = "SELECT least((SELECT count(*) FROM ONLY %1$s WHERE state = 'queued' "
-	"AND " CLERK_DUE_AT " <= now()), $1) + (SELECT count(*) FROM ONLY %1$s "
-	"WHERE state = 'verifying' AND " CLERK_DUE_AT " <= now())",
+	"AND NOT copied AND " CLERK_DUE_AT " <= now()), $1) + (SELECT count(*) FROM ONLY %1$s "
+	"WHERE state = 'verifying' AND NOT copied AND " CLERK_DUE_AT " <= now())",
 	.parameters = 1,
 	.types = {INT8OID},
 	.results = {INT8OID}
@@ -302,6 +312,33 @@ clerk_outbox_count_due(int64 max_unsent)
 
 	clerk_outbox_run(&count_due_rows, values, NULL, collect_number, &count);
 	return count;
+}
+
+/*
+ * Whether a prepared transaction may have rows that appear when it is committed:
+ * it has kept the lock with which it has written to the table.
+ */
+bool
+clerk_outbox_is_prepared(void)
+{
+	LockData   *held;
+
+	if (max_prepared_xacts == 0)
+		return false;
+	held = GetLockStatusData();
+	for (int i = 0; i < held->nelements; i++)
+	{
+		const LockInstanceData *instance = &held->locks[i];
+
+		/* A prepared transaction is in no process. */
+		if (instance->pid == 0 &&
+			instance->locktag.locktag_type == LOCKTAG_RELATION &&
+			instance->locktag.locktag_field1 == MyDatabaseId &&
+			instance->locktag.locktag_field2 == clerk_outbox_relation() &&
+			(instance->holdMask & LOCKBIT_ON(RowExclusiveLock)) != 0)
+			return true;
+	}
+	return false;
 }
 
 static void

@@ -15,5 +15,6 @@ extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern TimestampTz clerk_outbox_next_due(TimestampTz after);
 extern int64 clerk_outbox_count_due(int64 most_unsent);
+extern bool clerk_outbox_is_prepared(void);
 
 #endif							/* CLERK_OUTBOX_H */

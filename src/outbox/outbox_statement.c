@@ -217,6 +217,8 @@ set_local_settings(const ClerkOutboxStatement *statement)
 {
 	if (statement->without_triggers)
 		clerk_set_locally("session_replication_role", "replica");
+	else
+		clerk_fire_triggers();
 	if (GetConfigOption(LOGGED_PARAMETERS, true, false) != NULL)
 		clerk_set_locally(LOGGED_PARAMETERS, "0");
 	if (statement->by_hand)

@@ -141,6 +141,20 @@ clerk_set_locally(const char *name, const char *value)
 }
 
 /*
+ * Makes the triggers of a table fire until clerk_restore_rights() as in any
+ * session, even if the session is in replica role, as every apply worker of a
+ * subscription is: a statement of ours adds rows, it does not copy them.
+ * Changing the role makes the server discard all plans of the session, so it is
+ * changed only if necessary.
+ */
+void
+clerk_fire_triggers(void)
+{
+	if (SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA)
+		clerk_set_locally("session_replication_role", "origin");
+}
+
+/*
  * Makes the deferred constraints of a table immediate until the transaction
  * ends.  For a user's transaction, in which the constraints of other tables
  * must stay as they are.

@@ -20,6 +20,7 @@ extern void clerk_take_owner_rights(Oid owner, ClerkRights *rights);
 extern void clerk_refuse_temporary_objects(const ClerkRights *rights);
 extern void clerk_restore_rights(const ClerkRights *rights);
 extern void clerk_set_locally(const char *name, const char *value);
+extern void clerk_fire_triggers(void);
 extern void clerk_make_constraints_immediate_of(Oid table);
 extern void clerk_make_constraints_immediate(void);
 

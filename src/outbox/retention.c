@@ -44,7 +44,7 @@ static struct
  */
 #define OLD_ROWS \
 	"FROM ONLY %1$s WHERE state IN ('sent', 'skipped', 'failed', 'canceled') " \
-	"AND settled_at < $1 AND (settled_at, id) > ($2, $3) " \
+	"AND NOT copied AND settled_at < $1 AND (settled_at, id) > ($2, $3) " \
 	"ORDER BY settled_at, id LIMIT $4"
 
 static ClerkOutboxStatement find_last_row = {
@@ -58,7 +58,7 @@ static ClerkOutboxStatement find_last_row = {
 static ClerkOutboxStatement remove_rows = {
 	.text = "DELETE FROM ONLY %1$s AS o USING (SELECT id FROM ONLY %1$s "
 	"WHERE state IN ('sent', 'skipped', 'failed', 'canceled') "
-	"AND settled_at < $1 AND (settled_at, id) > ($2, $3) "
+	"AND NOT copied AND settled_at < $1 AND (settled_at, id) > ($2, $3) "
 	"AND (settled_at, id) <= ($4, $5) "
 	"ORDER BY settled_at, id FOR UPDATE SKIP LOCKED) AS old "
 	"WHERE o.id = old.id",

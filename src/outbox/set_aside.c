@@ -64,7 +64,7 @@ static ClerkOutboxStatement set_aside_row = {
 static ClerkOutboxStatement count_set_aside = {
 	.text = "SELECT count(*), min(database_error) FROM ONLY %1$s "
 	"WHERE database_error IS NOT NULL "
-	"AND state IN ('queued', 'sending', 'verifying')",
+	"AND state IN ('queued', 'sending', 'verifying') AND NOT copied",
 	.results = {INT8OID, TEXTOID}
 };
 

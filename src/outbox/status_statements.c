@@ -35,7 +35,7 @@ static ClerkOutboxStatement find_pending = {
 	.text = "SELECT organization_id, invitation_id, email_address, "
 	"status IS NOT NULL, id FROM ONLY %1$s "
 	"WHERE state = 'sent' AND invitation_id IS NOT NULL AND " IS_PENDING " "
-	"AND (organization_id, id) > ($1, $2) "
+	"AND NOT copied AND (organization_id, id) > ($1, $2) "
 	"ORDER BY organization_id, id LIMIT " ROWS_PER_QUERY,
 	.parameters = 2,
 	.types = {TEXTOID, INT8OID},
@@ -48,7 +48,7 @@ static ClerkOutboxStatement set_statuses = {
 	"FROM (SELECT seen.id, c.status "
 	"FROM unnest($1, $2) AS c (invitation_id, status) "
 	"JOIN ONLY %1$s AS seen ON seen.invitation_id = c.invitation_id "
-	"WHERE seen.state = $3 AND " IS_PENDING_IN("seen.") " "
+	"WHERE seen.state = $3 AND NOT seen.copied AND " IS_PENDING_IN("seen.") " "
 	"AND seen.status IS DISTINCT FROM c.status "
 	"FOR UPDATE OF seen SKIP LOCKED) AS c "
 	"WHERE o.id = c.id "

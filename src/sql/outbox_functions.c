@@ -41,7 +41,7 @@ static ClerkOutboxStatement enqueue_row = {
 static ClerkOutboxStatement cancel_row = {
 	.text = "UPDATE ONLY %1$s AS o "
 	"SET state = 'canceled', settled_at = clock_timestamp() "
-	"WHERE o.id = $1 AND o.state = 'queued'",
+	"WHERE o.id = $1 AND o.state = 'queued' AND NOT o.copied",
 	.parameters = 1,
 	.types = {INT8OID},
 	.by_hand = true
@@ -50,7 +50,7 @@ static ClerkOutboxStatement cancel_row = {
 /* The guard trigger resets the other columns. */
 static ClerkOutboxStatement retry_row = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'queued' "
-	"WHERE o.id = $1 AND o.state = 'failed'",
+	"WHERE o.id = $1 AND o.state = 'failed' AND NOT o.copied",
 	.parameters = 1,
 	.types = {INT8OID},
 	.by_hand = true
@@ -69,7 +69,8 @@ static ClerkOutboxStatement abandon_row = {
 	"concat_ws(': ', $3, $4), o.database_error, o.error_message), "
 	"settled_at = clock_timestamp(), next_attempt_at = NULL, "
 	"consecutive_failures = 0, database_error = NULL "
-	"WHERE o.id = $1 AND o.state = ANY($2) RETURNING o.state",
+	"WHERE o.id = $1 AND o.state = ANY($2) AND NOT o.copied "
+	"RETURNING o.state",
 	.parameters = 4,
 	.types = {INT8OID, TEXTARRAYOID, TEXTOID, TEXTOID},
 	.by_hand = true,

@@ -9,8 +9,15 @@
  * error.  If a subtransaction that changed the outbox is rolled back, the
  * record remains; the cost is one unnecessary pass.
  *
+ * A prepared transaction is committed later, usually by the session that
+ * prepared it, as an apply worker of a subscription does.  Such a session checks
+ * at the end of each of its following transactions whether that has happened.
+ * In case another session commits it, a worker is started when the transaction
+ * is prepared, and stays; see worker.c.
+ *
  * Changes by a sender itself, whether a worker or a CALL, are not recorded.
  * When a CALL ends, it leaves the rows that it has not settled to a worker.
+ * Rows that are copied from another database are not recorded either.
  */
 #include "postgres.h"
 
@@ -21,6 +28,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "outbox/outbox_statement.h"
+#include "storage/procarray.h"
 #include "utils/builtins.h"
 #include "worker/slots.h"
 #include "worker/wakeup.h"
@@ -41,12 +49,26 @@ typedef enum Change
 /* Of the current transaction. */
 static Change noted_change = CHANGE_NONE;
 
+/*
+ * Transactions with such changes that this session has prepared, and that were
+ * still in progress at the last check.  If there are more, the oldest ones are
+ * left to the worker.
+ */
+#define MAX_PREPARED 32
+
+static TransactionId prepared[MAX_PREPARED];
+static int	prepared_count = 0;
+
 /* Whether this session is executing a CALL that sends. */
 static bool call_is_sending = false;
 
 static void note_change(Change change);
 static bool changed_by_sender(void);
+static bool is_copied(void);
+static bool is_fired_by_trigger(void);
 static bool can_wake(void);
+static void remember_prepared(TransactionId transaction);
+static void check_prepared_transactions(void);
 static void on_transaction_end(XactEvent event, void *arg);
 static void wake_worker(bool start);
 
@@ -73,7 +95,7 @@ clerk_invitation_outbox_wake_worker(PG_FUNCTION_ARGS)
 
 	/* A transaction without an ID has changed no row. */
 	if (TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-		!changed_by_sender() && can_wake())
+		!changed_by_sender() && !is_copied() && can_wake())
 		note_change(TRIGGER_FIRED_BY_INSERT(trigger->tg_event) ||
 					TRIGGER_FIRED_BY_UPDATE(trigger->tg_event) ?
 					CHANGE_ADDED : CHANGE_REMOVED);
@@ -126,10 +148,24 @@ note_change(Change change)
 static bool
 changed_by_sender(void)
 {
-	/* pg_trigger_depth() takes no argument and ignores this one. */
 	return clerk_is_worker() ||
-		(clerk_outbox_in_internal_statement() &&
-		 DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) <= 1);
+		(clerk_outbox_in_internal_statement() && !is_fired_by_trigger());
+}
+
+/* Another database sends the rows that it copies here; see outbox/guard.c. */
+static bool
+is_copied(void)
+{
+	return SessionReplicationRole == SESSION_REPLICATION_ROLE_REPLICA &&
+		!is_fired_by_trigger();
+}
+
+/* Whether another trigger caused the change. */
+static bool
+is_fired_by_trigger(void)
+{
+	/* pg_trigger_depth() takes no argument and ignores this one. */
+	return DatumGetInt32(DirectFunctionCall1(pg_trigger_depth, (Datum) 0)) > 1;
 }
 
 /*
@@ -147,9 +183,35 @@ can_wake(void)
  * outbox, or after an abort that ended a CALL.
  */
 static void
+remember_prepared(TransactionId transaction)
+{
+	if (prepared_count == MAX_PREPARED)
+		memmove(prepared, prepared + 1,
+				--prepared_count * sizeof(TransactionId));
+	prepared[prepared_count++] = transaction;
+}
+
+/*
+ * Records a change for each prepared transaction that has ended.  By the time
+ * the transaction of a COMMIT PREPARED is about to end, the prepared one has.
+ */
+static void
+check_prepared_transactions(void)
+{
+	int			left = 0;
+
+	for (int i = 0; i < prepared_count; i++)
+		if (TransactionIdIsInProgress(prepared[i]))
+			prepared[left++] = prepared[i];
+		else
+			note_change(CHANGE_ADDED);
+	prepared_count = left;
+}
+
+static void
 on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 {
-	Change		change = noted_change;
+	const Change change = noted_change;
 
 	switch (event)
 	{
@@ -162,14 +224,21 @@ on_transaction_end(XactEvent event, void *arg pg_attribute_unused())
 			noted_change = CHANGE_NONE;
 			clerk_wakeup_end_call(true);
 			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (change == CHANGE_ADDED)
+				remember_prepared(GetTopTransactionId());
+			break;
 		case XACT_EVENT_PREPARE:
 			noted_change = CHANGE_NONE;
+			if (change == CHANGE_ADDED && clerk_worker_enabled)
+				wake_worker(true);
+			break;
+		case XACT_EVENT_PRE_COMMIT:
+			check_prepared_transactions();
 			break;
 		case XACT_EVENT_PARALLEL_COMMIT:
 		case XACT_EVENT_PARALLEL_ABORT:
 		case XACT_EVENT_PARALLEL_PRE_COMMIT:
-		case XACT_EVENT_PRE_COMMIT:
-		case XACT_EVENT_PRE_PREPARE:
 			break;
 	}
 }

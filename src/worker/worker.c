@@ -56,9 +56,14 @@
 #define MIN_WAIT_MS 1000
 
 /*
- * The longest wait.  Nothing wakes a worker when the extension is dropped,
- * when a prepared transaction is committed, or when the cause of an error
- * disappears.
+ * The wait while a prepared transaction may add rows: nothing may wake a worker
+ * when it is committed; see wakeup.c.
+ */
+#define PREPARED_WAIT_MS 1000
+
+/*
+ * The longest wait.  Nothing wakes a worker when the extension is dropped, or
+ * when the cause of an error disappears.
  */
 #define MAX_WAIT_MS 60000
 
@@ -74,6 +79,7 @@ typedef struct PassResult
 {
 	bool		nothing_left;	/* no open rows are left, so there is nothing
 								 * to wait for */
+	bool		prepared;		/* a prepared transaction may add rows */
 	bool		library_outdated;	/* a process with a newer library must
 									 * take over */
 	bool		read_only;		/* settings that took effect when the process
@@ -86,6 +92,7 @@ typedef struct PassResult
 static const char *const overridden[][2] = {
 	{"search_path", ""},
 	{"default_transaction_isolation", "read committed"},
+	{"session_replication_role", "origin"},
 	/* An error must end the pass, not the process. */
 	{"exit_on_error", "off"},
 	/* New in 17.  Unlike other timeouts, it applies to background workers. */
@@ -121,7 +128,7 @@ static void release_or_keep_slot(int code, Datum arg);
 static void choose_exit_status(int code, Datum arg);
 static void run_pass(PassResult *result);
 static void deliver(PassResult *result);
-static bool has_open_rows(Oid schema);
+static bool has_open_rows(void);
 static void schedule_next_pass(const ClerkDeliveryReport *report,
 							   PassResult *result);
 static void log_error_change(const ClerkError *error);
@@ -329,15 +336,19 @@ deliver(PassResult *result)
 	begin_transaction();
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
-	result->nothing_left = !OidIsValid(schema) ||
-		(!writable && !has_open_rows(schema));
 
 	/*
 	 * From the next transaction on, begin_transaction() takes the owner's
 	 * rights.
 	 */
-	if (!result->nothing_left)
+	if (OidIsValid(schema))
+	{
 		clerk_outbox_find(schema);
+		/* Before the rows: the next pass sees what is committed from now on. */
+		result->prepared = clerk_outbox_is_prepared();
+	}
+	result->nothing_left = !OidIsValid(schema) ||
+		(!writable && !result->prepared && !has_open_rows());
 	commit_transaction();
 	if (result->nothing_left)
 		return;
@@ -357,9 +368,8 @@ deliver(PassResult *result)
 
 /* Whether rows are waiting to be sent.  The transaction may be read-only. */
 static bool
-has_open_rows(Oid schema)
+has_open_rows(void)
 {
-	clerk_outbox_find(schema);
 	return clerk_outbox_next_due(DT_NOBEGIN) != 0;
 }
 
@@ -411,7 +421,8 @@ schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
 		if (report->fit != CLERK_FIT_GOOD)
 			result->schedule.latest = Max(result->schedule.latest, pause);
 	}
-	else if (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due))
+	else if (!result->prepared &&
+			 (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due)))
 	{
 		result->nothing_left = true;
 		result->schedule.latest = from_now(worker.has_sent ? LINGER_MS : 0);
@@ -425,6 +436,10 @@ schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
 		if (report->limited_until != 0)
 			result->schedule.earliest = pause;
 		result->schedule.latest = due;
+		if (result->prepared)
+			result->schedule.latest = report->next_due == 0 ?
+				from_now(PREPARED_WAIT_MS) :
+				Min(due, from_now(PREPARED_WAIT_MS));
 	}
 }
 

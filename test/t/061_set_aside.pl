@@ -204,8 +204,7 @@ sub check_log
 sub check_left_behind
 {
 	$node->safe_psql('postgres',
-		"SET session_replication_role = replica;"
-		  . q(INSERT INTO clerk_invitation_outbox
+		q(INSERT INTO clerk_invitation_outbox
 			(organization_id, email_address, role, state, attempts, claimed_at,
 			 first_claimed_at)
 		SELECT organization, 'left@example.com', 'org:member', 'sending', 1,
