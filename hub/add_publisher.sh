@@ -40,10 +40,11 @@ refuse()
 	exit 3
 }
 
-# at_publisher SUFFIX FILE: runs SQL there
+# at_publisher CONNECTION FILE: runs SQL there
 at_publisher()
 {
-	CLERK_CONNECTION=$1 CLERK_SCRIPT=$2 hub -d "${PGDATABASE:-postgres}" <<'SQL'
+	export CLERK_CONNECTION="$1" CLERK_SCRIPT="$2"
+	PGOPTIONS='' psql -XAtq -v ON_ERROR_STOP=1 -d "${PGDATABASE:-postgres}" <<'SQL'
 \set connection `printenv CLERK_CONNECTION`
 \set script `printenv CLERK_SCRIPT`
 \connect -reuse-previous=off :connection

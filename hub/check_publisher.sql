@@ -4,7 +4,7 @@
 -- Run at the publisher, as the role that the hub logs in as.
 WITH found AS (
     SELECT max(p.schemaname) AS schema_name,
-           to_regclass(format('%I.%I', max(p.schemaname), 'clerk_invitation_request')) AS request_table
+           to_regclass(quote_ident(max(p.schemaname)) || '.clerk_invitation_request') AS request_table
     FROM pg_catalog.pg_publication_tables AS p
     WHERE p.pubname = 'clerk_invite' AND p.tablename = 'clerk_invitation_request'
 ), can AS (

@@ -257,6 +257,23 @@ $$;
 COMMENT ON FUNCTION clerk_hub.apply_request() IS
 'does what the publisher asks for; keeps no row';
 
+-- As in publisher.sql.
+CREATE OR REPLACE FUNCTION clerk_hub.mask(data bytea, key bytea, once text) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT AS $$
+    SELECT pg_catalog.decode(pg_catalog.string_agg(pg_catalog.lpad(pg_catalog.to_hex(
+               ('x' || pg_catalog.encode(pg_catalog.substr($1, 8 * n + 1, 8), 'hex'))::bit(64)::bigint
+               OPERATOR(pg_catalog.#)
+               ('x' || pg_catalog.encode(pg_catalog.substr(pg_catalog.sha256($2 ||
+                   pg_catalog.convert_to($3 || ':' || n, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
+           ), 16, '0'), '' ORDER BY n), 'hex')
+    FROM pg_catalog.generate_series(0, (pg_catalog.octet_length($1) - 1) / 8) AS n
+$$;
+
+COMMENT ON FUNCTION clerk_hub.mask(bytea, bytea, text) IS
+'masks, and unmasks, a secret in the hub''s report
+in: the secret, padded to a multiple of eight bytes; the key; and a text with
+  which no other secret is masked';
+
 CREATE OR REPLACE PROCEDURE clerk_hub.open_connection()
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -267,9 +284,9 @@ BEGIN
     END IF;
     SELECT p.connection_string INTO STRICT connection FROM clerk_hub.publisher AS p;
     PERFORM clerk_hub.dblink_connect('clerk_publisher', connection);
-    -- A backup and a standby of the hub must know what the publisher is told.
     PERFORM clerk_hub.dblink_exec('clerk_publisher',
-        'SET statement_timeout = ''5min''; SET search_path = pg_catalog; SET DateStyle = ISO');
+        'SET statement_timeout = ''5min''; SET search_path = pg_catalog; '
+        'SET DateStyle = ISO; SET IntervalStyle = postgres; SET bytea_output = hex');
 END
 $$;
 
@@ -386,10 +403,15 @@ BEGIN
 
     PERFORM clerk_hub.remote(pg_catalog.format('SELECT %I.clerk_hub_take_over(%L, %L)::text',
         publisher.remote_schema, publisher.generation, this_server));
-    EXECUTE pg_catalog.format(
-        'CREATE SUBSCRIPTION clerk_invite CONNECTION %L PUBLICATION clerk_invite '
-        'WITH (create_slot = false, slot_name = %L, copy_data = true)',
-        publisher.connection_string, slot);
+    BEGIN
+        EXECUTE pg_catalog.format(
+            'CREATE SUBSCRIPTION clerk_invite CONNECTION %L PUBLICATION clerk_invite '
+            'WITH (create_slot = false, slot_name = %L, copy_data = true)',
+            publisher.connection_string, slot);
+    EXCEPTION WHEN OTHERS THEN
+        -- The context would tell the connection string.
+        RAISE USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
+    END;
     COMMIT;
 END
 $$;
@@ -409,6 +431,7 @@ DECLARE
     next_heartbeat timestamptz := '-infinity';
     publisher clerk_hub.publisher;
     slot_state text;
+    mask_key bytea;
     ids bigint[];
     states jsonb;
     progress jsonb;
@@ -418,6 +441,9 @@ BEGIN
         RAISE object_in_use USING MESSAGE = 'another session works for this publisher';
     END IF;
     CALL clerk_hub.open_connection();
+    SELECT p.* INTO STRICT publisher FROM clerk_hub.publisher AS p;
+    mask_key := clerk_hub.remote(pg_catalog.format(
+        'SELECT mask_key::text FROM %I.clerk_hub_status', publisher.remote_schema));
     LOOP
         WITH batch AS (
             SELECT c.id, c.outbox_id, c.invitation FROM clerk_hub.change AS c
@@ -437,7 +463,7 @@ BEGIN
                          ELSE coalesce(k.outcome, clerk_hub.outcome_without_row('failed',
                              'outcome_unknown', 'the hub has lost the invitation')) END ||
                     CASE WHEN k.changed AND o.id IS NOT NULL
-                         THEN pg_catalog.jsonb_build_object('sent_as', pg_catalog.to_jsonb(o))
+                         THEN pg_catalog.jsonb_build_object('sent_as', pg_catalog.to_jsonb(o) - 'url')
                          ELSE '{}' END)
                 FROM known AS k LEFT JOIN public.clerk_invitation_outbox AS o ON o.id = k.outbox_id)
         INTO ids, states;
@@ -462,6 +488,12 @@ BEGIN
                 next_heartbeat := pg_catalog.clock_timestamp() + heartbeat;
             END IF;
             COMMIT;
+            SELECT pg_catalog.jsonb_agg(e || CASE WHEN e ->> 'url' IS NULL THEN '{}' ELSE
+                pg_catalog.jsonb_build_object('url', pg_catalog.encode(clerk_hub.mask(
+                    pg_catalog.convert_to(e ->> 'url' || pg_catalog.repeat(' ',
+                        (8 - pg_catalog.octet_length(pg_catalog.convert_to(e ->> 'url', 'UTF8')) % 8) % 8), 'UTF8'),
+                    mask_key, pg_catalog.concat_ws(':', publisher.generation, publisher.version, e ->> 'id')), 'hex')) END)
+            INTO states FROM pg_catalog.jsonb_array_elements(states) AS e;
             postponed := clerk_hub.remote(pg_catalog.format(
                 'SELECT %I.clerk_hub_report(%L, %s, %L, %L)', publisher.remote_schema,
                 publisher.generation, publisher.version, progress, coalesce(states, '[]')));

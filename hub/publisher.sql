@@ -248,6 +248,8 @@ CREATE TABLE IF NOT EXISTS @schema@.clerk_hub_status (
     last_report_at timestamptz,
     budget_left text,
     time_to_empty interval,
+    mask_key bytea NOT NULL
+        DEFAULT uuid_send(gen_random_uuid()) || uuid_send(gen_random_uuid()),
     notify_channel text
         CONSTRAINT notify_channel_is_a_name
         CHECK (octet_length(notify_channel) BETWEEN 1 AND 63)
@@ -271,6 +273,8 @@ COMMENT ON COLUMN @schema@.clerk_hub_status.budget_left IS
 'as in clerk_invitation_progress, when the hub last reported';
 COMMENT ON COLUMN @schema@.clerk_hub_status.time_to_empty IS
 'as in clerk_invitation_progress, when the hub last reported';
+COMMENT ON COLUMN @schema@.clerk_hub_status.mask_key IS
+'what the hub masks urls with; a secret';
 COMMENT ON COLUMN @schema@.clerk_hub_status.notify_channel IS
 'channel on which settled invitations are announced: id and state, as by the
 extension''s setting clerk_invite.notify_channel; NULL: none';
@@ -774,6 +778,25 @@ COMMENT ON FUNCTION @schema@.clerk_hub_take_over(text, text) IS
 'makes a hub the one that this database has; for the hub
 in: the hub''s generation, and its server''s system identifier';
 
+-- A report is a statement, and statements may be logged: what is secret in it is
+-- masked with a key that is in no statement.  Each mask is used once.  The same
+-- function is in hub.sql.
+CREATE OR REPLACE FUNCTION @schema@.clerk_hub_mask(data bytea, key bytea, once text) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT AS $function$
+    SELECT pg_catalog.decode(pg_catalog.string_agg(pg_catalog.lpad(pg_catalog.to_hex(
+               ('x' || pg_catalog.encode(pg_catalog.substr($1, 8 * n + 1, 8), 'hex'))::bit(64)::bigint
+               OPERATOR(pg_catalog.#)
+               ('x' || pg_catalog.encode(pg_catalog.substr(pg_catalog.sha256($2 ||
+                   pg_catalog.convert_to($3 || ':' || n, 'UTF8')), 1, 8), 'hex'))::bit(64)::bigint
+           ), 16, '0'), '' ORDER BY n), 'hex')
+    FROM pg_catalog.generate_series(0, (pg_catalog.octet_length($1) - 1) / 8) AS n
+$function$;
+
+COMMENT ON FUNCTION @schema@.clerk_hub_mask(bytea, bytea, text) IS
+'masks, and unmasks, a secret in the hub''s report
+in: the secret, padded to a multiple of eight bytes; the key; and a text with
+  which no other secret is masked';
+
 CREATE OR REPLACE FUNCTION @schema@.clerk_hub_apply(states jsonb, ids bigint[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
@@ -878,7 +901,10 @@ BEGIN
     FROM @schema@.clerk_invitation_outbox AS o
     WHERE o.id IN (SELECT (e ->> 'id')::bigint FROM jsonb_array_elements($4) AS e) AND
           o.id <> ALL (locked);
-    SELECT coalesce(jsonb_agg(e), '[]') INTO states
+    SELECT coalesce(jsonb_agg(e || CASE WHEN e ->> 'url' IS NULL THEN '{}' ELSE jsonb_build_object(
+               'url', rtrim(convert_from(@schema@.clerk_hub_mask(decode(e ->> 'url', 'hex'), hub.mask_key,
+                   concat_ws(':', $1, $2, e ->> 'id')), 'UTF8'))) END), '[]')
+    INTO states
     FROM jsonb_array_elements($4) AS e WHERE (e ->> 'id')::bigint <> ALL (postponed);
 
     BEGIN
@@ -912,8 +938,8 @@ COMMENT ON FUNCTION @schema@.clerk_hub_report(text, bigint, jsonb, jsonb) IS
 'records what became of invitations; for the hub
 in: the hub''s generation, the number of the report, budget_left and
   time_to_empty, and an array of rows as they are at the hub, each with the
-  number of the last request that the hub has applied to it (request), and with
-  what was sent if that was changed too late (sent_as)
+  number of the last request that the hub has applied to it (request), with its
+  url masked, and with what was sent if that was changed too late (sent_as)
 out: ids of the rows that could not be changed now
 raises: 55006 (another hub has taken over), 55000 (not newer than the last
   report)';
@@ -954,7 +980,9 @@ SELECT s.queued, s.sending, s.verifying, s.sent, s.skipped, s.failed, s.canceled
        h.budget_left,
        CASE WHEN s.queued + s.sending + s.verifying > 0 THEN h.time_to_empty END AS time_to_empty,
        w.count AS waiting,
-       justify_hours(greatest(clock_timestamp() - w.oldest, interval '0')) AS lag,
+       CASE WHEN w.oldest IS NOT NULL
+            THEN justify_hours(greatest(clock_timestamp() - w.oldest, interval '0'))
+       END AS lag,
        h.last_report_at
 FROM summed AS s, waiting AS w, @schema@.clerk_hub_status AS h;
 
@@ -1025,6 +1053,7 @@ REVOKE ALL ON FUNCTION
     @schema@.clerk_abandon_invitation(bigint, text),
     @schema@.clerk_invitation_trigger(),
     @schema@.clerk_hub_take_over(text, text),
+    @schema@.clerk_hub_mask(bytea, bytea, text),
     @schema@.clerk_hub_apply(jsonb, bigint[]),
     @schema@.clerk_hub_report(text, bigint, jsonb, jsonb),
     @schema@.clerk_grant_to_hub(name)

@@ -11,10 +11,11 @@ database=$1
 refresh=${CLERK_HUB_REFRESH:-300}
 pause=1
 
+# A session whose psql has been ended must not go on: the next one needs its lock.
 run()
 {
 	PGOPTIONS="${PGOPTIONS:-} -c client_min_messages=warning -c search_path=pg_catalog \
--c log_min_error_statement=panic" \
+-c log_min_error_statement=panic -c client_connection_check_interval=1s" \
 		psql -XAtq -v ON_ERROR_STOP=1 -d "$database" -c 'CALL clerk_hub.connect()' \
 		-c "CALL clerk_hub.report(interval '$refresh seconds')" \
 		-c 'CALL public.clerk_refresh_invitations()' &
