@@ -314,22 +314,7 @@ healthy()
 	in_container $image_healthcheck "$@"
 }
 
-un# kill_process PATTERN: the first process of the container with that command line
-kill_process()
-{
-	local folder
-
-	for folder in /proc/[0-9]*; do
-		if [ "$(readlink "$folder/ns/pid")" = "$(readlink "/proc/$container/ns/pid")" ] &&
-			tr '\0' ' ' <"$folder/cmdline" | grep -q "$1"; then
-			kill -KILL "${folder#/proc/}"
-			return
-		fi
-	done
-	bad "there is a process $1"
-}
-
-healthy()
+unhealthy()
 {
 	! healthy "$@"
 }
