@@ -23,16 +23,28 @@ run()
 	wait "$child"
 }
 
+# psql cancels its statement at SIGINT, which a pause ignores.
+end()
+{
+	kill -INT "$child" 2>/dev/null
+	[ -z "$pausing" ] || kill "$child" 2>/dev/null
+	wait "$child"
+	exit 0
+}
+
 child=
-trap '[ -z "$child" ] || kill "$child" 2>/dev/null; exit 0' TERM INT HUP
+pausing=
+trap end TERM INT HUP
 while :; do
 	if run; then
 		pause=1
 	else
 		echo "$0: $database: tries again in $pause seconds" >&2
+		pausing=yes
 		sleep "$pause" &
 		child=$!
 		wait "$child"
+		pausing=
 		pause=$((pause < 8 ? pause * 2 : 10))
 	fi
 done

@@ -172,17 +172,19 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 # A server with the database app; "conf" is appended to postgresql.conf.
-# %params: encoding; without_script, to leave publisher.sql out.
+# %params: encoding; initdb, more options; without_script, to leave
+# publisher.sql out.
 sub start
 {
 	my ($class, $name, %params) = @_;
+	my @options = @{ $params{initdb} // [] };
 	my $node = PostgreSQL::Test::Cluster->new($name,
 		install_path => $ENV{CLERK_PUBLISHER_PATH});
 	my $self = bless { name => $name, node => $node }, $class;
 
 	$node->init(
 		allows_streaming => 'logical',
-		extra => [ '--encoding', $params{encoding} // 'UTF8', '--locale', 'C' ]);
+		extra => [ '--encoding', $params{encoding} // 'UTF8', '--locale', 'C', @options ]);
 	$node->append_conf('postgresql.conf', $params{conf} // '');
 	$node->start;
 	$node->safe_psql(
@@ -253,6 +255,132 @@ sub wait_for
 		select(undef, undef, undef, 0.05);
 	}
 	croak("$self->{name} has not $value, but $last, for $sql");
+}
+
+# Ends a server without a word, and starts it again; "how" is 'SIGKILL' or
+# 'immediate'.
+sub Hub::crash
+{
+	my ($node, $how) = @_;
+
+	if ($how eq 'immediate')
+	{
+		$node->stop('immediate');
+		$node->start;
+		return;
+	}
+	my ($postmaster) =
+	  PostgreSQL::Test::Utils::slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+
+	# Its children notice that it is gone; before that a server refuses to start.
+	$node->kill9;
+	ClerkTest::wait_until('the server is gone', sub { !kill(0, $postmaster) });
+	ClerkTest::wait_until('the server starts', sub { $node->start(fail_ok => 1) });
+	return;
+}
+
+package Hub::Door;
+
+# What stands between a hub and its Clerk, and can be killed: Clerk keeps what
+# it has, as the real one does.
+
+use strict;
+use warnings;
+
+use Carp;
+use IO::Select;
+use IO::Socket::INET;
+use POSIX ();
+
+sub open
+{
+	my ($class, $clerk) = @_;
+	my $self = bless { clerk => $clerk, port => 0 }, $class;
+
+	$self->reopen;
+	return $self;
+}
+
+sub url
+{
+	my ($self) = @_;
+
+	return "http://127.0.0.1:$self->{port}";
+}
+
+sub reopen
+{
+	my ($self) = @_;
+	my $listener = IO::Socket::INET->new(
+		LocalAddr => '127.0.0.1',
+		LocalPort => $self->{port},
+		Listen => 100,
+		ReuseAddr => 1) or croak "could not listen: $@";
+
+	$self->{port} = $listener->sockport;
+	$self->{pid} = fork() // croak "could not fork: $!";
+	if ($self->{pid} == 0)
+	{
+		setpgrp(0, 0);
+		eval { $self->_serve($listener); };
+		POSIX::_exit(1);
+	}
+	return;
+}
+
+# SIGKILL, for all connections as well.
+sub kill
+{
+	my ($self) = @_;
+
+	return unless $self->{pid};
+	CORE::kill('KILL', -$self->{pid}, $self->{pid});
+	waitpid(delete $self->{pid}, 0);
+	return;
+}
+
+sub _serve
+{
+	my ($self, $listener) = @_;
+
+	local $SIG{CHLD} = 'IGNORE';
+	# Ends with the test, also if that is killed.
+	while (getppid() != 1)
+	{
+		next unless IO::Select->new($listener)->can_read(1);
+		my $client = $listener->accept or next;
+
+		next if fork();
+		my $clerk = IO::Socket::INET->new(
+			PeerAddr => '127.0.0.1',
+			PeerPort => $self->{clerk}{port}) or POSIX::_exit(1);
+		my %other = ($client => $clerk, $clerk => $client);
+		my $sockets = IO::Select->new($client, $clerk);
+
+		while (my @ready = $sockets->can_read)
+		{
+			foreach my $from (@ready)
+			{
+				sysread($from, my $data, 65536) or POSIX::_exit(0);
+				while (length $data)
+				{
+					my $written = syswrite($other{$from}, $data) or POSIX::_exit(0);
+					substr($data, 0, $written, '');
+				}
+			}
+		}
+	}
+	return;
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+
+	# Keep the test's own exit status.
+	local ($?, $!);
+	$self->kill;
+	return;
 }
 
 1;

@@ -430,7 +430,7 @@ sub check_progress
 		CREATE TRIGGER refuse BEFORE UPDATE ON clerk_invitation_outbox FOR EACH ROW EXECUTE FUNCTION refuse();));
 	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite DISABLE');
 	enqueue('held@example.com', 'refused@example.com', 'beside@example.com');
-	my $holder = start_psql($publisher->node, '', '-d', $publisher->node->connstr('app'), '-U', 'app_owner');
+	my $holder = start_psql($publisher->node, '\connect app app_owner');
 	run_in_psql($holder, q(BEGIN; SELECT id FROM clerk_invitation_outbox WHERE email_address = 'held@example.com' FOR UPDATE;));
 	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite ENABLE');
 	ok($publisher->wait_for(q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'beside@example.com'), 'sent'),
@@ -500,6 +500,9 @@ sub check_drift
 			WHERE email_address IN ('norole@example.com', 'after@example.com')), 'failed refused_by_hub, sent'),
 		'what the hub refuses has failed, and holds up nothing');
 
+	$publisher->sql(
+		q(DELETE FROM clerk_invitation_outbox WHERE role = '';
+		ALTER TABLE clerk_invitation_outbox ADD CONSTRAINT role_is_clean CHECK (role <> '')));
 	$publisher->install;
 	enqueue('again@example.com');
 	ok($publisher->wait_for(q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'again@example.com'), 'sent'),
