@@ -9,8 +9,8 @@
 # starts it again, stops it, refuses publishers that cannot be used, and asks
 # the health check.  Needs root, and some minutes and 4 GB.
 #
-# HUB_SYSTEM in the environment names a system that was made before, to save the
-# time; it is copied.
+# HUB_SYSTEMS in the environment names a folder: the systems are kept there, and
+# used if they are there, with the scripts of the hub as they are now.
 set -euo pipefail
 
 cd "$(dirname "$0")/.."
@@ -118,6 +118,7 @@ follow()
 		n=$((n + 1))
 		read -ra words <<<"${instruction#* }"
 		case $instruction in
+			RUN* | 'COPY --from='*) [ -n "$building" ] || continue ;;&
 			RUN*)
 				step "$SYSTEMS/$stage" "stage $stage, instruction $n: RUN" "
 					export PATH=\$PATH:$bin PG_MAJOR=$major
@@ -234,7 +235,7 @@ start_hub()
 	# shellcheck disable=SC2086
 	in_system "$SYSTEMS/hub" env PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$bin" \
 		"${image_environment[@]}" CLERK_SECRET_KEY="$key" CLERK_PUBLISHERS="$publishers" "$@" \
-		unshare --pid --fork --kill-child --mount-proc \
+		unshare --pid --fork --kill-child --mount-proc --propagation unchanged \
 		$image_entrypoint -c clerk_invite.api_url="http://127.0.0.1:$clerk_port" \
 		-c clerk_invite.verify_delay=50ms -c clerk_invite.retry_delay=100ms -c wal_retrieve_retry_interval=200ms \
 		>>"$SYSTEMS/hub.log" 2>&1 &
@@ -352,8 +353,10 @@ systems=() image_environment=() container='' hub=''
 make_folder_for_systems
 trap clean_up EXIT
 
-if [ -n "${HUB_SYSTEM:-}" ]; then
-	cp -a "$HUB_SYSTEM" "$SYSTEMS/base"
+building=yes
+if [ -d "${HUB_SYSTEMS:-/nowhere}/extension" ]; then
+	building=
+	cp -a "$HUB_SYSTEMS/base" "$HUB_SYSTEMS/hub" "$HUB_SYSTEMS/extension" "$SYSTEMS"
 else
 	make_system "$SYSTEMS/base" "$suite" 2>"$SYSTEMS/log" || { cat "$SYSTEMS/log" >&2; exit 1; }
 	step "$SYSTEMS/base" "a system stands in for the image postgres:$major" "
@@ -362,15 +365,20 @@ else
 		echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
 		apt-get install -y --no-install-recommends postgresql-$major"
 fi
-# As the official image has it.
-install -d -m 3777 "$SYSTEMS/base/var/run/postgresql"
-cp -a "$SYSTEMS/base" "$SYSTEMS/build"
-cp -a "$SYSTEMS/base" "$SYSTEMS/hub"
-mkdir "$SYSTEMS/extension"
+if [ -n "$building" ]; then
+	# As the official image has it.
+	install -d -m 3777 "$SYSTEMS/base/var/run/postgresql"
+	cp -a "$SYSTEMS/base" "$SYSTEMS/build"
+	cp -a "$SYSTEMS/base" "$SYSTEMS/hub"
+	mkdir "$SYSTEMS/extension"
+fi
 send_context "$SYSTEMS/context"
 follow build
 follow extension
 follow hub
+if [ -n "$building" ] && [ -n "${HUB_SYSTEMS:-}" ]; then
+	cp -a "$SYSTEMS/base" "$SYSTEMS/hub" "$SYSTEMS/extension" "$HUB_SYSTEMS"
+fi
 install -m 0644 hub/publisher.sql "$SYSTEMS/base/publisher.sql"
 check 'the image has no compiler, and nothing of the source' \
 	test ! -e "$SYSTEMS/hub/usr/bin/gcc" -a ! -e "$SYSTEMS/hub/source"
