@@ -149,6 +149,14 @@ words_of()
 
 # --- publishers and Clerk ----------------------------------------------------
 
+# free_ports NUMBER: ports at which nobody listens
+free_ports()
+{
+	python3 -c 'import socket, sys
+sockets = [socket.create_server(("127.0.0.1", 0)) for i in range(int(sys.argv[1]))]
+print(*[s.getsockname()[1] for s in sockets])' "$1"
+}
+
 # start_publisher NAME PORT [SETTING...]: a server without the extension
 start_publisher()
 {
@@ -175,11 +183,11 @@ on()
 		"$@" -c "$sql" </dev/null
 }
 
-# make_publisher DATABASE: in the server on port 7101
+# make_publisher DATABASE: in the first server
 make_publisher()
 {
-	on 7101 postgres "CREATE DATABASE $1 OWNER app_owner"
-	in_system "$SYSTEMS/base" psql -Xq -v ON_ERROR_STOP=1 -h /tmp -p 7101 -U postgres -d "$1" \
+	on "$first" postgres "CREATE DATABASE $1 OWNER app_owner"
+	in_system "$SYSTEMS/base" psql -Xq -v ON_ERROR_STOP=1 -h /tmp -p "$first" -U postgres -d "$1" \
 		-c 'SET ROLE app_owner' -c 'CREATE SCHEMA app' -c 'SET search_path = app' \
 		-f /publisher.sql -c "SELECT clerk_grant_to_hub('hub')" >/dev/null 2>"$SYSTEMS/publisher.sql.log" </dev/null ||
 		{ cat "$SYSTEMS/publisher.sql.log" >&2; return 1; }
@@ -187,19 +195,19 @@ make_publisher()
 
 string()
 {
-	echo "postgresql://hub:$password@127.0.0.1:${2:-7101}/$1"
+	echo "postgresql://hub:$password@127.0.0.1:${2:-$first}/$1"
 }
 
 # invite DATABASE ADDRESS
 invite()
 {
-	on 7101 "$1" "SET ROLE app_owner; SELECT app.clerk_enqueue_organization_invitation('org_acme', NULL, '$2', 'org:member')"
+	on "$first" "$1" "SET ROLE app_owner; SELECT app.clerk_enqueue_organization_invitation('org_acme', NULL, '$2', 'org:member')"
 }
 
 # is_sent DATABASE ADDRESS: and the publisher knows it
 is_sent()
 {
-	[ "$(on 7101 "$1" "SELECT state FROM app.clerk_invitation_outbox WHERE email_address = '$2'")" = sent ]
+	[ "$(on "$first" "$1" "SELECT state FROM app.clerk_invitation_outbox WHERE email_address = '$2'")" = sent ]
 }
 
 start_fake_clerk()
@@ -383,16 +391,17 @@ install -m 0644 hub/publisher.sql "$SYSTEMS/base/publisher.sql"
 check 'the image has no compiler, and nothing of the source' \
 	test ! -e "$SYSTEMS/hub/usr/bin/gcc" -a ! -e "$SYSTEMS/hub/source"
 
+read -r first second unused < <(free_ports 3)
 start_fake_clerk
-start_publisher first 7101 -c wal_level=logical -c max_replication_slots=50 -c max_wal_senders=50
-start_publisher second 7102 -c wal_level=replica
-for port in 7101 7102; do
-	on $port postgres "CREATE ROLE app_owner; CREATE ROLE hub LOGIN REPLICATION PASSWORD '$password';
+start_publisher first "$first" -c wal_level=logical -c max_replication_slots=50 -c max_wal_senders=50
+start_publisher second "$second" -c wal_level=replica
+for port in "$first" "$second"; do
+	on "$port" postgres "CREATE ROLE app_owner; CREATE ROLE hub LOGIN REPLICATION PASSWORD '$password';
 		CREATE ROLE weak LOGIN PASSWORD '$password'"
 done
 make_publisher shop
 make_publisher forum
-on 7101 postgres 'CREATE DATABASE plain'
+on "$first" postgres 'CREATE DATABASE plain'
 
 refuses 'without publishers it says so' 'CLERK_PUBLISHERS is not set' ''
 refuses 'without a key it says so' 'CLERK_SECRET_KEY is not set' "$(string shop)" CLERK_SECRET_KEY=
@@ -406,11 +415,11 @@ remove_volume
 invite shop ann@example.com >/dev/null
 start_hub "# the publishers
 shop=$(string shop)
- forum=host=127.0.0.1 port=7101 dbname=forum user=hub password=$password
+ forum=host=127.0.0.1 port=$first dbname=forum user=hub password=$password
 plain=$(string plain)
-standby=$(string postgres 7102)
-weak=postgresql://weak:$password@127.0.0.1:7101/shop
-nobody=$(string shop 7103)"
+standby=$(string postgres "$second")
+weak=postgresql://weak:$password@127.0.0.1:$first/shop
+nobody=$(string shop "$unused")"
 eventually 'what was there before the hub is sent, and the publisher knows it' is_sent shop ann@example.com
 invite forum bob@example.com >/dev/null
 eventually 'a second publisher is served' is_sent forum bob@example.com
@@ -437,7 +446,7 @@ check 'passwords are in no log' lacks "$password" "$SYSTEMS/hub.log"
 check 'the key is not on the volume' lacks "$key" -r "$SYSTEMS/hub/var/lib/clerk_hub"
 
 # When the publisher is repaired, nothing has to be restarted.
-on 7101 postgres 'DROP DATABASE plain'
+on "$first" postgres 'DROP DATABASE plain'
 make_publisher plain
 invite plain carl@example.com >/dev/null
 eventually 'a publisher that can be used now is served' is_sent plain carl@example.com
@@ -464,9 +473,9 @@ check 'and that is logged' grep -q 'reports to publisher "shop" have ended' "$SY
 kill_process '^postgres: .*logical replication apply'
 invite shop fred@example.com >/dev/null
 eventually 'the server recovers from a crash' is_sent shop fred@example.com
-on 7101 postgres "ALTER ROLE hub NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hub'" >/dev/null
+on "$first" postgres "ALTER ROLE hub NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'hub'" >/dev/null
 eventually 'the health check is bad while the hub cannot log in' unhealthy
-on 7101 postgres 'ALTER ROLE hub LOGIN'
+on "$first" postgres 'ALTER ROLE hub LOGIN'
 eventually 'and good again afterward' healthy
 kill_hub
 invite forum gina@example.com >/dev/null
@@ -558,7 +567,7 @@ reached_or_connected()
 
 at_publisher()
 {
-	[ "$(on 7101 "round_$round" "$1")" = t ]
+	[ "$(on "$first" "round_$round" "$1")" = t ]
 }
 
 round=0
