@@ -350,7 +350,7 @@ BEGIN
     END IF;
 
     -- Who has a slot may have received any request until now.
-    deadline := pg_catalog.clock_timestamp() + interval '10 seconds';
+    deadline := pg_catalog.clock_timestamp() + interval '3 seconds';
     WHILE clerk_hub.remote(pg_catalog.format(
         'SELECT count(*) FROM pg_replication_slots WHERE database = current_database() AND active AND '
         'starts_with(slot_name, %L)', prefix)) <> '0'

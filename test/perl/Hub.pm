@@ -311,12 +311,18 @@ sub url
 sub reopen
 {
 	my ($self) = @_;
-	my $listener = IO::Socket::INET->new(
-		LocalAddr => '127.0.0.1',
-		LocalPort => $self->{port},
-		Listen => 100,
-		ReuseAddr => 1) or croak "could not listen: $@";
+	my $listener;
 
+	# What was killed a moment ago may still hold the port.
+	ClerkTest::wait_until(
+		'the port is free',
+		sub {
+			return $listener = IO::Socket::INET->new(
+				LocalAddr => '127.0.0.1',
+				LocalPort => $self->{port},
+				Listen => 100,
+				ReuseAddr => 1);
+		});
 	$self->{port} = $listener->sockport;
 	$self->{pid} = fork() // croak "could not fork: $!";
 	if ($self->{pid} == 0)
@@ -351,6 +357,7 @@ sub _serve
 		my $client = $listener->accept or next;
 
 		next if fork();
+		close $listener;
 		my $clerk = IO::Socket::INET->new(
 			PeerAddr => '127.0.0.1',
 			PeerPort => $self->{clerk}{port}) or POSIX::_exit(1);

@@ -376,6 +376,21 @@ sub check_changes
 			WHERE email_address IN ('canceled@example.com', 'deleted@example.com'))),
 		'canceled canceled', '... or deleted, and the hub does not send it');
 
+	# What the hub says before it knows of a cancellation means nothing.
+	$hub->stop_reports($publisher);
+	$publisher->sql("SELECT clerk_enqueue_organization_invitation('org_1', NULL, 'recalled\@example.com', 'org:member', $later)");
+	wait_until('the hub has it', sub {
+			$hub->sql($publisher, q(SELECT count(*) FROM clerk_invitation_outbox WHERE email_address = 'recalled@example.com')) eq '1'
+		});
+	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite DISABLE');
+	$publisher->sql(q(SELECT clerk_cancel_invitation(id) FROM clerk_invitation_outbox WHERE email_address = 'recalled@example.com'));
+	$hub->start_reports($publisher, CLERK_HUB_REFRESH => 1);
+	wait_until('the hub has told all', sub { $hub->sql($publisher, 'SELECT count(*) FROM clerk_hub.change') eq '0' });
+	is($publisher->states('recalled@example.com'), 'canceled', 'a report that is older than a cancellation changes nothing');
+	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite ENABLE');
+	$publisher->wait_for('SELECT waiting FROM clerk_invitation_progress', '0');
+	is($publisher->states('recalled@example.com'), 'canceled', '... nor does a later one');
+
 	# Too late: the hub has sent what was there before.
 	$hub->stop_reports($publisher);
 	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite DISABLE');
