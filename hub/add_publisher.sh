@@ -36,7 +36,7 @@ with_parameter()
 
 refuse()
 {
-	echo "$0: the publisher of \"$database\" cannot be used: $1" >&2
+	printf '%s\n' "$0: the publisher of \"$database\" cannot be used: $1" >&2
 	exit 3
 }
 
@@ -65,7 +65,7 @@ with_parameter keepalives_count 3
 with_parameter tcp_user_timeout 30000
 
 reason=$(at_publisher "$CLERK_PUBLISHER" "$here/check_publisher.sql" 2>&1) ||
-	{ echo "$0: cannot connect to the publisher of \"$database\": $reason" >&2; exit 1; }
+	{ printf '%s\n' "$0: cannot connect to the publisher of \"$database\": $reason" >&2; exit 1; }
 [ -z "$reason" ] || refuse "$reason"
 version=$(at_publisher "$CLERK_PUBLISHER" "$here/publisher_version.sql")
 [ "${version%% *}" = 1 ] ||

@@ -3,18 +3,19 @@
 --
 -- Run at the publisher, as the role that the hub logs in as.
 WITH found AS (
-    SELECT max(p.schemaname) AS schema_name,
-           to_regclass(quote_ident(max(p.schemaname)) || '.clerk_invitation_request') AS request_table
+    SELECT max(p.schemaname) AS schema_name
     FROM pg_catalog.pg_publication_tables AS p
     WHERE p.pubname = 'clerk_invite' AND p.tablename = 'clerk_invitation_request'
 ), can AS (
     SELECT has_schema_privilege(n.oid, 'USAGE') AS use_schema,
-           has_table_privilege(f.request_table, 'SELECT') AND
+           has_table_privilege(t.oid, 'SELECT') AND
            (SELECT bool_and(has_function_privilege(p.oid, 'EXECUTE'))
             FROM pg_catalog.pg_proc AS p
             WHERE p.pronamespace = n.oid AND
                   p.proname IN ('clerk_publisher_version', 'clerk_hub_report', 'clerk_hub_take_over')) AS work
-    FROM found AS f JOIN pg_catalog.pg_namespace AS n ON n.nspname = f.schema_name
+    FROM found AS f
+    JOIN pg_catalog.pg_namespace AS n ON n.nspname = f.schema_name
+    JOIN pg_catalog.pg_class AS t ON t.relnamespace = n.oid AND t.relname = 'clerk_invitation_request'
 )
 SELECT CASE
     WHEN current_setting('server_version_num')::integer < 130000 THEN

@@ -165,7 +165,7 @@ start_publisher()
 	in_system "$SYSTEMS/base" runuser -u postgres -- sh -euc '
 		data=/var/lib/postgresql/$1; port=$2; shift 2
 		PATH=$PATH:'"$bin"'
-		initdb -D $data -A trust -N >/dev/null
+		initdb -D $data -A trust -N -E UTF8 --locale=C.UTF-8 >/dev/null
 		echo "host all all 127.0.0.1/32 scram-sha-256" >$data/pg_hba.conf
 		echo "local all all trust" >>$data/pg_hba.conf
 		exec postgres -D $data -p $port -k /tmp -c fsync=off "$@"
