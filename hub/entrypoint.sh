@@ -118,14 +118,14 @@ read_publishers()
 		if [[ ! $name =~ ^[a-z][a-z0-9_]{0,62}$ || $name =~ ^(postgres|template[01])$ ]]; then
 			fail "line $number of CLERK_PUBLISHERS: a name consists of at most 63 of a-z, 0-9 and _, begins with a letter, and is not that of a database that each server has"
 		fi
+		[ ${#NAMES[@]} -eq 0 ] || [ $without_name -eq 0 ] ||
+			fail "line $without_name of CLERK_PUBLISHERS: if there are several publishers, each needs a name: NAME=STRING"
 		[[ " ${NAMES[*]:-} " != *" $name "* ]] ||
 			fail "line $number of CLERK_PUBLISHERS: there are two publishers \"$name\""
 		NAMES+=("$name")
 		STRINGS+=("$line")
 	done <<<"$CLERK_PUBLISHERS"
 	[ ${#NAMES[@]} -gt 0 ] || fail "CLERK_PUBLISHERS has no connection string"
-	[ ${#NAMES[@]} -eq 1 ] || [ $without_name -eq 0 ] ||
-		fail "line $without_name of CLERK_PUBLISHERS: if there are several publishers, each needs a name: NAME=STRING"
 }
 
 # The lock is the server's as well, which inherits it.  Whoever has it knows
