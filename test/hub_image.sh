@@ -318,6 +318,17 @@ kill_process()
 	bad "there is a process $1"
 }
 
+# memory_of_container: what its processes have, in MB; what they share counts once
+memory_of_container()
+{
+	local folder
+
+	for folder in /proc/[0-9]*; do
+		[ "$(readlink "$folder/ns/pid")" != "$(readlink "/proc/$container/ns/pid")" ] ||
+			cat "$folder/smaps_rollup"
+	done 2>/dev/null | awk '/^Pss:/ {sum += $2} END {print int(sum / 1024 + 0.5)}'
+}
+
 healthy()
 {
 	# shellcheck disable=SC2086
@@ -463,6 +474,7 @@ publishers="shop=$(string shop)"$'\n'"forum=$(string forum)"
 start_hub "$publishers"
 eventually 'what was enqueued while it was stopped is sent' is_sent shop dora@example.com
 eventually 'the health check is good' healthy
+echo "        a hub with two publishers uses $(memory_of_container) MB of memory"
 check 'a database whose publisher is not named is mentioned' \
 	grep -q '"plain" has a publisher that CLERK_PUBLISHERS does not name' "$SYSTEMS/hub.log"
 
