@@ -277,6 +277,12 @@ in_container()
 		env -i PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$bin" "${image_environment[@]}" "$@"
 }
 
+# as_postgres COMMAND...: as "docker exec --user postgres"
+as_postgres()
+{
+	in_container setpriv --reuid=postgres --regid=postgres --init-groups "$@"
+}
+
 # What dies at once, as the machine's power goes.
 kill_hub()
 {
@@ -477,6 +483,15 @@ eventually 'the health check is good' healthy
 echo "        a hub with two publishers uses $(memory_of_container) MB of memory"
 check 'a database whose publisher is not named is mentioned' \
 	grep -q '"plain" has a publisher that CLERK_PUBLISHERS does not name' "$SYSTEMS/hub.log"
+
+# Removed as docs/managed.md says.
+check 'a publisher can be removed: its subscription' as_postgres psql -Xq -v ON_ERROR_STOP=1 -d plain \
+	-c 'ALTER SUBSCRIPTION clerk_invite DISABLE' -c 'ALTER SUBSCRIPTION clerk_invite SET (slot_name = NONE)' \
+	-c 'DROP SUBSCRIPTION clerk_invite'
+check 'its database' as_postgres dropdb --force plain
+on "$first" plain "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+	WHERE slot_name LIKE 'clerk\_hub\_%' AND database = current_database() AND NOT active" >/dev/null
+check 'and its slot' test -z "$(on "$first" plain "SELECT slot_name FROM pg_replication_slots WHERE database = 'plain'")"
 
 # What ends on its own.
 kill_process '^sh .*report.sh shop $' "$container"
