@@ -235,7 +235,8 @@ invited_once()
 
 # --- the container -----------------------------------------------------------
 
-# start_hub PUBLISHERS [VARIABLE=VALUE...]: as "docker start" does
+# start_hub PUBLISHERS [VARIABLE=VALUE...]: as "docker start" does; what
+# container_user says comes before the entrypoint
 start_hub()
 {
 	local publishers=$1
@@ -244,7 +245,7 @@ start_hub()
 	in_system "$SYSTEMS/hub" env PATH="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:$bin" \
 		"${image_environment[@]}" CLERK_SECRET_KEY="$key" CLERK_PUBLISHERS="$publishers" "$@" \
 		unshare --pid --fork --kill-child --mount-proc --propagation unchanged \
-		$image_entrypoint -c clerk_invite.api_url="http://127.0.0.1:$clerk_port" \
+		$container_user $image_entrypoint -c clerk_invite.api_url="http://127.0.0.1:$clerk_port" \
 		-c clerk_invite.verify_delay=50ms -c clerk_invite.retry_delay=100ms -c wal_retrieve_retry_interval=200ms \
 		>>"$SYSTEMS/hub.log" 2>&1 &
 	hub=$!
@@ -375,7 +376,7 @@ clean_up()
 
 prepare_for_systems
 install_packages curl python3
-systems=() image_environment=() container='' hub=''
+systems=() image_environment=() container='' hub='' container_user=
 make_folder_for_systems
 trap clean_up EXIT
 
@@ -519,6 +520,15 @@ fi
 container=$container_of_first
 hub=$hub_of_first
 stop_hub
+
+# As a container that is not allowed to begin as root.
+container_user='setpriv --reuid=postgres --regid=postgres --init-groups'
+invite shop otto@example.com >/dev/null
+start_hub "$publishers"
+eventually 'a container that begins as the server'"'"'s user works' is_sent shop otto@example.com
+eventually 'and is healthy' healthy
+stop_hub
+container_user=
 
 # With files, which only root may read, and a key that is replaced.
 install -m 0400 /dev/null "$SYSTEMS/hub/etc/key"
