@@ -49,6 +49,7 @@ COMMENT ON COLUMN clerk_hub.publisher.added_at IS 'time when it was added';
 
 CREATE TABLE IF NOT EXISTS clerk_hub.invitation (
     id bigint PRIMARY KEY,
+    enqueued_at timestamptz NOT NULL,
     outbox_id bigint UNIQUE,
     request bigint NOT NULL,
     changed boolean NOT NULL DEFAULT false,
@@ -57,6 +58,9 @@ CREATE TABLE IF NOT EXISTS clerk_hub.invitation (
 
 COMMENT ON TABLE clerk_hub.invitation IS 'the publisher''s invitations';
 COMMENT ON COLUMN clerk_hub.invitation.id IS 'id in the publisher''s outbox';
+COMMENT ON COLUMN clerk_hub.invitation.enqueued_at IS
+'when it was enqueued there; a publisher that was restored, or whose standby was
+promoted, may give the id to another one';
 COMMENT ON COLUMN clerk_hub.invitation.outbox_id IS
 'id in this database''s outbox; NULL: it never came into it';
 COMMENT ON COLUMN clerk_hub.invitation.request IS
@@ -177,6 +181,10 @@ BEGIN
     END IF;
 
     SELECT i.* INTO known FROM clerk_hub.invitation AS i WHERE i.id = NEW.invitation;
+    IF known.enqueued_at <> (NEW.request ->> 'enqueued_at')::timestamptz THEN
+        DELETE FROM clerk_hub.invitation AS i WHERE i.id = known.id;
+        known := NULL;
+    END IF;
     IF known.request >= NEW.id THEN
         RETURN NULL;
     END IF;
@@ -184,8 +192,10 @@ BEGIN
 
     IF NEW.kind = 'cancel' OR NEW.kind = 'abandon' THEN
         IF known.id IS NULL THEN
-            INSERT INTO clerk_hub.invitation (id, request, outcome)
-            VALUES (NEW.invitation, NEW.id, clerk_hub.outcome_without_row('canceled', NULL, NULL));
+            INSERT INTO clerk_hub.invitation (id, enqueued_at, request, outcome)
+            VALUES (NEW.invitation, (NEW.request ->> 'enqueued_at')::timestamptz, NEW.id,
+                CASE NEW.kind WHEN 'cancel' THEN clerk_hub.outcome_without_row('canceled', NULL, NULL)
+                ELSE clerk_hub.outcome_without_row('failed', 'outcome_unknown', NEW.request ->> 'reason') END);
         ELSIF NEW.kind = 'cancel' THEN
             PERFORM public.clerk_cancel_invitation(known.outbox_id);
         ELSE
@@ -228,15 +238,15 @@ BEGIN
                 CASE WHEN is_unknown THEN least(wanted.enqueued_at, now()) - interval '1 minute' END,
                 CASE WHEN is_unknown THEN clock_timestamp() END)
             RETURNING id INTO row_id;
-            INSERT INTO clerk_hub.invitation AS i (id, outbox_id, request)
-            VALUES (NEW.invitation, row_id, NEW.id)
+            INSERT INTO clerk_hub.invitation AS i (id, enqueued_at, outbox_id, request)
+            VALUES (NEW.invitation, wanted.enqueued_at, row_id, NEW.id)
             ON CONFLICT (id) DO UPDATE SET outbox_id = excluded.outbox_id,
                 request = excluded.request, outcome = NULL;
         EXCEPTION WHEN data_exception OR integrity_constraint_violation THEN
             -- Whatever the publisher's constraints have let through must not
             -- hold up the others.
-            INSERT INTO clerk_hub.invitation AS i (id, request, outcome)
-            VALUES (NEW.invitation, NEW.id,
+            INSERT INTO clerk_hub.invitation AS i (id, enqueued_at, request, outcome)
+            VALUES (NEW.invitation, wanted.enqueued_at, NEW.id,
                 clerk_hub.outcome_without_row('failed', 'refused_by_hub', SQLERRM))
             ON CONFLICT (id) DO UPDATE SET outbox_id = NULL,
                 request = excluded.request, outcome = excluded.outcome;
@@ -458,7 +468,7 @@ BEGIN
         )
         SELECT (SELECT pg_catalog.array_agg(b.id) FROM batch AS b),
                (SELECT pg_catalog.jsonb_agg(
-                    pg_catalog.jsonb_build_object('id', k.id, 'request', k.request) ||
+                    pg_catalog.jsonb_build_object('id', k.id, 'enqueued_at', k.enqueued_at, 'request', k.request) ||
                     CASE WHEN o.id IS NOT NULL THEN clerk_hub.outcome_of(o)
                          ELSE coalesce(k.outcome, clerk_hub.outcome_without_row('failed',
                              'outcome_unknown', 'the hub has lost the invitation')) END ||

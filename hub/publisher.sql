@@ -229,7 +229,8 @@ COMMENT ON COLUMN @schema@.clerk_invitation_request.kind IS
 COMMENT ON COLUMN @schema@.clerk_invitation_request.invitation IS
 'id of the row of clerk_invitation_outbox; NULL: all rows';
 COMMENT ON COLUMN @schema@.clerk_invitation_request.request IS
-'the row as it was then: what is to be sent, and error_code';
+'the row as it was then: what is to be sent, enqueued_at, by which a row is known
+from another one that had its id, and error_code';
 COMMENT ON COLUMN @schema@.clerk_invitation_request.enqueued_at IS
 'time of the request';
 COMMENT ON COLUMN @schema@.clerk_invitation_request.received_at IS
@@ -415,7 +416,7 @@ DECLARE
     last_number bigint;
 BEGIN
     SELECT max(o.id) INTO highest FROM @schema@.clerk_invitation_outbox AS o;
-    SELECT CASE WHEN s.is_called THEN s.last_value ELSE 0 END INTO last_number
+    SELECT s.last_value - (NOT s.is_called)::integer INTO last_number
     FROM @schema@.clerk_invitation_outbox_id_seq AS s;
 
     -- Others may draw numbers meanwhile: a short way is gone step by step, and a
@@ -468,8 +469,9 @@ BEGIN
         FROM @schema@.clerk_hub_status AS s, old_rows AS o JOIN new_rows AS n ON n.id = o.id
         WHERE s.notify_channel IS NOT NULL AND o.state = 'queued' AND n.state = 'canceled';
     ELSIF TG_OP = 'DELETE' THEN
-        INSERT INTO @schema@.clerk_invitation_request (kind, invitation)
-        SELECT 'cancel', o.id FROM old_rows AS o WHERE o.state = 'queued' ORDER BY o.id;
+        INSERT INTO @schema@.clerk_invitation_request (kind, invitation, request)
+        SELECT 'cancel', o.id, jsonb_build_object('enqueued_at', o.enqueued_at)
+        FROM old_rows AS o WHERE o.state = 'queued' ORDER BY o.id;
     ELSE
         -- What comes before it means nothing any more, whatever the order in
         -- which a hub copies it.
@@ -614,6 +616,8 @@ out: whether the invitation was queued; false if it has not failed';
 CREATE OR REPLACE FUNCTION @schema@.clerk_abandon_invitation(id bigint, reason text DEFAULT NULL)
 RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $function$
+DECLARE
+    enqueued_at timestamptz;
 BEGIN
     IF $1 IS NULL THEN
         RETURN NULL;
@@ -621,13 +625,13 @@ BEGIN
     IF @schema@.clerk_cancel_invitation($1) THEN
         RETURN true;
     END IF;
-    PERFORM FROM @schema@.clerk_invitation_outbox AS o
+    SELECT o.enqueued_at INTO enqueued_at FROM @schema@.clerk_invitation_outbox AS o
     WHERE o.id = $1 AND o.state IN ('sending', 'verifying') FOR UPDATE;
     IF NOT FOUND THEN
         RETURN false;
     END IF;
     INSERT INTO @schema@.clerk_invitation_request (kind, invitation, request)
-    VALUES ('abandon', $1, jsonb_build_object('reason', $2));
+    VALUES ('abandon', $1, jsonb_build_object('reason', $2, 'enqueued_at', enqueued_at));
     RETURN true;
 END
 $function$;
@@ -905,7 +909,13 @@ BEGIN
                'url', rtrim(convert_from(@schema@.clerk_hub_mask(decode(e ->> 'url', 'hex'), hub.mask_key,
                    concat_ws(':', $1, $2, e ->> 'id')), 'UTF8'))) END), '[]')
     INTO states
-    FROM jsonb_array_elements($4) AS e WHERE (e ->> 'id')::bigint <> ALL (postponed);
+    FROM jsonb_array_elements($4) AS e
+    WHERE (e ->> 'id')::bigint <> ALL (postponed) AND
+          -- A row that this database has lost, in a restore or a failover, may
+          -- have left its id to another.
+          NOT EXISTS (SELECT FROM @schema@.clerk_invitation_outbox AS o
+                      WHERE o.id = (e ->> 'id')::bigint AND
+                            o.enqueued_at <> (e ->> 'enqueued_at')::timestamptz);
 
     BEGIN
         PERFORM @schema@.clerk_hub_apply(states, locked);

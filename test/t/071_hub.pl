@@ -25,6 +25,7 @@ check_changes();
 check_progress();
 check_member_columns();
 check_drift();
+check_set_back();
 check_secrets();
 done_testing();
 
@@ -116,6 +117,7 @@ sub granted_sql
 		GRANT USAGE ON SEQUENCE members_id_seq TO nothing, inserter;);
 }
 
+# The extension has another internal column, which only its senders look at.
 sub cases
 {
 	my $insert = "INSERT INTO clerk_invitation_outbox (organization_id, email_address, role";
@@ -165,7 +167,8 @@ sub cases
 		(map { [ "bad role $_", "$insert) VALUES ('org_1', 'a\@b', $_);" ] } "''", 'NULL', "repeat('r', 256)"),
 		@bad,
 		[ 'the columns', q(SELECT attname, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute
-			WHERE attrelid = 'clerk_invitation_outbox'::regclass AND attnum > 0 ORDER BY attnum;) ],
+			WHERE attrelid = 'clerk_invitation_outbox'::regclass AND attnum > 0
+			AND attname <> 'copied' ORDER BY attnum;) ],
 		[ 'the signatures', q(SELECT p.oid::regprocedure, pg_get_function_arguments(p.oid), p.prorettype::regtype, p.proisstrict
 			FROM pg_proc AS p WHERE p.proname IN ('clerk_enqueue_organization_invitation', 'clerk_cancel_invitation',
 			'clerk_retry_invitation', 'clerk_abandon_invitation', 'clerk_invitation_trigger') ORDER BY p.proname;) ],
@@ -438,6 +441,16 @@ sub check_progress
 	ok($publisher->wait_for(q(SELECT waiting = 0 AND lag IS NULL AND sent = 1 FROM clerk_invitation_progress), 't'),
 		'... and that nothing does');
 
+	my $listener = start_psql($publisher->node, '\connect app app_owner');
+	$publisher->sql(q(UPDATE clerk_hub_status SET notify_channel = 'invitations'));
+	run_in_psql($listener, 'LISTEN invitations;');
+	enqueue('announced@example.com');
+	$publisher->wait_for(q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'announced@example.com'), 'sent');
+	my ($said) = run_in_psql($listener, 'SELECT 1;');
+	like($said, qr/"invitations" with payload "\d+ sent"/, 'who listens is told');
+	$listener->{harness}->finish;
+	$publisher->sql(q(DELETE FROM clerk_invitation_outbox WHERE email_address = 'announced@example.com'));
+
 	# A row that a user's transaction has locked, and one that a trigger refuses.
 	$publisher->sql(
 		q(CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -528,6 +541,26 @@ sub check_drift
 	enqueue('added@example.com');
 	ok($publisher->wait_for(q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'added@example.com'), 'sent'),
 		'... and so can add_publisher.sh');
+	return;
+}
+
+# A publisher that was restored, or whose standby was promoted, gives out numbers
+# again that the hub knows.
+sub check_set_back
+{
+	my $id = $publisher->sql('DELETE FROM clerk_invitation_outbox WHERE id = (SELECT max(id) FROM clerk_invitation_outbox) RETURNING id');
+
+	$publisher->sql(
+		"ALTER SEQUENCE clerk_invitation_outbox_id_seq RESTART WITH $id;
+		ALTER TABLE clerk_invitation_request ALTER id RESTART WITH 1;");
+	enqueue('reused@example.com');
+	ok($publisher->wait_for(
+			q(SELECT string_agg(id || ' ' || state, ', ') FROM clerk_invitation_outbox WHERE email_address = 'reused@example.com'),
+			"$id sent"),
+		'an id that had another row is no reason not to invite');
+	my ($invitation) = $clerk->invitations_for('reused@example.com');
+	is($publisher->sql("SELECT invitation_id FROM clerk_invitation_outbox WHERE id = $id"),
+		$invitation->{id}, '... nor do they mix up');
 	return;
 }
 
