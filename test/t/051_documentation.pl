@@ -45,6 +45,7 @@ my $psql;
 # The steps that pages name.
 my %STEPS = (
 	'a new database' => \&make_database,
+	'hub/publisher.sql' => sub { sql(slurp_file("$source/hub/publisher.sql")) },
 	'pg_cron' => sub { sql('CREATE EXTENSION pg_cron') },
 	'the key in /etc/clerk_invite.key' => sub {
 		ClerkTest::write_key("$etc/clerk_invite.key", $ClerkTest::KEY);
