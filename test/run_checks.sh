@@ -136,19 +136,39 @@ isolation()
 	fi
 }
 
+# prove_files JOBS FILE...: adds to the log.  Since 16 the framework takes its
+# folders from two other variables, and without them gives paths that are
+# relative.
+prove_files()
+{
+	jobs=$1
+	shift
+	CLERK_DESTDIR="$folder/root" PATH="$("$PG_CONFIG" --bindir):$PATH" \
+		TESTDIR="$folder" TESTDATADIR="$folder/tmp_check" \
+		TESTLOGDIR="$folder/tmp_check/log" \
+		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
+		prove --verbose --jobs "$jobs" --merge -I "$pgxs_src/test/perl" \
+		-I test/perl "$@" >>"$folder/tap.log" 2>&1
+}
+
 # Assertions are counted, not files, but for those that end badly without one
-# that does not hold.  Since 16 the framework takes its folders from two other
-# variables, and without them gives paths that are relative.
+# that does not hold.  Most files wait for something most of the time, so four of
+# them share two cores well.  Those that measure time run alone.
 tap()
 {
-	bin=$("$PG_CONFIG" --bindir)
+	together=
+	alone=
+	for file in $tap_files; do
+		case $file in
+			*/015_demo_script.pl | */031_pace.pl) alone="$alone $file" ;;
+			*) together="$together $file" ;;
+		esac
+	done
+	status=0
 	# shellcheck disable=SC2086
-	CLERK_DESTDIR="$folder/root" PATH="$bin:$PATH" TESTDIR="$folder" \
-		TESTDATADIR="$folder/tmp_check" TESTLOGDIR="$folder/tmp_check/log" \
-		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
-		prove --verbose --jobs 2 --merge -I "$pgxs_src/test/perl" -I test/perl \
-		$tap_files >"$folder/tap.log" 2>&1
-	status=$?
+	[ -z "$together" ] || prove_files 4 $together || status=$?
+	# shellcheck disable=SC2086
+	[ -z "$alone" ] || prove_files 1 $alone || status=$?
 	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')
 	bad=$(grep -cE '^not ok [0-9]|^test/t.* Failed: 0\)$' "$folder/tap.log")
 	left_out=$(grep -ciE '# skip|^test/t.*skipped:' "$folder/tap.log")
