@@ -8,6 +8,9 @@ cd "$folder/source"
 
 stop_everything()
 {
+	[ -z "${report:-}" ] || { kill "$report" 2>/dev/null; wait "$report" || true; }
+	[ ! -f "$folder/managed/data/postmaster.pid" ] ||
+		pg_ctl stop -D "$folder/managed/data" -w -m immediate >/dev/null
 	stop_cluster
 	stop_fake_clerk
 }
@@ -258,6 +261,45 @@ SQL
 	clerk_received
 }
 
+# A second server stands for the managed one.  The first one is its hub, too.
+show_hub()
+{
+	chapter 'A managed database, on which nothing can be installed'
+	mkdir "$folder/managed"
+	hub_data=$PGDATA
+	start_cluster "$folder/managed" "$folder/nothing" "wal_level = 'logical'"
+	psql -Xq -v ON_ERROR_STOP=1 -c 'SET client_min_messages = warning' \
+		-f hub/publisher.sql >/dev/null
+	echo 'It has run hub/publisher.sql, which is plain SQL; a hub of its own has the extension.'
+	sql <<'SQL'
+SELECT count(*) AS installed FROM pg_extension WHERE extname = 'clerk_invite';
+
+CREATE TABLE members (email text PRIMARY KEY, team text);
+CREATE TRIGGER invite AFTER INSERT ON members
+FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger('=org_acme', '', 'email', '=org:member');
+SQL
+	(
+		PGHOST=$folder PGDATA=$hub_data
+		CLERK_PUBLISHER="host=$folder/managed port=$PGPORT user=$PGUSER dbname=postgres"
+		export CLERK_PUBLISHER
+		sh hub/add_publisher.sh managed >"$folder/hub.log" 2>&1 ||
+			{ cat "$folder/hub.log" >&2; exit 1; }
+		exec sh hub/report.sh managed >>"$folder/hub.log" 2>&1
+	) &
+	report=$!
+	wait_for 'the first report of the hub' \
+		'SELECT last_report_at IS NOT NULL FROM clerk_hub_status'
+	sql <<'SQL'
+INSERT INTO members VALUES ('kim@example.com', 'green');
+SQL
+	wait_for 'the delivery' "$all_sent"
+	sql <<'SQL'
+SELECT email_address, state, status, invitation_id FROM clerk_invitation_outbox;
+SQL
+	PGHOST=$folder PGDATA=$hub_data
+	clerk_received
+}
+
 key=sk_test_demonstration
 all_sent="SELECT bool_and(state = 'sent') FROM clerk_invitation_outbox"
 journal_lines_shown=0
@@ -281,4 +323,5 @@ show_trigger
 show_outbox
 show_outage
 show_lost_answer
+show_hub
 show_cron

@@ -44,7 +44,7 @@ sub new
 	my $source = abs_path("$ClerkTest::TEST_FOLDER/..");
 	system_or_bail('sh', '-c',
 		    "tar -C '$source' -cf - Makefile clerk_invite.control"
-		  . " clerk_invite--1.0.sql src test | tar -C '$self->{folder}' -xf -");
+		  . " clerk_invite--1.0.sql hub src test | tar -C '$self->{folder}' -xf -");
 	$self->append('test/machine.sh', <<"EOF");
 prepare_machine()
 {

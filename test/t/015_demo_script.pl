@@ -233,12 +233,13 @@ sub check_demonstration
 		'... and shows neither a key nor the url of an invitation');
 
 	my %part = map { /\A(.*)\n/; $1 => $_ } split(/^== /m, $run->{stdout});
-	my ($query, $trigger, $outbox, $outage, $lost, $job) = @part{
+	my ($query, $trigger, $outbox, $outage, $lost, $hub, $job) = @part{
 		'A query',
 		'A trigger on a members table',
 		'The outbox: invitations that follow the commit',
 		'Clerk is down, and comes back',
 		'Clerk invites, but its answer is lost',
+		'A managed database, on which nothing can be installed',
 		'A pg_cron job'
 	};
 	like($query,
@@ -257,6 +258,11 @@ sub check_demonstration
 	check_outbox($outbox);
 	check_outage($outage);
 	check_lost_answer($lost);
+	like($hub, qr/^ +0\n\(1 row\)$/m, 'the managed database has no extension');
+	like($hub, qr/^ kim\@example\.com \| sent  \| pending \| $id$/m,
+		'... and is told what became of its invitation');
+	is_deeply([ received($hub) ],
+		['kim@example.com: 200'], '... which is what Clerk received');
 	like($job, qr/^ succeeded \|/m, 'the job succeeds');
 	my @waiting = ('cleo@example.com', 'dan@example.com');
 	is_deeply([ $job =~ /^ (\S+) +\| $id$/mg ],
