@@ -295,7 +295,7 @@ kill_hub()
 # stop_hub: as "docker stop"; sets hub_status
 stop_hub()
 {
-	kill -TERM "$container"
+	kill -TERM "$container" || bad "the container runs until it is stopped"
 	hub_status=0
 	wait "$hub" || hub_status=$?
 	container=
