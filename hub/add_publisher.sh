@@ -14,12 +14,12 @@ here=$(cd "$(dirname "$0")" && pwd)
 database=$1
 
 # The connection string is a secret: it is in no process's arguments, and no
-# statement with it is logged.
+# statement with it is logged.  psql's own status 3 is not that of a refusal.
 hub()
 {
 	PGOPTIONS="${PGOPTIONS:-} -c client_min_messages=warning -c log_statement=none \
 -c log_min_error_statement=panic -c log_min_duration_statement=-1 -c search_path=pg_catalog" \
-		psql -XAtq -v ON_ERROR_STOP=1 "$@"
+		psql -XAtq -v ON_ERROR_STOP=1 "$@" || return 1
 }
 
 # with_parameter NAME VALUE: the connection string with a parameter, unless it
@@ -44,7 +44,7 @@ refuse()
 at_publisher()
 {
 	export CLERK_CONNECTION="$1" CLERK_SCRIPT="$2"
-	PGOPTIONS='' psql -XAtq -v ON_ERROR_STOP=1 -d "${PGDATABASE:-postgres}" <<'SQL'
+	PGOPTIONS='' psql -XAtq -v ON_ERROR_STOP=1 -d "${PGDATABASE:-postgres}" <<'SQL' || return 1
 \set connection `printenv CLERK_CONNECTION`
 \set script `printenv CLERK_SCRIPT`
 \connect -reuse-previous=off :connection

@@ -203,7 +203,8 @@ start_task()
 			;;
 		report)
 			set_state "$name" connected
-			setpriv --pdeathsig TERM sh "$here/report.sh" "$name" 9>&- &
+			# In a group of its own, so that what it leaves behind can be ended.
+			setpriv --pdeathsig TERM setsid sh "$here/report.sh" "$name" 9>&- &
 			;;
 	esac
 	process[i]=$!
@@ -213,7 +214,7 @@ start_task()
 # logged once.
 end_task()
 {
-	local i=$1 status=$2 name=${NAMES[$1]} output
+	local i=$1 status=$2 name=${NAMES[$1]} group=${process[$1]} output
 
 	process[i]=
 	if [ "${task[i]}" = add ]; then
@@ -235,6 +236,8 @@ end_task()
 		set_state "$name" "${output//$'\n'/ }"
 		[ "$status" -ne 3 ] || delay[i]=30
 	else
+		# Its session would keep the next one out.
+		kill -- "-$group" 2>/dev/null
 		say "the reports to publisher \"$name\" have ended with status $status"
 		set_state "$name" 'not connected'
 	fi

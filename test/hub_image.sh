@@ -295,7 +295,7 @@ kill_hub()
 # stop_hub: as "docker stop"; sets hub_status
 stop_hub()
 {
-	kill -TERM "$container"
+	kill -TERM "$container" || bad "the container runs until it is stopped"
 	hub_status=0
 	wait "$hub" || hub_status=$?
 	container=
@@ -527,6 +527,20 @@ invite shop otto@example.com >/dev/null
 start_hub "$publishers"
 eventually 'a container that begins as the server'"'"'s user works' is_sent shop otto@example.com
 eventually 'and is healthy' healthy
+kill_hub
+
+# The number in the lock file that is left is that of a process of the same user
+# now, as it may be where containers share their processes.
+cat >"$SYSTEMS/hub/usr/local/bin/beside" <<'BESIDE'
+#!/bin/sh
+sleep 600 &
+exec "$@"
+BESIDE
+chmod 0755 "$SYSTEMS/hub/usr/local/bin/beside"
+sed -i '1s/.*/2/' "$SYSTEMS/hub/var/lib/clerk_hub/data/postmaster.pid"
+container_user="$container_user /usr/local/bin/beside"
+start_hub "$publishers"
+eventually 'a lock file that was left does not keep it from starting' healthy
 stop_hub
 container_user=
 
