@@ -23,4 +23,4 @@ extern const char *clerk_json_from_wire_lossy(const char *utf8, size_t length);
 extern const char *clerk_json_error_text(ClerkJsonError json_error);
 extern int	clerk_swallow_data_error(MemoryContext caller);
 
-#endif							/* CLERK_JSON_WIRE_H */
+#endif							/* CLERK_JSON_ENCODING_H */

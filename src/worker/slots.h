@@ -8,8 +8,8 @@
  * exits in any other way, the slot remains reserved for the replacement that
  * the postmaster starts.
  */
-#ifndef CLERK_WORKER_SLOTS_H
-#define CLERK_WORKER_SLOTS_H
+#ifndef CLERK_SLOTS_H
+#define CLERK_SLOTS_H
 
 #include "datatype/timestamp.h"
 
@@ -78,4 +78,4 @@ extern void clerk_worker_release_slot(void);
 extern void clerk_worker_hand_over(const ClerkWorkerSchedule *schedule);
 extern void clerk_worker_expect_restart(void);
 
-#endif							/* CLERK_WORKER_SLOTS_H */
+#endif							/* CLERK_SLOTS_H */
