@@ -272,8 +272,10 @@ sub check_worker_status
 	$node->safe_psql('postgres',
 		'DROP TRIGGER added ON clerk_invitation_outbox; DROP FUNCTION added();');
 	make_due();
+
+	# The worker may have the row already, so another one's change wakes it.
 	$node->safe_psql('postgres',
-		"UPDATE clerk_invitation_outbox SET send_after = send_after WHERE id = $id");
+		"UPDATE clerk_invitation_outbox SET send_after = send_after WHERE id = $other");
 	wait_until('the worker sends the row', sub { state_of($id) eq 'sent 1' });
 	wait_until('the worker has nothing to tell', sub { $last_error->() eq '' });
 	pass('the worker sends it when the reason is gone');
