@@ -64,8 +64,10 @@ with_parameter keepalives_interval 5
 with_parameter keepalives_count 3
 with_parameter tcp_user_timeout 30000
 
-reason=$(at_publisher "$CLERK_PUBLISHER" "$here/check_publisher.sql" 2>&1) ||
-	{ printf '%s\n' "$0: cannot connect to the publisher of \"$database\": $reason" >&2; exit 1; }
+output=$(at_publisher "$CLERK_PUBLISHER" "$here/check_publisher.sql" 2>&1) ||
+	{ printf '%s\n' "$0: cannot connect to the publisher of \"$database\": $output" >&2; exit 1; }
+# A warning at connection, such as one about a collation's version, is no reason.
+reason=$(printf '%s\n' "$output" | sed -n 's/^unusable: //p')
 [ -z "$reason" ] || refuse "$reason"
 version=$(at_publisher "$CLERK_PUBLISHER" "$here/publisher_version.sql")
 [ "${version%% *}" = 1 ] ||

@@ -1,5 +1,5 @@
 -- check_publisher.sql - why a database cannot be a hub's publisher, in one
--- sentence; nothing if it can be one
+-- sentence after "unusable: "; nothing if it can be one
 --
 -- Run at the publisher, as the role that the hub logs in as.
 WITH found AS (
@@ -17,7 +17,7 @@ WITH found AS (
     JOIN pg_catalog.pg_namespace AS n ON n.nspname = f.schema_name
     JOIN pg_catalog.pg_class AS t ON t.relnamespace = n.oid AND t.relname = 'clerk_invitation_request'
 )
-SELECT CASE
+SELECT 'unusable: ' || CASE
     WHEN current_setting('server_version_num')::integer < 130000 THEN
         'it is PostgreSQL ' || current_setting('server_version') || ', but a publisher must be version 13 or later'
     WHEN pg_is_in_recovery() THEN

@@ -51,6 +51,14 @@ sub start
 	$node->append_conf('postgresql.conf',
 		"shared_preload_libraries = '" . ClerkTest::library_name($node) . "'");
 	$node->restart;
+	return $class->on($node);
+}
+
+# The hub of a server that is there, such as a promoted standby.
+sub on
+{
+	my ($class, $node) = @_;
+
 	return bless { node => $node, loops => {} }, $class;
 }
 
@@ -172,14 +180,14 @@ use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
 # A server with the database app; "conf" is appended to postgresql.conf.
-# %params: encoding; initdb, more options; without_script, to leave
-# publisher.sql out.
+# %params: encoding; initdb, more options; own_installation, for a server that
+# is to have the extension; without_script, to leave publisher.sql out.
 sub start
 {
 	my ($class, $name, %params) = @_;
 	my @options = @{ $params{initdb} // [] };
 	my $node = PostgreSQL::Test::Cluster->new($name,
-		install_path => $ENV{CLERK_PUBLISHER_PATH});
+		install_path => $params{own_installation} ? undef : $ENV{CLERK_PUBLISHER_PATH});
 	my $self = bless { name => $name, node => $node }, $class;
 
 	$node->init(

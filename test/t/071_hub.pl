@@ -20,6 +20,7 @@ check_refusals();
 check_members_before();
 $hub->add($publisher);
 $hub->start_reports($publisher, CLERK_HUB_REFRESH => 1);
+check_warning();
 check_states();
 check_changes();
 check_progress();
@@ -33,7 +34,7 @@ done_testing();
 # extension, where nobody sends, and one for the publisher's SQL.
 sub check_surface
 {
-	my $extension = Hub::Publisher->start('extension', without_script => 1,
+	my $extension = Hub::Publisher->start('extension', without_script => 1, own_installation => 1,
 		conf => ClerkTest::library_settings($hub->node) . "clerk_invite.worker = off\n");
 	my $plain = $publisher->node;
 
@@ -321,6 +322,18 @@ sub enqueue
 
 	$publisher->sql('INSERT INTO clerk_invitation_outbox (organization_id, email_address, role) VALUES '
 		  . join(', ', map { "('org_1', '$_', 'org:member')" } @emails));
+	return;
+}
+
+# Such as the one of a database whose collations have another version.
+sub check_warning
+{
+	my $file = PostgreSQL::Test::Utils::tempdir() . '/passwords';
+
+	append_to_file($file, "localhost:1:none:none:none\n");
+	chmod(0644, $file);
+	my $run = $hub->try_to_add($publisher, PGPASSFILE => $file);
+	is($run->{status}, 0, 'a warning at connection is no refusal');
 	return;
 }
 
