@@ -45,6 +45,8 @@ OBJS = \
 	src/outbox/statement_table.o \
 	src/outbox/status_refresh.o \
 	src/outbox/status_statements.o \
+	src/clerk/api_path.o \
+	src/clerk/api_request.o \
 	src/clerk/await_request.o \
 	src/clerk/budget_file.o \
 	src/clerk/email_address.o \
@@ -53,10 +55,12 @@ OBJS = \
 	src/clerk/error_rules.o \
 	src/clerk/invitation_json.o \
 	src/clerk/invitation_pages.o \
+	src/clerk/invitation_response.o \
 	src/clerk/json_encoding.o \
 	src/clerk/json_reader.o \
 	src/clerk/operations.o \
 	src/clerk/rate_limit.o \
+	src/clerk/request_accounting.o \
 	src/clerk/request_error.o \
 	src/clerk/request_window.o \
 	src/clerk/white_space.o \

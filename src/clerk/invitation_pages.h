@@ -17,7 +17,8 @@
 #ifndef CLERK_INVITATION_PAGES_H
 #define CLERK_INVITATION_PAGES_H
 
-#include "clerk/operations.h"
+#include "clerk/api_path.h"
+#include "clerk/invitation_json.h"
 
 typedef struct ClerkInvitationPages ClerkInvitationPages;
 

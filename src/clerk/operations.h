@@ -1,42 +1,25 @@
 /*
  * operations.h
- *		Clerk's operations on organization invitations: forms requests and
- *		reads responses.
+ *		Clerk's operations on organization invitations.
  *
  * For each operation one function starts the request and another reads its
  * response, so that several requests can run at the same time.  See
  * http/http.h for what happens in between.
  *
  * Every operation that Clerk's rate limits count needs a reservation
- * (clerk/rate_limit.h) for the instance that clerk_chosen_instance() returns.
- * The function that starts the request starts the reservation, and the
- * function that reads the response settles it.
+ * (clerk/rate_limit.h) for the instance that clerk_chosen_instance()
+ * (clerk/api_request.h) returns.  The function that starts the request starts
+ * the reservation, and the function that reads the response settles it.
  */
 #ifndef CLERK_OPERATIONS_H
 #define CLERK_OPERATIONS_H
 
+#include "clerk/api_path.h"
 #include "clerk/error.h"
 #include "clerk/invitation_json.h"
 #include "clerk/rate_limit.h"
 #include "http/http.h"
 
-/* Maximum number of invitations on a page of a list, by Clerk's API. */
-#define CLERK_LIST_MAX 500
-
-/* Which invitations to list.  NULL and NIL mean no restriction. */
-typedef struct ClerkListing
-{
-	const char *organization_id;	/* NULL: all the instance's */
-	List	   *statuses;		/* list of strings */
-	const char *email_address;	/* only with an organization_id */
-	const char *query;			/* only without an organization_id */
-	bool		oldest_first;	/* otherwise the newest first */
-	int			limit;			/* 1 to CLERK_LIST_MAX */
-	int64		offset;
-} ClerkListing;
-
-extern bool clerk_is_identifier(const char *text);
-extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,
 													   ClerkReservation *reservation,
 													   ClerkError **error);

@@ -4,7 +4,7 @@
  */
 #include "postgres.h"
 
-#include "clerk/operations.h"
+#include "clerk/api_request.h"
 #include "common/installed_extension.h"
 #include "outbox/delivery_pass.h"
 #include "outbox/sender_lock.h"

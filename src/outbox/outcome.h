@@ -9,7 +9,9 @@
 #ifndef CLERK_OUTCOME_H
 #define CLERK_OUTCOME_H
 
-#include "clerk/operations.h"
+#include "clerk/error.h"
+#include "clerk/invitation_json.h"
+#include "http/http.h"
 #include "outbox/outbox_row.h"
 
 extern void clerk_outcome_created(ClerkOutboxChange *change,

@@ -5,7 +5,9 @@
 #ifndef CLERK_REQUEST_BATCH_H
 #define CLERK_REQUEST_BATCH_H
 
-#include "clerk/operations.h"
+#include "clerk/error.h"
+#include "clerk/rate_limit.h"
+#include "http/http.h"
 #include "outbox/outbox_row.h"
 #include "outbox/packing.h"
 

@@ -33,6 +33,7 @@
  */
 #include "postgres.h"
 
+#include "clerk/api_request.h"
 #include "clerk/await_request.h"
 #include "clerk/invitation_pages.h"
 #include "clerk/operations.h"

@@ -8,7 +8,7 @@
 #include "postgres.h"
 
 #include "catalog/pg_type_d.h"
-#include "clerk/operations.h"
+#include "clerk/api_path.h"
 #include "clerk/white_space.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"

@@ -17,8 +17,10 @@
  */
 #include "postgres.h"
 
+#include "clerk/api_request.h"
 #include "clerk/await_request.h"
 #include "clerk/email_address.h"
+#include "clerk/operations.h"
 #include "clerk/request_error.h"
 #include "common/installed_extension.h"
 #include "common/settings.h"

@@ -14,7 +14,9 @@
  */
 #include "postgres.h"
 
+#include "clerk/api_request.h"
 #include "clerk/await_request.h"
+#include "clerk/operations.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "sql/arguments.h"

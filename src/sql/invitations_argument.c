@@ -11,7 +11,6 @@
 
 #include "clerk/email_address.h"
 #include "clerk/json_reader.h"
-#include "clerk/operations.h"
 #include "clerk/white_space.h"
 #include "compat.h"
 #include "miscadmin.h"

@@ -20,6 +20,7 @@
 #include "catalog/pg_proc.h"
 #include "clerk/await_request.h"
 #include "clerk/invitation_pages.h"
+#include "clerk/operations.h"
 #include "common/installed_extension.h"
 #include "compat.h"
 #include "executor/executor.h"

@@ -7,7 +7,7 @@
 #define CLERK_STATEMENT_REQUEST_H
 
 #include "access/htup.h"
-#include "clerk/operations.h"
+#include "clerk/error.h"
 #include "compat.h"
 #include "fmgr.h"
 

@@ -8,7 +8,7 @@
  */
 #include "postgres.h"
 
-#include "clerk/operations.h"
+#include "clerk/api_request.h"
 #include "commands/dbcommands.h"
 #include "common/settings.h"
 #include "compat.h"
