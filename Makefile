@@ -65,7 +65,9 @@ OBJS = \
 	src/clerk/request_window.o \
 	src/clerk/white_space.o \
 	src/http/domain_name.o \
+	src/http/easy_handle.o \
 	src/http/event_loop.o \
+	src/http/header_list.o \
 	src/http/http.o \
 	src/http/socket_set.o \
 	src/http/transfer.o \

@@ -9,7 +9,8 @@
  * death, so cancels, terminations and other interrupts reach the process at
  * once in every phase of a request.
  *
- * Rules that apply here and in http/transfer.c:
+ * Rules that apply here and in http/transfer.c, http/easy_handle.c and
+ * http/header_list.c:
  *
  * 1. libcurl is called only between enter_libcurl() and leave_libcurl().  All
  *	  signals are blocked there, so that a thread that libcurl starts (its
@@ -218,7 +219,7 @@ clerk_event_loop_release(ClerkLoopEntry *entry)
 {
 	sigset_t	saved;
 
-	if (entry->transfer.easy == NULL)
+	if (entry->transfer.handle.easy == NULL)
 		return;
 	enter_libcurl(&saved);
 	if (entry->waiting)
@@ -356,7 +357,7 @@ run_transfer(ClerkLoopEntry *entry)
 	if (loop.abandoned > 0)
 		clerk_transfer_require_new_connection(&entry->transfer);
 	if (prepare_multi() &&
-		curl_multi_add_handle(loop.multi, entry->transfer.easy) == CURLM_OK)
+		curl_multi_add_handle(loop.multi, entry->transfer.handle.easy) == CURLM_OK)
 	{
 		dlist_push_tail(&loop.running, &entry->node);
 		drive_libcurl(NULL, 0);
@@ -537,7 +538,7 @@ static void
 remove_transfer(ClerkLoopEntry *entry, bool reuse)
 {
 	if (loop.multi != NULL)
-		curl_multi_remove_handle(loop.multi, entry->transfer.easy);
+		curl_multi_remove_handle(loop.multi, entry->transfer.handle.easy);
 	clerk_transfer_drop_handle(&entry->transfer, reuse);
 }
 

@@ -48,48 +48,11 @@
  */
 #define MAX_HEADER_BYTES (64 * 1024)
 
-#define AUTHORIZATION "Authorization: Bearer "
-
-/* Longest bearer token; the settings accept no longer key. */
-#define MAX_TOKEN_LENGTH 255
-
 /* Milliseconds by which libcurl's time limits exceed ours: rule 3. */
 #define SPARE_TIME 1000
 
-/*
- * Idle easy handles that are kept for reuse.  A session's successive calls
- * need one, and a sender has about ten requests running.
- */
-#define MAX_IDLE_HANDLES 16
-
-/* Header lines, which nearly all requests of a process share. */
-struct ClerkHeaderList
-{
-	int			users;			/* requests that use it, and cache.headers */
-	struct curl_slist *lines;	/* the first is AUTHORIZATION's */
-};
-
-/* State that is kept from one transfer to the next. */
-static struct
-{
-	bool		waits_for_lookups;	/* libcurl waits for lookups: rule 3
-									 * applies */
-	CURL	   *idle[MAX_IDLE_HANDLES];
-	int			idle_count;
-	char		ca_file[MAXPGPATH]; /* what is set in all handles */
-	uint32		generation;		/* number of times that ca_file has changed */
-	ClerkHeaderList *headers;
-}			cache;
-
-static bool share_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec);
-static bool headers_match(const ClerkHeaderList *headers,
-						  const ClerkHttpSpec *spec);
-static ClerkHeaderList *build_headers(const ClerkHttpSpec *spec);
-static void release_headers(ClerkHeaderList *headers);
 static bool take_handle(ClerkTransfer *transfer, const char *ca_file);
-static bool set_permanent_options(ClerkTransfer *transfer,
-								  const char *ca_file);
-static bool set_resolver_options(CURL *easy);
+static bool set_callbacks(ClerkTransfer *transfer);
 static bool set_request_options(ClerkTransfer *transfer,
 								const ClerkHttpSpec *spec,
 								bool fresh_connection);
@@ -130,10 +93,12 @@ clerk_transfer_prepare(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 	transfer->sockets = sockets;
 	transfer->body = spec->body;
 	transfer->body_length = spec->body_length;
-	if (!share_headers(transfer, spec) ||
+	transfer->headers = clerk_header_list_share(spec);
+	if (transfer->headers == NULL ||
 		!take_handle(transfer, spec->ca_file) ||
 		!set_request_options(transfer, spec, fresh_connection) ||
-		curl_easy_setopt(transfer->easy, CURLOPT_PRIVATE, owner) != CURLE_OK)
+		curl_easy_setopt(transfer->handle.easy, CURLOPT_PRIVATE,
+						 owner) != CURLE_OK)
 		return false;
 	transfer->outcome = CLERK_HTTP_RUNNING;
 	return true;
@@ -152,7 +117,7 @@ clerk_transfer_refuse(ClerkTransfer *transfer, ClerkHttpOutcome outcome,
 void
 clerk_transfer_require_new_connection(ClerkTransfer *transfer)
 {
-	curl_easy_setopt(transfer->easy, CURLOPT_FRESH_CONNECT, 1L);
+	curl_easy_setopt(transfer->handle.easy, CURLOPT_FRESH_CONNECT, 1L);
 }
 
 /*
@@ -180,8 +145,9 @@ clerk_transfer_settle(ClerkTransfer *transfer, CURLcode result)
 	transfer->outcome = CLERK_HTTP_COMPLETED;
 	transfer->response_time = GetCurrentTimestamp();
 	transfer->response_clock = clerk_server_clock();
-	curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &transfer->status);
-	curl_easy_getinfo(transfer->easy, CURLINFO_RETRY_AFTER,
+	curl_easy_getinfo(transfer->handle.easy, CURLINFO_RESPONSE_CODE,
+					  &transfer->status);
+	curl_easy_getinfo(transfer->handle.easy, CURLINFO_RETRY_AFTER,
 					  &transfer->retry_after);
 }
 
@@ -196,13 +162,13 @@ clerk_transfer_fail(ClerkTransfer *transfer, const char *error)
 
 	/* Before 7.80 nothing else shows that libcurl has sent a GET. */
 	if (transfer->body == NULL &&
-		curl_easy_getinfo(transfer->easy, CURLINFO_REQUEST_SIZE,
+		curl_easy_getinfo(transfer->handle.easy, CURLINFO_REQUEST_SIZE,
 						  &request_bytes) == CURLE_OK && request_bytes > 0)
 		transfer->sent = true;
 	transfer->outcome = transfer->sent ? CLERK_HTTP_LOST : CLERK_HTTP_NOT_SENT;
 
 	/* Keep libcurl from writing to the buffer again. */
-	curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
+	curl_easy_setopt(transfer->handle.easy, CURLOPT_ERRORBUFFER, NULL);
 	if (error != transfer->error)
 		strlcpy(transfer->error, error, sizeof(transfer->error));
 	for (char *c = transfer->error; *c != '\0'; c++)
@@ -211,22 +177,13 @@ clerk_transfer_fail(ClerkTransfer *transfer, const char *error)
 }
 
 /*
- * Releases a transfer's easy handle: keeps it for another transfer if "reuse"
- * is true and there is room, or else frees it.
+ * Releases a transfer's easy handle, for reuse by another transfer if "reuse"
+ * is true.
  */
 void
 clerk_transfer_drop_handle(ClerkTransfer *transfer, bool reuse)
 {
-	if (reuse && transfer->generation == cache.generation &&
-		cache.idle_count < MAX_IDLE_HANDLES)
-	{
-		/* The handle may outlive the buffer. */
-		curl_easy_setopt(transfer->easy, CURLOPT_ERRORBUFFER, NULL);
-		cache.idle[cache.idle_count++] = transfer->easy;
-	}
-	else
-		curl_easy_cleanup(transfer->easy);
-	transfer->easy = NULL;
+	clerk_easy_handle_drop(&transfer->handle, reuse);
 }
 
 /* Frees a transfer's memory except the easy handle. */
@@ -234,7 +191,7 @@ void
 clerk_transfer_clear(ClerkTransfer *transfer)
 {
 	if (transfer->headers != NULL)
-		release_headers(transfer->headers);
+		clerk_header_list_release(transfer->headers);
 	free(transfer->response_headers.data);
 	free(transfer->response_body.data);
 }
@@ -243,117 +200,20 @@ clerk_transfer_clear(ClerkTransfer *transfer)
 const char *
 clerk_transfer_bearer_token(const ClerkTransfer *transfer)
 {
-	return transfer->headers->lines->data + strlen(AUTHORIZATION);
+	return clerk_header_list_bearer_token(transfer->headers);
 }
 
 /*
- * Shares the last request's header lines if they are the same, or else builds
- * new ones.  Returns false if memory has run out.
- */
-static bool
-share_headers(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
-{
-	if (cache.headers == NULL || !headers_match(cache.headers, spec))
-	{
-		ClerkHeaderList *built = build_headers(spec);
-
-		if (built == NULL)
-			return false;
-		if (cache.headers != NULL)
-			release_headers(cache.headers);
-		cache.headers = built;
-	}
-	transfer->headers = cache.headers;
-
-	transfer->headers->users++;
-	return true;
-}
-
-static bool
-headers_match(const ClerkHeaderList *headers, const ClerkHttpSpec *spec)
-{
-	const struct curl_slist *line = headers->lines;
-	const char *const *wanted = spec->headers;
-
-	if (strcmp(line->data + strlen(AUTHORIZATION), spec->bearer_token) != 0)
-		return false;
-	line = line->next->next;
-	while (line != NULL && *wanted != NULL && strcmp(line->data, *wanted) == 0)
-	{
-		line = line->next;
-		wanted++;
-	}
-	return line == NULL && *wanted == NULL;
-}
-
-static ClerkHeaderList *
-build_headers(const ClerkHttpSpec *spec)
-{
-	char		authorization[MAX_TOKEN_LENGTH + sizeof(AUTHORIZATION)];
-	ClerkHeaderList *headers;
-	bool		complete;
-
-	if (strlen(spec->bearer_token) > MAX_TOKEN_LENGTH)
-		return NULL;
-	headers = calloc(1, sizeof(*headers));
-	if (headers == NULL)
-		return NULL;
-	headers->users = 1;
-	strcpy(authorization, AUTHORIZATION);
-	strcat(authorization, spec->bearer_token);
-	headers->lines = curl_slist_append(NULL, authorization);
-
-	/*
-	 * An empty Expect header keeps libcurl from sending "Expect:
-	 * 100-continue" and waiting for the response to it before a large body.
-	 */
-	complete = headers->lines != NULL &&
-		curl_slist_append(headers->lines, "Expect:") != NULL;
-	for (const char *const *line = spec->headers; complete && *line != NULL; line++)
-		complete = curl_slist_append(headers->lines, *line) != NULL;
-	if (complete)
-		return headers;
-	release_headers(headers);
-	return NULL;
-}
-
-static void
-release_headers(ClerkHeaderList *headers)
-{
-	if (--headers->users > 0)
-		return;
-	curl_slist_free_all(headers->lines);
-	free(headers);
-}
-
-/*
- * Takes an idle easy handle, or creates one and sets the options that never
- * change.  Returns false if memory has run out or libcurl lacks an option.
- *
- * The CA file is one of these options, because libcurl's default cannot be
- * restored once it has been replaced.  When the CA file changes, the handles
- * are freed.
+ * Takes an easy handle, and sets the callbacks if it is new.  Returns false if
+ * memory has run out or libcurl lacks an option.
  */
 static bool
 take_handle(ClerkTransfer *transfer, const char *ca_file)
 {
-	if (strcmp(cache.ca_file, ca_file) != 0)
-	{
-		while (cache.idle_count > 0)
-			curl_easy_cleanup(cache.idle[--cache.idle_count]);
-		strlcpy(cache.ca_file, ca_file, sizeof(cache.ca_file));
-		cache.generation++;
-	}
-	transfer->generation = cache.generation;
+	bool		created;
 
-	if (cache.idle_count > 0)
-	{
-		transfer->easy = cache.idle[--cache.idle_count];
-		return true;
-	}
-	transfer->easy = curl_easy_init();
-	return transfer->easy != NULL &&
-		set_permanent_options(transfer, ca_file);
+	return clerk_easy_handle_take(&transfer->handle, ca_file, &created) &&
+		(!created || set_callbacks(transfer));
 }
 
 /* An option's value is a long or a pointer. */
@@ -361,49 +221,21 @@ take_handle(ClerkTransfer *transfer, const char *ca_file)
 	(curl_easy_setopt(easy, (option), (value)) == CURLE_OK)
 
 /*
- * Sets the options that are the same for all requests.  Some of them are
- * libcurl's defaults, but security depends on them: the certificate and its
- * name are verified, and redirects are not followed.
- *
- * A CA file also replaces the system's CA directory, which not every TLS
- * library supports.  Setting CURLOPT_NOPROXY keeps libcurl from reading the
- * environment variable no_proxy.
+ * Sets the callbacks, which are the same for all requests.  Those that get the
+ * transfer as their argument get it from set_request_options().
  */
 static bool
-set_permanent_options(ClerkTransfer *transfer, const char *ca_file)
+set_callbacks(ClerkTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
+	CURL	   *easy = transfer->handle.easy;
 
-	return SET(CURLOPT_SSL_VERIFYPEER, 1L) &&
-		SET(CURLOPT_SSL_VERIFYHOST, 2L) &&
-		SET(CURLOPT_SSLVERSION, (long) CURL_SSLVERSION_TLSv1_2) &&
-		(ca_file[0] == '\0' ||
-		 (SET(CURLOPT_CAINFO, ca_file) && (SET(CURLOPT_CAPATH, NULL) || true))) &&
-		SET(CURLOPT_FOLLOWLOCATION, 0L) &&
-		clerk_set_protocols(easy) == CURLE_OK &&
-		SET(CURLOPT_NOPROXY, "") &&
-		SET(CURLOPT_NOSIGNAL, 1L) &&
-		set_resolver_options(easy) &&
-		SET(CURLOPT_READFUNCTION, on_body_read) &&
+	return SET(CURLOPT_READFUNCTION, on_body_read) &&
 		SET(CURLOPT_SEEKFUNCTION, on_body_rewind) &&
 		SET(CURLOPT_HEADERFUNCTION, on_response_header) &&
 		SET(CURLOPT_WRITEFUNCTION, on_response_body) &&
 		SET(CURLOPT_OPENSOCKETFUNCTION, on_socket_open) &&
 		SET(CURLOPT_CLOSESOCKETFUNCTION, on_socket_close) &&
 		SET(CURLOPT_CLOSESOCKETDATA, transfer->sockets);
-}
-
-/*
- * Rule 3.  The DNS cache is disabled where libcurl waits for lookups: a
- * transfer could use a cached address while its own lookup hangs, and libcurl
- * would wait for that lookup at the end of the transfer.
- */
-static bool
-set_resolver_options(CURL *easy)
-{
-	cache.waits_for_lookups = !clerk_set_quick_exit(easy);
-
-	return !cache.waits_for_lookups || SET(CURLOPT_DNS_CACHE_TIMEOUT, 0L);
 }
 
 /*
@@ -415,7 +247,7 @@ static bool
 set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 					bool fresh_connection)
 {
-	CURL	   *easy = transfer->easy;
+	CURL	   *easy = transfer->handle.easy;
 
 	return SET(CURLOPT_URL, spec->url) &&
 		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
@@ -435,7 +267,7 @@ set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 static bool
 set_body_options(ClerkTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
+	CURL	   *easy = transfer->handle.easy;
 	bool		prereq = clerk_ask_before_attempt(easy, on_attempt, transfer);
 
 	if (transfer->body == NULL)
@@ -449,11 +281,11 @@ set_body_options(ClerkTransfer *transfer)
 static bool
 set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 {
-	CURL	   *easy = transfer->easy;
+	CURL	   *easy = transfer->handle.easy;
 	long		spare_time = 0;
 
 	transfer->connect_deadline = transfer->deadline = CLERK_NEVER;
-	if (cache.waits_for_lookups)
+	if (clerk_easy_handle_waits_for_lookups())
 	{
 		int64		now = clerk_monotonic_microseconds();
 
@@ -477,9 +309,9 @@ set_limits(ClerkTransfer *transfer, const ClerkHttpSpec *spec)
 bool
 clerk_transfer_abandon(ClerkTransfer *transfer)
 {
-	CURL	   *easy = transfer->easy;
+	CURL	   *easy = transfer->handle.easy;
 
-	if (!cache.waits_for_lookups || transfer->connecting ||
+	if (!clerk_easy_handle_waits_for_lookups() || transfer->connecting ||
 		sending_has_begun(transfer))
 		return false;
 	if (!SET(CURLOPT_OPENSOCKETFUNCTION, on_abandoned_socket_open) ||
@@ -490,7 +322,7 @@ clerk_transfer_abandon(ClerkTransfer *transfer)
 		!SET(CURLOPT_HTTPHEADER, NULL) ||
 		!SET(CURLOPT_POSTFIELDS, NULL))
 		return false;
-	transfer->easy = NULL;
+	transfer->handle.easy = NULL;
 	return true;
 }
 
@@ -505,7 +337,8 @@ sending_has_begun(const ClerkTransfer *transfer)
 {
 	curl_off_t	since = 0;
 
-	curl_easy_getinfo(transfer->easy, CURLINFO_PRETRANSFER_TIME_T, &since);
+	curl_easy_getinfo(transfer->handle.easy, CURLINFO_PRETRANSFER_TIME_T,
+					  &since);
 	return since > 0;
 }
 

@@ -11,6 +11,8 @@
 #include <curl/curl.h>
 
 #include "datatype/timestamp.h"
+#include "http/easy_handle.h"
+#include "http/header_list.h"
 #include "http/http_spec.h"
 #include "http/socket_set.h"
 
@@ -27,15 +29,10 @@ typedef struct ClerkByteBuffer
 	size_t		capacity;
 } ClerkByteBuffer;
 
-/* Header lines that several transfers share. */
-typedef struct ClerkHeaderList ClerkHeaderList;
-
 /* Zeroed before clerk_transfer_prepare().  Only transfer.c modifies it. */
 typedef struct ClerkTransfer
 {
-	CURL	   *easy;			/* NULL once the transfer has ended */
-	uint32		generation;		/* of the handle: cache.generation when it was
-								 * taken */
+	ClerkEasyHandle handle;
 	ClerkSocketSet *sockets;	/* gets the sockets that the transfer opens */
 	bool		loopback_only;
 	ClerkHeaderList *headers;
