@@ -152,10 +152,10 @@ sub enqueue
 sub wait_for_sent
 {
 	my ($publisher, @emails) = @_;
+	my $emails = join(', ', map { "'$_'" } @emails);
 
 	$publisher->wait_for(
-		q(SELECT count(*) FROM clerk_invitation_outbox WHERE state = 'sent' AND email_address IN ()
-		  . join(', ', map { "'$_'" } @emails) . ')',
+		"SELECT count(*) FROM clerk_invitation_outbox WHERE state = 'sent' AND email_address IN ($emails)",
 		scalar(@emails));
 	return;
 }
