@@ -22,6 +22,7 @@
 
 #include "clerk/json_reader.h"
 #include "clerk/operations.h"
+#include "clerk/rate_limit.h"
 #include "clerk/request_error.h"
 #include "common/settings.h"
 #include "lib/stringinfo.h"
@@ -455,7 +456,7 @@ start_request(const char *path, char *body, ClerkReservation *reservation,
 	spec.connect_timeout = clerk_connect_timeout;
 	spec.request_timeout = clerk_request_timeout;
 	if (reservation != NULL)
-		clerk_rate_limit_start(reservation);
+		clerk_reservation_start(reservation);
 	return clerk_http_start(&spec);
 }
 
@@ -488,17 +489,17 @@ settle_reservation(const ClerkHttpRequest *request, ClerkReservation *reservatio
 		case CLERK_HTTP_RUNNING:
 			return;
 		case CLERK_HTTP_COMPLETED:
-			clerk_rate_limit_responded(reservation,
-									   clerk_http_response_time(request));
+			clerk_reservation_responded(reservation,
+										clerk_http_response_time(request));
 			note_rate_limit(request, reservation->instance,
 							reservation->endpoint);
 			return;
 		case CLERK_HTTP_LOST:
-			clerk_rate_limit_responded(reservation, GetCurrentTimestamp());
+			clerk_reservation_responded(reservation, GetCurrentTimestamp());
 			return;
 		case CLERK_HTTP_UNUSABLE:
 		case CLERK_HTTP_NOT_SENT:
-			clerk_rate_limit_not_sent(reservation);
+			clerk_reservation_not_sent(reservation);
 			return;
 	}
 }
