@@ -49,10 +49,12 @@ OBJS = \
 	src/clerk/api_request.o \
 	src/clerk/await_request.o \
 	src/clerk/budget_file.o \
+	src/clerk/budget_store.o \
 	src/clerk/email_address.o \
 	src/clerk/error.o \
 	src/clerk/error_response.o \
 	src/clerk/error_rules.o \
+	src/clerk/instance_budgets.o \
 	src/clerk/invitation_json.o \
 	src/clerk/invitation_pages.o \
 	src/clerk/invitation_response.o \
@@ -63,6 +65,7 @@ OBJS = \
 	src/clerk/request_accounting.o \
 	src/clerk/request_error.o \
 	src/clerk/request_window.o \
+	src/clerk/reservation.o \
 	src/clerk/white_space.o \
 	src/http/domain_name.o \
 	src/http/easy_handle.o \

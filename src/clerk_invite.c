@@ -7,7 +7,7 @@
  */
 #include "postgres.h"
 
-#include "clerk/rate_limit.h"
+#include "clerk/budget_store.h"
 #include "common/settings.h"
 #include "compat.h"
 #include "fmgr.h"
@@ -27,7 +27,7 @@ void
 _PG_init(void)
 {
 	clerk_define_settings();
-	clerk_rate_limit_request_memory();
+	clerk_budget_store_request_memory();
 	clerk_worker_slots_request_memory();
 	clerk_register_launcher();
 }

@@ -1,12 +1,12 @@
 /*
  * rate_limit_driver.c
- *		SQL functions that call src/clerk/rate_limit.c directly, with clocks
- *		that a test sets and with a window of its own.
+ *		SQL functions that call src/clerk/rate_limit.c and reservation.c
+ *		directly, with clocks that a test sets and with a window of its own.
  *
- * This library contains its own copy of that file, which works on the same
- * shared memory.  It must be linked with -Bsymbolic so that it calls its own
- * copy.  The budgets are the settings of the extension's library, which must
- * have been loaded before.
+ * This library contains its own copy of these files and of those below them,
+ * which works on the same shared memory.  It must be linked with -Bsymbolic so
+ * that it calls its own copy.  The budgets are the settings of the extension's
+ * library, which must have been loaded before.
  */
 #include "postgres.h"
 
@@ -34,7 +34,10 @@ static TimestampTz reloaded_at = 0;
 #include "../src/common/shared_memory.c"
 #include "../src/clerk/budget_file.c"
 #include "../src/clerk/request_window.c"
+#include "../src/clerk/instance_budgets.c"
+#include "../src/clerk/budget_store.c"
 #include "../src/clerk/rate_limit.c"
+#include "../src/clerk/reservation.c"
 #undef GetCurrentTimestamp
 #undef clerk_monotonic_microseconds
 
@@ -213,11 +216,11 @@ Datum
 driver_restart(PG_FUNCTION_ARGS)
 {
 	(void) fcinfo;
-	(void) lock_state();
+	(void) clerk_budget_store_lock();
 	memset((char *) state + sizeof(LWLock), 0, sizeof(State) - sizeof(LWLock));
 	memset(own, 0, sizeof(own));
 	file_is_stale = false;
-	unlock_state();
+	clerk_budget_store_unlock();
 	PG_RETURN_VOID();
 }
 
@@ -231,10 +234,10 @@ driver_reserve(PG_FUNCTION_ARGS)
 	clerk_single_requests_per_hour = setting("clerk_invite.single_requests_per_hour");
 	clerk_bulk_requests_per_hour = setting("clerk_invite.bulk_requests_per_hour");
 	make_room(PG_GETARG_INT32(2));
-	reservation_count = clerk_rate_limit_take((uint64) PG_GETARG_INT64(0),
-											  (ClerkEndpoint) PG_GETARG_INT32(1),
-											  PG_GETARG_INT32(2),
-											  reservations, &available_at);
+	reservation_count = clerk_reservation_take((uint64) PG_GETARG_INT64(0),
+											   (ClerkEndpoint) PG_GETARG_INT32(1),
+											   PG_GETARG_INT32(2),
+											   reservations, &available_at);
 	PG_RETURN_INT32(reservation_count);
 }
 
@@ -258,7 +261,7 @@ Datum
 driver_start(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_start(next_reservation(CLERK_RESERVATION_HELD));
+		clerk_reservation_start(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -272,12 +275,12 @@ driver_take(PG_FUNCTION_ARGS)
 	int			granted = DatumGetInt32(driver_reserve(fcinfo));
 
 	for (int i = 0; i < granted; i++)
-		clerk_rate_limit_start(&reservations[i]);
+		clerk_reservation_start(&reservations[i]);
 	PG_RETURN_INT32(granted);
 }
 
 /*
- * () RETURNS timestamptz: *available_at of the last clerk_rate_limit_take();
+ * () RETURNS timestamptz: *available_at of the last clerk_reservation_take();
  * NULL if that was 0
  */
 Datum
@@ -295,10 +298,10 @@ Datum
 driver_count(PG_FUNCTION_ARGS)
 {
 	make_room(reservation_count + 1);
-	clerk_rate_limit_unreserved((uint64) PG_GETARG_INT64(0),
-								(ClerkEndpoint) PG_GETARG_INT32(1),
-								&reservations[reservation_count]);
-	clerk_rate_limit_start(&reservations[reservation_count++]);
+	clerk_reservation_init_unreserved((uint64) PG_GETARG_INT64(0),
+									  (ClerkEndpoint) PG_GETARG_INT32(1),
+									  &reservations[reservation_count]);
+	clerk_reservation_start(&reservations[reservation_count++]);
 	PG_RETURN_VOID();
 }
 
@@ -310,8 +313,8 @@ Datum
 driver_answered(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_responded(next_reservation(CLERK_RESERVATION_STARTED),
-								  PG_GETARG_TIMESTAMPTZ(1));
+		clerk_reservation_responded(next_reservation(CLERK_RESERVATION_STARTED),
+									PG_GETARG_TIMESTAMPTZ(1));
 	PG_RETURN_VOID();
 }
 
@@ -323,7 +326,7 @@ Datum
 driver_give_back(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_HELD));
+		clerk_reservation_not_sent(next_reservation(CLERK_RESERVATION_HELD));
 	PG_RETURN_VOID();
 }
 
@@ -332,7 +335,7 @@ Datum
 driver_not_sent(PG_FUNCTION_ARGS)
 {
 	for (int i = 0; i < PG_GETARG_INT32(0); i++)
-		clerk_rate_limit_not_sent(next_reservation(CLERK_RESERVATION_STARTED));
+		clerk_reservation_not_sent(next_reservation(CLERK_RESERVATION_STARTED));
 	PG_RETURN_VOID();
 }
 

@@ -6,6 +6,7 @@
 #include "postgres.h"
 
 #include "clerk/api_request.h"
+#include "clerk/rate_limit.h"
 #include "clerk/json_encoding.h"
 #include "common/settings.h"
 
@@ -99,7 +100,7 @@ clerk_start_request(const char *path, char *body,
 	spec.connect_timeout = clerk_connect_timeout;
 	spec.request_timeout = clerk_request_timeout;
 	if (reservation != NULL)
-		clerk_rate_limit_start(reservation);
+		clerk_reservation_start(reservation);
 	return clerk_http_start(&spec);
 }
 

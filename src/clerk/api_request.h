@@ -7,7 +7,7 @@
 #define CLERK_API_REQUEST_H
 
 #include "clerk/error.h"
-#include "clerk/rate_limit.h"
+#include "clerk/reservation.h"
 #include "http/http.h"
 
 extern bool clerk_chosen_instance(uint64 *instance, ClerkError **error);

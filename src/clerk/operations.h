@@ -7,7 +7,7 @@
  * http/http.h for what happens in between.
  *
  * Every operation that Clerk's rate limits count needs a reservation
- * (clerk/rate_limit.h) for the instance that clerk_chosen_instance()
+ * (clerk/reservation.h) for the instance that clerk_chosen_instance()
  * (clerk/api_request.h) returns.  The function that starts the request starts
  * the reservation, and the function that reads the response settles it.
  */
@@ -17,7 +17,7 @@
 #include "clerk/api_path.h"
 #include "clerk/error.h"
 #include "clerk/invitation_json.h"
-#include "clerk/rate_limit.h"
+#include "clerk/reservation.h"
 #include "http/http.h"
 
 extern ClerkHttpRequest *clerk_start_create_invitation(const ClerkNewInvitation *wanted,

@@ -6,6 +6,7 @@
 
 #include "clerk/api_request.h"
 #include "clerk/request_accounting.h"
+#include "clerk/rate_limit.h"
 #include "utils/timestamp.h"
 
 #define HTTP_TOO_MANY_REQUESTS 429
@@ -36,17 +37,17 @@ clerk_settle_reservation(const ClerkHttpRequest *request,
 		case CLERK_HTTP_RUNNING:
 			return;
 		case CLERK_HTTP_COMPLETED:
-			clerk_rate_limit_responded(reservation,
-									   clerk_http_response_time(request));
+			clerk_reservation_responded(reservation,
+										clerk_http_response_time(request));
 			note_rate_limit(request, reservation->instance,
 							reservation->endpoint);
 			return;
 		case CLERK_HTTP_LOST:
-			clerk_rate_limit_responded(reservation, GetCurrentTimestamp());
+			clerk_reservation_responded(reservation, GetCurrentTimestamp());
 			return;
 		case CLERK_HTTP_UNUSABLE:
 		case CLERK_HTTP_NOT_SENT:
-			clerk_rate_limit_not_sent(reservation);
+			clerk_reservation_not_sent(reservation);
 			return;
 	}
 }

@@ -5,7 +5,7 @@
 #ifndef CLERK_REQUEST_ACCOUNTING_H
 #define CLERK_REQUEST_ACCOUNTING_H
 
-#include "clerk/rate_limit.h"
+#include "clerk/reservation.h"
 #include "http/http.h"
 
 extern void clerk_settle_reservation(const ClerkHttpRequest *request,

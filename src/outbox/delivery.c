@@ -19,7 +19,7 @@
  * are "verifying".  They get batches of their own, in which phase 2 looks up
  * their addresses one by one.
  *
- * Requests are reserved in Clerk's budgets (clerk/rate_limit.c) before they
+ * Requests are reserved in Clerk's budgets (clerk/reservation.c) before they
  * are claimed.  If Clerk nevertheless rejects requests to an endpoint with
  * status 429, rejects the key, or cannot be reached, the rest of the batch is
  * not sent.

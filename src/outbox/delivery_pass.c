@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "clerk/api_request.h"
+#include "clerk/rate_limit.h"
 #include "common/installed_extension.h"
 #include "outbox/delivery_pass.h"
 #include "outbox/sender_lock.h"

@@ -5,7 +5,7 @@
 #ifndef CLERK_DELIVERY_PASS_H
 #define CLERK_DELIVERY_PASS_H
 
-#include "clerk/rate_limit.h"
+#include "clerk/instance_budgets.h"
 #include "outbox/delivery_report.h"
 
 typedef struct ClerkDeliveryPass

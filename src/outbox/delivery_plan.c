@@ -4,7 +4,7 @@
  *
  * A plan reads the rows that are due and packs them into requests
  * (outbox/packing.c).  Batches take their requests from the plan, and reserve
- * each one in Clerk's budgets (clerk/rate_limit.c), until the plan is used up
+ * each one in Clerk's budgets (clerk/reservation.c), until the plan is used up
  * or too old.
  */
 #include "postgres.h"
@@ -189,8 +189,8 @@ reserve(ClerkDeliveryPass *pass, ClerkEndpoint endpoint,
 		if (entries[i].endpoint == endpoint)
 			wanted++;
 	granted = wanted == 0 ? 0 :
-		clerk_rate_limit_take(pass->instance, endpoint, wanted, reservations,
-							  &available_at);
+		clerk_reservation_take(pass->instance, endpoint, wanted, reservations,
+							   &available_at);
 	for (int i = 0; i < count && used < granted; i++)
 		if (entries[i].endpoint == endpoint)
 			entries[i].reservation = reservations[used++];

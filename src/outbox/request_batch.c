@@ -210,7 +210,7 @@ clerk_batch_entry_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes,
 	 * read.
 	 */
 	if (entry->request == NULL)
-		clerk_rate_limit_not_sent(&entry->reservation);
+		clerk_reservation_not_sent(&entry->reservation);
 	if (entry->request == NULL && entry->error == NULL)
 	{
 		for (int i = 0; i < entry->count; i++)

@@ -6,7 +6,7 @@
 #define CLERK_REQUEST_BATCH_H
 
 #include "clerk/error.h"
-#include "clerk/rate_limit.h"
+#include "clerk/reservation.h"
 #include "http/http.h"
 #include "outbox/outbox_row.h"
 #include "outbox/packing.h"

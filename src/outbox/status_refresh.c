@@ -37,6 +37,7 @@
 #include "clerk/await_request.h"
 #include "clerk/invitation_pages.h"
 #include "clerk/operations.h"
+#include "clerk/rate_limit.h"
 #include "compat.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/status_refresh.h"

@@ -241,8 +241,8 @@ start_next_batch(Bulk *bulk)
 	batch->memory = AllocSetContextCreate(bulk->memory, "clerk_invite batch",
 										  ALLOCSET_DEFAULT_SIZES);
 	MemoryContextSwitchTo(batch->memory);
-	clerk_rate_limit_unreserved(bulk->instance, CLERK_ENDPOINT_BULK,
-								&batch->reservation);
+	clerk_reservation_init_unreserved(bulk->instance, CLERK_ENDPOINT_BULK,
+									  &batch->reservation);
 	for (int i = 0; i < batch->count; i++)
 		wanted[i] = &bulk->wanted[batch->first + i];
 	batch->request = clerk_start_create_bulk(wanted, batch->count,

@@ -207,7 +207,7 @@ start_create(const ClerkNewInvitation *wanted, ClerkReservation *reservation)
 
 	if (!clerk_chosen_instance(&instance, &error))
 		raise_create_error(wanted, error);
-	clerk_rate_limit_unreserved(instance, CLERK_ENDPOINT_SINGLE, reservation);
+	clerk_reservation_init_unreserved(instance, CLERK_ENDPOINT_SINGLE, reservation);
 	request = clerk_start_create_invitation(wanted, reservation, &error);
 	if (request == NULL)
 		raise_create_error(wanted, error);

@@ -9,6 +9,7 @@
 #include "postgres.h"
 
 #include "clerk/api_request.h"
+#include "clerk/rate_limit.h"
 #include "commands/dbcommands.h"
 #include "common/settings.h"
 #include "compat.h"

@@ -1,4 +1,4 @@
-# RateLimitDriver - src/clerk/rate_limit.c itself, from SQL
+# RateLimitDriver - src/clerk/rate_limit.c and reservation.c, from SQL
 #
 #	RateLimitDriver::install($node);
 #	$node->safe_psql('postgres', RateLimitDriver::session() . 'SELECT ...');

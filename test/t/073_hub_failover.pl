@@ -121,6 +121,8 @@ sub standby_of
 
 	$primary->backup($name);
 	$standby->init_from_backup($primary, $name, has_streaming => 1);
+	# A backup does not keep the permissions that a file with a key must have.
+	chmod(0600, glob($standby->data_dir . '/*.key'));
 	$standby->start;
 	return $standby;
 }
