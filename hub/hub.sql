@@ -185,7 +185,10 @@ BEGIN
         DELETE FROM clerk_hub.invitation AS i WHERE i.id = known.id;
         known := NULL;
     END IF;
+    -- Comes again with a copy of what is open.  The publisher has not got the
+    -- report, or has lost it with a primary that its standby replaces.
     IF known.request >= NEW.id THEN
+        INSERT INTO clerk_hub.change (invitation) VALUES (NEW.invitation);
         RETURN NULL;
     END IF;
     SELECT o.state INTO old_state FROM public.clerk_invitation_outbox AS o WHERE o.id = known.outbox_id;

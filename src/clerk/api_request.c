@@ -6,8 +6,8 @@
 #include "postgres.h"
 
 #include "clerk/api_request.h"
-#include "clerk/rate_limit.h"
 #include "clerk/json_encoding.h"
+#include "clerk/rate_limit.h"
 #include "common/settings.h"
 
 #define USER_AGENT \

@@ -5,8 +5,8 @@
 #include "postgres.h"
 
 #include "clerk/api_request.h"
-#include "clerk/request_accounting.h"
 #include "clerk/rate_limit.h"
+#include "clerk/request_accounting.h"
 #include "utils/timestamp.h"
 
 #define HTTP_TOO_MANY_REQUESTS 429
