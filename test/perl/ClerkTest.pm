@@ -297,9 +297,30 @@ use HTTP::Tiny;
 use JSON::PP qw(decode_json encode_json);
 use PostgreSQL::Test::Utils;
 
+# How many fakes of this process have had this port.
+my %fakes_of_port;
+
 # Starts a fake Clerk with these options of fake_clerk.py.  It ends with this
 # object, or with this process if that is killed: its standard input ends.
+#
+# The system may give the port of one that has ended once more.  A server would
+# take the two for the same Clerk, and add to what it has counted for the first;
+# which is what is meant if the options name a port.
 sub start
+{
+	my ($class, @options) = @_;
+
+	return $class->_launch(@options) if grep { $_ eq '--port' } @options;
+	for (1 .. 20)
+	{
+		my $self = $class->_launch(@options);
+
+		return $self unless $fakes_of_port{ $self->{port} }++;
+	}
+	croak 'no port that no fake Clerk has had';
+}
+
+sub _launch
 {
 	my ($class, @options) = @_;
 	my $journal = PostgreSQL::Test::Utils::tempdir() . '/journal';
