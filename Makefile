@@ -19,6 +19,7 @@ OBJS = \
 	src/sql/rollback_warning.o \
 	src/sql/statement_request.o \
 	src/sql/status_functions.o \
+	src/sql/webhook_function.o \
 	src/worker/launcher.o \
 	src/worker/slots.o \
 	src/worker/wakeup.o \
@@ -45,6 +46,7 @@ OBJS = \
 	src/outbox/statement_table.o \
 	src/outbox/status_refresh.o \
 	src/outbox/status_statements.o \
+	src/outbox/webhook_receipts.o \
 	src/clerk/api_path.o \
 	src/clerk/api_request.o \
 	src/clerk/await_request.o \
@@ -66,6 +68,7 @@ OBJS = \
 	src/clerk/request_error.o \
 	src/clerk/request_window.o \
 	src/clerk/reservation.o \
+	src/clerk/webhook.o \
 	src/clerk/white_space.o \
 	src/http/domain_name.o \
 	src/http/easy_handle.o \
@@ -77,10 +80,12 @@ OBJS = \
 	src/http/url_rules.o \
 	src/common/installed_extension.o \
 	src/common/monotonic_clock.o \
+	src/common/secret_file.o \
 	src/common/secret_key.o \
 	src/common/server_clock.o \
 	src/common/settings.o \
-	src/common/shared_memory.o
+	src/common/shared_memory.o \
+	src/common/webhook_secret.o
 
 PG_CPPFLAGS = -I$(srcdir)/src $(shell $(CURL_CONFIG) --cflags) \
 	-DCLERK_INVITE_VERSION='"$(EXTVERSION)"'

@@ -589,6 +589,56 @@ out: whether the invitation was abandoned; false if it is settled, if its
   request is in flight, or if it was copied from another database; NULL if the
   id is NULL';
 
+CREATE TABLE @extschema@.clerk_webhook_receipt (
+    id text PRIMARY KEY,
+    sent_at timestamptz NOT NULL
+);
+
+-- Which of them can be removed.
+CREATE INDEX clerk_webhook_receipt_sent_at
+ON @extschema@.clerk_webhook_receipt (sent_at);
+
+REVOKE ALL ON @extschema@.clerk_webhook_receipt FROM PUBLIC;
+
+COMMENT ON TABLE @extschema@.clerk_webhook_receipt IS
+'which webhooks clerk_receive_webhook() has received in the last ten minutes; not
+for users';
+
+COMMENT ON COLUMN @extschema@.clerk_webhook_receipt.id IS
+'id of the webhook, from its header svix-id or webhook-id';
+
+COMMENT ON COLUMN @extschema@.clerk_webhook_receipt.sent_at IS
+'time when it was last sent, by its signed header';
+
+COMMENT ON CONSTRAINT clerk_webhook_receipt_pkey ON @extschema@.clerk_webhook_receipt IS
+'a webhook takes effect once';
+
+COMMENT ON INDEX @extschema@.clerk_webhook_receipt_pkey IS
+'finds a webhook by its id';
+
+COMMENT ON INDEX @extschema@.clerk_webhook_receipt_sent_at IS
+'finds webhooks that are old enough to be forgotten';
+
+CREATE FUNCTION @extschema@.clerk_receive_webhook(body text, headers jsonb)
+RETURNS text
+AS 'MODULE_PATHNAME'
+LANGUAGE C VOLATILE PARALLEL UNSAFE;
+
+REVOKE ALL ON FUNCTION @extschema@.clerk_receive_webhook(text, jsonb) FROM PUBLIC;
+
+COMMENT ON FUNCTION @extschema@.clerk_receive_webhook(text, jsonb) IS
+'receives a webhook of Clerk''s: if it is signed with a secret from
+clerk_invite.webhook_secret_file, gives the invitation''s row of
+clerk_invitation_outbox the status that the event tells
+(organizationInvitation.created, .accepted, .revoked); sends no request to Clerk
+in: the body exactly as it was received, and an object of header names (in any
+  case) and values
+out: what was done: updated, unchanged (the row had that status, or a final one),
+  unknown (no row has the invitation), ignored (another event), duplicate (it
+  was received before)
+raises: PT400 (not a webhook), PT401 (not signed with the secret, more than five
+  minutes old, or a copy of one that was received), 55000 (no secret)';
+
 CREATE TABLE @extschema@.clerk_enqueue_signal (
     never boolean CONSTRAINT always_empty CHECK (false)
 );

@@ -6,28 +6,10 @@
  */
 #include "postgres.h"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include "access/xact.h"
+#include "common/secret_file.h"
 #include "common/secret_key.h"
-#include "compat.h"
 
-/* The key from the file that was read last, and the file's identity then. */
-static struct
-{
-	bool		valid;
-	TimestampTz checked_in;		/* start of the statement that checked the
-								 * file last */
-	struct stat status;
-	char		path[MAXPGPATH];
-	char		key[CLERK_SECRET_KEY_MAX + 1];
-}			last_read;
-
-static const char *permissions_error(const struct stat *status);
-static const char *read_key(int file, char *key);
-static bool is_unchanged(const struct stat *a, const struct stat *b);
+static const char *copy_key(const ClerkSecretFile *file, char *key);
 
 /*
  * Returns what is wrong with a secret key, as a static sentence, or NULL if
@@ -58,122 +40,40 @@ clerk_secret_key_error(const char *key)
  * Returns the key in a file, without surrounding white space.  The result is
  * valid until the next call.  If the file contains no usable key, returns NULL
  * and sets *reason to a sentence that is also valid until the next call.
- *
- * A relative path starts at the data directory.  The file's status is checked
- * once per statement, and the file is read again if it has changed.  So a key
- * can be replaced without a reload.
  */
 const char *
 clerk_secret_key_from_file(const char *path, const char **reason)
 {
-	static char system_error[256];
-	TimestampTz statement = GetCurrentStatementStartTimestamp();
-	struct stat status;
-	int			file;
+	static ClerkSecretFile file;
+	static char key[CLERK_SECRET_KEY_MAX + 1];
 
-	if (last_read.valid && strcmp(last_read.path, path) == 0 &&
-		(last_read.checked_in == statement ||
-		 (stat(path, &status) == 0 &&
-		  is_unchanged(&status, &last_read.status))))
-	{
-		last_read.checked_in = statement;
-		return last_read.key;
-	}
-	last_read.valid = false;
-
-	/* O_NONBLOCK: opening a named pipe would wait for its writer. */
-	file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC, 0);
-	if (file < 0 || fstat(file, &status) < 0)
-	{
-		/*
-		 * The message omits the file's name, because it is also shown to
-		 * users who are not allowed to see the setting.
-		 */
-		snprintf(system_error, sizeof(system_error),
-				 "Could not open the key file: %s.", strerror(errno));
-		*reason = system_error;
-	}
-	else
-	{
-		*reason = permissions_error(&status);
-		if (*reason == NULL)
-			*reason = read_key(file, last_read.key);
-		last_read.valid = (*reason == NULL);
-	}
-	if (file >= 0)
-		close(file);
-	if (!last_read.valid)
+	if (clerk_secret_file_is_current(&file, path))
+		return key;
+	if (!clerk_secret_file_read(&file, path, "key file", reason))
 		return NULL;
-
-	last_read.checked_in = statement;
-	last_read.status = status;
-
-	strlcpy(last_read.path, path, sizeof(last_read.path));
-	return last_read.key;
+	*reason = copy_key(&file, key);
+	file.valid = (*reason == NULL);
+	return file.valid ? key : NULL;
 }
 
 /*
- * Returns what is wrong with the file's type, owner or permissions, or NULL if
- * nothing is.  The rule is that of PostgreSQL for the server's TLS key
- * (check_ssl_key_file_permissions()): the file is accessible only to the
- * server's owner, or it belongs to root and is readable by a group that the
- * server belongs to.
- */
-static const char *
-permissions_error(const struct stat *status)
-{
-	if (!S_ISREG(status->st_mode))
-		return "The key file is not a regular file.";
-	if (status->st_uid != geteuid() && status->st_uid != 0)
-		return "The key file must be owned by the owner of the server process or by root.";
-	if ((status->st_uid == geteuid() && status->st_mode & (S_IRWXG | S_IRWXO)) ||
-		(status->st_uid == 0 && status->st_mode & (S_IWGRP | S_IXGRP | S_IRWXO)))
-		return "The key file must have permissions u=rw (0600) or less, or u=rw,g=r (0640) or less if it is owned by root.";
-	return NULL;
-}
-
-/*
- * Reads the key into a buffer of CLERK_SECRET_KEY_MAX + 1 bytes.  Returns what
+ * Copies the key to a buffer of CLERK_SECRET_KEY_MAX + 1 bytes.  Returns what
  * is wrong with it, or NULL if nothing is.
  */
 static const char *
-read_key(int file, char *key)
+copy_key(const ClerkSecretFile *file, char *key)
 {
-	/*
-	 * This has room for white space around the longest key, and for enough
-	 * bytes to recognize a longer one.
-	 */
-	char		content[CLERK_SECRET_KEY_MAX + 64];
-	ssize_t		length;
-	char	   *start = content;
+	const char *white_space = " \t\r\n";
+	const char *content = file->content + strspn(file->content, white_space);
+	size_t		length = strlen(content);
 
-	length = read(file, content, sizeof(content) - 1);
-	if (length < 0)
-		return "The key file could not be read.";
-	if (strnlen(content, length) < (size_t) length)
+	if (strlen(file->content) < file->length)
 		return "The key contains an invalid character.";
-	content[length] = '\0';
-
-	while (length > 0 && strchr(" \t\r\n", content[length - 1]) != NULL)
-		content[--length] = '\0';
-	while (*start != '\0' && strchr(" \t\r\n", *start) != NULL)
-		start++;
-	if (strlen(start) > CLERK_SECRET_KEY_MAX)
+	while (length > 0 && strchr(white_space, content[length - 1]) != NULL)
+		length--;
+	if (length > CLERK_SECRET_KEY_MAX)
 		return "The key is too long.";
-	strlcpy(key, start, CLERK_SECRET_KEY_MAX + 1);
+	memcpy(key, content, length);
+	key[length] = '\0';
 	return clerk_secret_key_error(key);
-}
-
-/*
- * Whether two calls of stat() found the same, unchanged file.  The change time
- * detects a new mode or owner, which must be checked again.
- */
-static bool
-is_unchanged(const struct stat *a, const struct stat *b)
-{
-	return a->st_dev == b->st_dev &&
-		a->st_ino == b->st_ino &&
-		a->st_size == b->st_size &&
-		memcmp(&a->st_mtim, &b->st_mtim, sizeof(a->st_mtim)) == 0 &&
-		memcmp(&a->st_ctim, &b->st_ctim, sizeof(a->st_ctim)) == 0;
 }

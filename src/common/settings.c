@@ -21,12 +21,14 @@
 #include "common/secret_key.h"
 #include "common/settings.h"
 #include "common/shared_memory.h"
+#include "common/webhook_secret.h"
 #include "compat.h"
 #include "miscadmin.h"
 #include "tcop/tcopprot.h"
 
 #define SECRET_KEY_SETTING "clerk_invite.secret_key"
 #define SECRET_KEY_FILE_SETTING "clerk_invite.secret_key_file"
+#define WEBHOOK_SECRET_FILE_SETTING "clerk_invite.webhook_secret_file"
 #define SECRET_KEY_MASK "********"
 
 #define READABLE_KEY_HINT \
@@ -51,6 +53,7 @@ int			clerk_rate_limit_window;
 bool		clerk_worker_enabled;
 bool		clerk_enqueue_enabled;
 
+static char *webhook_secret_file;
 static char *secret_key_file;
 static char *secret_key_mask;	/* the value that guc.c knows */
 static const char *secret_key;	/* the key; NULL if not set */
@@ -186,6 +189,11 @@ define_secret_key_settings(void)
 							   check_secret_key, assign_secret_key, NULL);
 	if (configured && secret_key == NULL)
 		refuse_overridden(SECRET_KEY_SETTING);
+
+	define_superusers_string(WEBHOOK_SECRET_FILE_SETTING,
+							 "Sets the file that contains the secrets of Clerk's webhooks.",
+							 "A relative path is relative to the data directory. Each line is a secret.",
+							 &webhook_secret_file, "", GUC_SUPERUSER_ONLY);
 }
 
 static void
@@ -419,6 +427,20 @@ clerk_secret_key(const char **reason, const char **hint)
 	else
 		*reason = clerk_secret_key_error(key);
 	return *reason == NULL ? key : NULL;
+}
+
+/*
+ * Returns the number of secrets with which Clerk's webhooks may be signed, and
+ * the secrets in *secrets, valid until the next call.  If there is none,
+ * returns 0 and sets *reason to a sentence.
+ */
+int
+clerk_webhook_secrets(const ClerkWebhookSecret **secrets, const char **reason)
+{
+	if (webhook_secret_file[0] != '\0')
+		return clerk_webhook_secrets_from_file(webhook_secret_file, secrets, reason);
+	*reason = "No webhook secret is configured.";
+	return 0;
 }
 
 /*

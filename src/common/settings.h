@@ -5,6 +5,8 @@
 #ifndef CLERK_SETTINGS_H
 #define CLERK_SETTINGS_H
 
+#include "common/webhook_secret.h"
+
 extern char *clerk_api_url;
 extern char *clerk_api_version;
 extern char *clerk_ca_file;
@@ -28,5 +30,7 @@ extern int	clerk_rate_limit_window;	/* milliseconds */
 
 extern void clerk_define_settings(void);
 extern const char *clerk_secret_key(const char **reason, const char **hint);
+extern int	clerk_webhook_secrets(const ClerkWebhookSecret **secrets,
+								  const char **reason);
 
 #endif							/* CLERK_SETTINGS_H */

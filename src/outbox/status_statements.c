@@ -58,6 +58,17 @@ static ClerkOutboxStatement set_statuses = {
 	.results = {TEXTOID}
 };
 
+/* In a user's transaction, which waits for the row. */
+static ClerkOutboxStatement set_status = {
+	.text = "UPDATE ONLY %1$s AS o SET status = $2, "
+	"url = CASE $2 WHEN 'pending' THEN o.url END "
+	"WHERE o.invitation_id = $1 AND o.state = $3 AND NOT o.copied "
+	"AND " IS_PENDING_IN("o.") " AND o.status IS DISTINCT FROM $2",
+	.parameters = 3,
+	.types = {TEXTOID, TEXTOID, TEXTOID},
+	.by_hand = true
+};
+
 /* The rows read so far, and where to continue. */
 typedef struct PendingRows
 {
@@ -137,6 +148,26 @@ clerk_outbox_set_statuses(const char *const *invitation_ids,
 	clerk_outbox_run_rows(&set_statuses, count, &new, fill_statuses,
 						  warn_unchanged, collect_texts, &changed);
 	return changed;
+}
+
+/*
+ * Gives the row of an invitation the status that Clerk has announced, unless
+ * it is no longer pending: announcements may arrive in any order.  Clears its
+ * url like clerk_outbox_set_statuses().  Returns whether a row has changed.
+ *
+ * Waits for a row that another session has locked.  Raises the errors of
+ * clerk_outbox_run().
+ */
+bool
+clerk_outbox_set_status(const char *invitation_id, const char *status)
+{
+	Datum		values[] = {
+		CStringGetTextDatum(invitation_id),
+		CStringGetTextDatum(status),
+		CStringGetTextDatum(CLERK_OUTBOX_SENT)
+	};
+
+	return clerk_outbox_run(&set_status, values, NULL, NULL, NULL) > 0;
 }
 
 static void

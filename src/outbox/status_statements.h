@@ -21,5 +21,7 @@ typedef struct ClerkOutboxPending
 extern int64 clerk_outbox_pending(ClerkOutboxPending **pending);
 extern List *clerk_outbox_set_statuses(const char *const *invitation_ids,
 									   const char *const *statuses, int count);
+extern bool clerk_outbox_set_status(const char *invitation_id,
+									const char *status);
 
 #endif							/* CLERK_STATUS_STATEMENTS_H */
