@@ -1,76 +1,18 @@
 # Clerk's official client and the SQL function see the same invitation; and the
 # fake Clerk, which all other tests rely on, passes the client's own checks.
 #
-# The client comes from npm's registry.  CLERK_TEST_REQUIRE_NODE makes it an
-# error if it cannot be had.
+# The client comes from npm's registry; see NodePackages.
 use strict;
 use warnings;
 
 use ClerkTest;
-use File::Copy qw(copy);
-use IPC::Run ();
 use JSON::PP qw(decode_json);
+use NodePackages;
 use PostgreSQL::Test::Utils;
 use Test::More;
 
-my $folder = PostgreSQL::Test::Utils::tempdir();
-
-# Whether a program of the client's succeeds, its output and its errors.  They
-# do not go into this test's output: they may hold an invitation's url.
-sub run_client
-{
-	my (@command) = @_;
-	my ($output, $errors) = ('', '');
-
-	# Nothing of it stays behind in anyone's home.
-	local %ENV = (
-		%ENV,
-		HOME => $folder,
-		npm_config_cache => "$folder/cache",
-		npm_config_update_notifier => 'false');
-	my $succeeded = eval {
-		IPC::Run::run(
-			\@command, '>', \$output, '2>', \$errors,
-			init => sub { chdir $folder or die "could not chdir: $!" });
-	};
-
-	append_to_file("$PostgreSQL::Test::Utils::log_path/official_client.log",
-		"@command\n" . ($errors =~ s/ticket=[\w.-]+/ticket=.../gr) . "\n");
-	return ($succeeded, $output, $errors);
-}
-
-sub do_without
-{
-	my ($reason) = @_;
-
-	die "$reason\n" if $ENV{CLERK_TEST_REQUIRE_NODE};
-	plan skip_all => $reason;
-}
-
-foreach my $program (qw(node npm))
-{
-	my ($succeeded) = run_client($program, '--version');
-
-	do_without("$program is missing") unless $succeeded;
-}
-
-foreach my $file (qw(package.json check.mjs))
-{
-	copy("$ClerkTest::TEST_FOLDER/official_client/$file", $folder)
-	  or die "could not copy $file: $!";
-}
-my ($installed, undef, $reason) = run_client('npm', 'install', '--no-audit',
-	'--no-fund', '--no-package-lock', '--engine-strict', '--fetch-retries=1');
-if (!$installed)
-{
-	do_without('node is too old for the client')
-	  if $reason =~ /EBADENGINE/;
-	do_without("npm's registry cannot be reached")
-	  if $reason =~
-	  /ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ETIMEDOUT|ENETUNREACH|EHOSTUNREACH|ERR_SOCKET_TIMEOUT/;
-	die "could not install the client:\n$reason";
-}
-
+my $client = NodePackages->install_or_skip('official_client', qw(package.json check.mjs));
+my $folder = $client->folder;
 my $certificate = "$folder/cert.pem";
 system_or_bail(
 	'openssl', 'req', '-x509', '-newkey', 'rsa:2048',
@@ -102,7 +44,7 @@ foreach my $scheme (qw(http https))
 	local $ENV{FAKE_CLERK_ORG} = 'org_test';
 	local $ENV{NODE_EXTRA_CA_CERTS} = $certificate;
 
-	my ($passed) = run_client('node', 'check.mjs');
+	my ($passed) = $client->run('node', 'check.mjs');
 	ok($passed, "the client's own checks pass over $scheme");
 
 	foreach my $case (
@@ -127,7 +69,7 @@ foreach my $scheme (qw(http https))
 				$arguments) AS i)));
 
 		local $ENV{FAKE_CLERK_INVITATION_ID} = $row->{id};
-		my ($read, $output) = run_client('node', 'check.mjs');
+		my ($read, $output) = $client->run('node', 'check.mjs');
 		ok($read, "the client reads the invitation $what over $scheme");
 
 		my $seen = eval { decode_json($output) } // {};

@@ -13,7 +13,7 @@ use PostgreSQL::Test::Utils;
 use PsqlOutput;
 use Test::More;
 
-my $EXAMPLES_NOT_RUN = 2;
+my $EXAMPLES_NOT_RUN = 3;
 my $RESULTS_NOT_COMPARED = 1;
 
 # Until when an invitation must be due for "a moment later" to wait for it.

@@ -10,6 +10,7 @@ use ClerkTest;
 use Hub;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use WebhookTest;
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000', '--bulk-limit', '100000');
 my $publisher = Hub::Publisher->start('shop');
@@ -25,6 +26,7 @@ check_states();
 check_changes();
 check_progress();
 check_member_columns();
+check_webhook();
 check_drift();
 check_set_back();
 check_secrets();
@@ -443,7 +445,6 @@ sub check_changes
 
 sub check_progress
 {
-	enqueue('locked@example.com') if 0;
 	$hub->sql($publisher, 'ALTER SUBSCRIPTION clerk_invite DISABLE');
 	enqueue('waiting@example.com');
 	ok($publisher->wait_for(
@@ -501,6 +502,25 @@ sub check_member_columns
 	ok($publisher->wait_for(
 			q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'renamed@example.com'), 'sent'),
 		'... and is invited from under its new name');
+	return;
+}
+
+# Who receives webhooks hands them to the hub, which reports what they tell.
+sub check_webhook
+{
+	my $secret = new_secret();
+
+	ClerkTest::write_key($hub->node->data_dir . '/webhook.secret', $secret);
+	reconfigure($hub->node, "clerk_invite.webhook_secret_file = 'webhook.secret'");
+	enqueue('joined@example.com');
+	$publisher->wait_for(q(SELECT state FROM clerk_invitation_outbox WHERE email_address = 'joined@example.com'), 'sent');
+	my ($invitation) = $clerk->invitations_for('joined@example.com');
+	is($hub->sql($publisher, receive_sql(signed(event('accepted', $invitation->{id}), secret => $secret))),
+		'updated', 'the hub receives a webhook');
+	ok($publisher->wait_for(
+			q(SELECT status || ' ' || (url IS NULL) FROM clerk_invitation_outbox WHERE email_address = 'joined@example.com'),
+			'accepted true'),
+		'... and the publisher learns what it tells');
 	return;
 }
 
