@@ -1,6 +1,6 @@
 /*
  * compat.h
- *		Differences between PostgreSQL 13 to 18, and between versions of
+ *		Differences between PostgreSQL 14 to 19, and between versions of
  *		libcurl from 7.74 on, so that no other file tests a version.
  *
  * The parts for libcurl, the JSON parser and pg_database take effect only in a
@@ -11,6 +11,10 @@
 
 #include "storage/latch.h"
 #include "utils/guc.h"
+
+#if PG_VERSION_NUM < 140000
+#error "clerk_invite requires PostgreSQL 14 or later"
+#endif
 
 /*
  * PostgreSQL 18 stores a module's name and version in its magic block, where
@@ -68,11 +72,7 @@
 #include "utils/wait_event.h"
 #define clerk_new_wait_event(name) WaitEventExtensionNew(name)
 #else
-#if PG_VERSION_NUM >= 140000
 #include "utils/wait_event.h"
-#else
-#include "pgstat.h"
-#endif
 #define clerk_new_wait_event(name) PG_WAIT_EXTENSION
 #endif
 
@@ -130,6 +130,33 @@
 #endif
 
 /*
+ * The size of a name in shared memory.  PostgreSQL 19 has no limit; ours are
+ * still shorter than the one it had.
+ */
+#if PG_VERSION_NUM >= 190000
+#define SHMEM_INDEX_KEYSIZE 48
+#endif
+
+/*
+ * In PostgreSQL 19, a row descriptor that was made by hand must be finalized
+ * before it is used.
+ */
+#if PG_VERSION_NUM >= 190000
+#define clerk_finalize_descriptor(descriptor) TupleDescFinalize(descriptor)
+#else
+#define clerk_finalize_descriptor(descriptor) ((void) 0)
+#endif
+
+/* PostgreSQL 19 added a name for this attribute. */
+#if PG_VERSION_NUM < 190000
+#if __has_attribute(fallthrough)
+#define pg_fallthrough __attribute__((fallthrough))
+#else
+#define pg_fallthrough
+#endif
+#endif
+
+/*
  * The connection limit that marks a database whose DROP DATABASE was
  * interrupted, added in the minor releases of August 2023.
  */
@@ -158,18 +185,15 @@
 #define clerk_spi_commit_and_begin() (SPI_commit(), SPI_start_transaction())
 #endif
 
-/* PostgreSQL 14 added a third parameter to post_parse_analyze_hook. */
+/* PostgreSQL 19 made the third parameter constant. */
 #if PG_VERSION_NUM >= 190000
 #define CLERK_POST_PARSE_ANALYZE_PARAMETERS \
 	ParseState *pstate, Query *query, const JumbleState *jumble
 #define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query, jumble
-#elif PG_VERSION_NUM >= 140000
+#else
 #define CLERK_POST_PARSE_ANALYZE_PARAMETERS \
 	ParseState *pstate, Query *query, JumbleState *jumble
 #define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query, jumble
-#else
-#define CLERK_POST_PARSE_ANALYZE_PARAMETERS ParseState *pstate, Query *query
-#define CLERK_POST_PARSE_ANALYZE_ARGUMENTS pstate, query
 #endif
 
 /* A random number from 0 to 1.  PostgreSQL 15 added its own generator. */

@@ -98,8 +98,9 @@ prepare_machine()
 		version=$(postgresql_version)
 	fi
 	install_packages gcc make libcurl4-openssl-dev ca-certificates openssl python3 \
-		"postgresql-$version" "postgresql-server-dev-$version" \
-		"postgresql-$version-cron" "$@"
+		"postgresql-$version" "postgresql-server-dev-$version" "$@"
+	# A version that is not released yet has no pg_cron.
+	install_where_available "postgresql-$version-cron"
 	PG_CONFIG=${PG_CONFIG:-/usr/lib/postgresql/$version/bin/pg_config}
 	export PG_CONFIG
 }

@@ -5,8 +5,8 @@
 # clone there, and ends with a table.  Fails if a check failed anywhere, or
 # nothing ran.  Needs root; all checks on all suites take hours.
 #
-#	--suites LIST   which Debian suites ("bullseye bookworm trixie sid":
-#	                PostgreSQL 13, 15, 17 and 18)
+#	--suites LIST   which Debian suites ("bookworm trixie sid experimental":
+#	                PostgreSQL 15, 17, 18 and 19)
 #	--i386          bookworm for a 32-bit machine, too
 #	--clang         bookworm with everything compiled by clang, too
 #	--checks LIST   which checks of check.sh (all of them)
@@ -32,6 +32,22 @@ system_of()
 	echo "$SYSTEMS/${1%-clang}"
 }
 
+# add_experimental SYSTEM: the version of PostgreSQL that comes next, by name,
+# since nothing else of that suite is wanted
+add_experimental()
+{
+	in_system "$1" sh -euc '
+		apt-get update -qq
+		sed "s/ sid / experimental /" /etc/apt/sources.list >/etc/apt/sources.list.d/experimental.list
+		apt-get update -qq
+		version=$(apt-cache search --names-only "^postgresql-[0-9]+$" |
+			sed "s/^postgresql-\([0-9]*\) .*/\1/" | sort -n | tail -n 1)
+		mkdir -p /etc/postgresql-common/createcluster.d
+		echo "create_main_cluster = false" >/etc/postgresql-common/createcluster.d/none.conf
+		apt-get install -y -qq --no-install-recommends -t experimental "postgresql-$version" \
+			"postgresql-client-$version" "postgresql-server-dev-$version" libpq-dev' >&2
+}
+
 # make_system_of RUN: unless it is there.  It gets its name when it is whole.
 make_system_of()
 {
@@ -43,7 +59,12 @@ make_system_of()
 	esac
 	rm -rf --one-file-system "$system.part"
 	suite=${1%-clang}
-	make_system "$system.part" "${suite%-i386}" $architecture || return 1
+	suite=${suite%-i386}
+	if [ "$suite" = experimental ]; then
+		make_system "$system.part" sid $architecture && add_experimental "$system.part" || return 1
+	else
+		make_system "$system.part" "$suite" $architecture || return 1
+	fi
 	mv "$system.part" "$system"
 }
 
@@ -105,7 +126,7 @@ run_in()
 	[ -n "$keep" ] || rm -rf --one-file-system "$(system_of "$1")"
 }
 
-suites="bullseye bookworm trixie sid"
+suites="bookworm trixie sid experimental"
 checks=
 keep=
 more=

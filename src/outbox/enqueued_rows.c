@@ -25,6 +25,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/trigger.h"
 #include "common/installed_extension.h"
+#include "compat.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "lib/ilist.h"
@@ -101,6 +102,7 @@ clerk_create_enqueued_rows(Oid schema, const char *const *columns,
 	rows->descriptor = CreateTemplateTupleDesc(count);
 	for (int i = 0; i < count; i++)
 		TupleDescInitEntry(rows->descriptor, i + 1, columns[i], types[i], -1, 0);
+	clerk_finalize_descriptor(rows->descriptor);
 	rows->origin = origin;
 	rows->context = CurrentMemoryContext;
 	callback->func = remove_from_waiting;

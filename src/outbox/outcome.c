@@ -207,7 +207,7 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 			break;
 		case CLERK_ERROR_TRY_LATER:
 			change->progress.state = CLERK_OUTBOX_QUEUED;
-			/* FALLTHROUGH */
+			pg_fallthrough;
 		case CLERK_ERROR_OUTCOME_UNKNOWN:
 			change->progress.send_alone = change->row->progress.attempts >=
 				Min(MAX_SHARED_ATTEMPTS, clerk_max_attempts - 1);

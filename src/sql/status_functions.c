@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "clerk/api_request.h"
 #include "clerk/rate_limit.h"
 #include "commands/dbcommands.h"

@@ -73,7 +73,7 @@ sub check_versions
 	is($provided->{file}, "clerk_invite--$sql_version.sql",
 		'what it provides is the script of the control file\'s version');
 	is($meta->{prereqs}{runtime}{requires}{PostgreSQL},
-		'13.0.0', 'it requires PostgreSQL 13, as a Semantic Version');
+		'14.0.0', 'it requires PostgreSQL 14, as a Semantic Version');
 	like(slurp_file("$source/CHANGELOG.md"),
 		qr/^## \Q$meta->{version}\E /m, 'the changelog has the release');
 	like(slurp_file("$source/debian/changelog"),
