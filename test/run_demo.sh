@@ -227,6 +227,10 @@ SQL
 show_cron()
 {
 	chapter 'A pg_cron job'
+	if [ -z "$preload" ]; then
+		echo 'There is no pg_cron for this version of PostgreSQL.'
+		return
+	fi
 	sql <<'SQL'
 CREATE EXTENSION pg_cron;
 
@@ -308,9 +312,10 @@ make_certificate
 mkfifo "$folder/life" "$folder/port"
 touch "$folder/journal"
 start_fake_clerk
+preload="shared_preload_libraries = 'pg_cron'"
+[ -e "$("$PG_CONFIG" --pkglibdir)/pg_cron.so" ] || preload=
 # After a failure the worker waits for 10 seconds, unless told otherwise.
-start_cluster "$folder" "$folder/root" \
-	"shared_preload_libraries = 'pg_cron'" \
+start_cluster "$folder" "$folder/root" "$preload" \
 	"cron.host = '$folder'" \
 	"clerk_invite.secret_key_file = 'clerk.key'" \
 	"clerk_invite.api_url = 'https://localhost:$port'" \
