@@ -20,7 +20,8 @@ from .verdict import OPEN_STATES, OUTBOX_QUERY, RESIDUE, Row, Verdict
 
 KEY = "sk_test_fakeclerk000000000000000000000000000"
 CLIENTS = 8
-PER_SECOND = 12.0
+# People come for longer than a leader takes to be replaced.
+SECONDS_OF_PEOPLE = 16
 
 # A tenth of the defaults, so that pauses and partitions outlast them as an hour's would the defaults.  Budgets are not
 # what this is about, but their ratio decides who shares a request.
@@ -78,7 +79,8 @@ class Campaign:
 
     def _run_round(self, number: int, fault: Fault, flow: Flow):
         began = time.time()
-        flow.feed(self._share(number), PER_SECOND)
+        share = self._share(number)
+        flow.feed(share, len(share) / SECONDS_OF_PEOPLE)
         time.sleep(self._chance.uniform(1, 4))
         leader = self._cluster.wait_for_leader()
         struck_at = time.time()

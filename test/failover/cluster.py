@@ -95,6 +95,7 @@ def start_etcd(place: Place) -> subprocess.Popen:
             "--initial-advertise-peer-urls=http://127.0.0.1:2380",
             "--initial-cluster=etcd=http://127.0.0.1:2380",
             "--unsafe-no-fsync",
+            "--enable-v2",
         ],
     )
     wait_until("etcd is there", lambda: _get(client + "/health")[0] == 200, 30)
@@ -171,7 +172,8 @@ class Node:
             "scope": CLUSTER_NAME,
             "name": self.name,
             "restapi": {"listen": f"0.0.0.0:{REST_PORT}", "connect_address": f"{address}:{REST_PORT}"},
-            "etcd3": {"hosts": [etcd]},
+            # Not etcd3: with that, Patroni 3.0 keeps what it has read before it was paused.
+            "etcd": {"hosts": [etcd]},
             "bootstrap": {
                 "dcs": {
                     **DCS_SETTINGS,
