@@ -23,6 +23,10 @@ CLIENTS = 8
 # People come for longer than a leader takes to be replaced.
 SECONDS_OF_PEOPLE = 16
 
+# Of those of a round, so many come at once just before its fault, so that it meets a sender that is busy.
+BURST_IN_A_HUNDRED = 35
+BURSTS_PER_SECOND = 1000
+
 # A tenth of the defaults, so that pauses and partitions outlast them as an hour's would the defaults.  Budgets are not
 # what this is about, but their ratio decides who shares a request.
 CLERK_SETTINGS = """
@@ -80,9 +84,12 @@ class Campaign:
     def _run_round(self, number: int, fault: Fault, flow: Flow):
         began = time.time()
         share = self._share(number)
-        flow.feed(share, len(share) / SECONDS_OF_PEOPLE)
+        burst = len(share) * BURST_IN_A_HUNDRED // 100
+        flow.feed(share[burst:], len(share[burst:]) / SECONDS_OF_PEOPLE)
         time.sleep(self._chance.uniform(1, 4))
         leader = self._cluster.wait_for_leader()
+        flow.feed(share[:burst], BURSTS_PER_SECOND)
+        time.sleep(self._chance.uniform(0, 0.7))
         struck_at = time.time()
         fault.strike(self._cluster, leader)
         successor = self._cluster.wait_for_leader(but=leader)
