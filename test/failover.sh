@@ -23,8 +23,10 @@ set -eu
 cd "$(dirname "$0")/.."
 . test/machine.sh
 prepare_machine iproute2 util-linux python3-psycopg2 python3-yaml python3-psutil \
-	python3-dateutil python3-prettytable python3-click python3-cdiff \
-	python3-urllib3 python3-etcd python3-pkg-resources
+	python3-dateutil python3-prettytable python3-click python3-urllib3 \
+	python3-etcd python3-pkg-resources
+# Which of them Patroni takes depends on its version.
+install_where_available python3-cdiff python3-ydiff
 make_workspace
 unpack_package etcd-server "$WORKSPACE/etcd"
 unpack_package patroni "$WORKSPACE/patroni"
