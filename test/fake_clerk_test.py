@@ -1040,6 +1040,16 @@ class CommandTest(unittest.TestCase):
         date = parsedate_to_datetime(created.headers["Date"]).timestamp()
         self.assertAlmostEqual(date, created.json["created_at"] / 1000, delta=PATIENCE)
 
+    def test_hosts_that_others_could_reach(self):
+        for host in ("0.0.0.0", "::", "8.8.8.8", "10.77.2.1", "somewhere"):
+            done = subprocess.run(
+                [sys.executable, "-S", PROGRAM, "--exit-with-stdin", "--host", host],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=PATIENCE,
+            )
+            self.assertEqual(done.returncode, 2, host)
+
     def test_client_that_leaves_a_tls_handshake(self):
         clerk = FakeClerk(tls=True)
         plain = http.client.HTTPConnection("127.0.0.1", clerk.port, timeout=PATIENCE)

@@ -115,6 +115,21 @@ install_where_available()
 	done
 }
 
+# unpack_package PACKAGE FOLDER: puts its files into the folder without
+# installing it, since that would start a service, and without what it depends
+# on
+unpack_package()
+{
+	# shellcheck disable=SC2016
+	as_ordinary_user sh -euc '
+		mkdir -p "$2.package"
+		cd "$2.package"
+		apt-get download -qq "$1"
+		dpkg-deb -x ./*.deb "$2"
+		rm -r "$2.package"
+	' sh "$1" "$2" >&2
+}
+
 # fetch_program PACKAGE: puts the package's programs into $WORKSPACE/programs, a
 # folder for PATH, without installing it, since that would start a service.
 # Whoever needs them finds out if that did not work.

@@ -25,6 +25,8 @@
 #include "postgres.h"
 
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -71,6 +73,7 @@ static int	on_body_rewind(void *arg, curl_off_t offset, int origin);
 static size_t on_response_header(char *data, size_t size, size_t count,
 								 void *arg);
 static size_t on_response_body(char *data, size_t size, size_t count, void *arg);
+static void limit_retransmission(curl_socket_t socket, int milliseconds);
 static curl_socket_t on_socket_open(void *arg, curlsocktype purpose,
 									struct curl_sockaddr *address);
 static curl_socket_t on_abandoned_socket_open(void *arg, curlsocktype purpose,
@@ -93,6 +96,7 @@ clerk_transfer_prepare(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 	transfer->sockets = sockets;
 	transfer->body = spec->body;
 	transfer->body_length = spec->body_length;
+	transfer->request_timeout = spec->request_timeout;
 	transfer->headers = clerk_header_list_share(spec);
 	if (transfer->headers == NULL ||
 		!take_handle(transfer, spec->ca_file) ||
@@ -494,7 +498,29 @@ on_socket_open(void *arg, curlsocktype purpose pg_attribute_unused(),
 		close(opened);
 		return CURL_SOCKET_BAD;
 	}
+	if (opened >= 0)
+		limit_retransmission(opened, transfer->request_timeout);
 	return opened;
+}
+
+/*
+ * Lets the kernel give up data that the peer does not acknowledge for that
+ * many milliseconds.  Otherwise, it keeps retransmitting it after the request
+ * has timed out and even after the process has ended, and delivers the request
+ * once the network works again, which may be minutes later.  By then, a lookup
+ * may have found nothing, and the invitation may have been sent once more.
+ *
+ * Where there is no such option, or it fails, the request is sent all the
+ * same.
+ */
+static void
+limit_retransmission(curl_socket_t socket, int milliseconds)
+{
+#ifdef TCP_USER_TIMEOUT
+	unsigned int limit = milliseconds;
+
+	(void) setsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &limit, sizeof(limit));
+#endif
 }
 
 /* Refuses a socket to an abandoned transfer: rule 3. */

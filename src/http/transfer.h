@@ -39,6 +39,7 @@ typedef struct ClerkTransfer
 	const char *body;			/* NULL: send a GET */
 	size_t		body_length;
 	size_t		body_bytes_read;	/* bytes that libcurl has read */
+	int			request_timeout;	/* milliseconds */
 	bool		connecting;		/* the name has been resolved: libcurl opens
 								 * sockets */
 	bool		sent;			/* may have reached the server, at least in

@@ -286,7 +286,7 @@ look_up_batch(Pass *pass)
 		entry->rows[0] = lfirst(cell);
 	}
 	lookups_made += count;
-	clerk_send_batch(entries, count);
+	clerk_send_batch(entries, count, NULL);
 
 	/*
 	 * If other sessions have locked all of these rows, none has changed, and
@@ -323,6 +323,7 @@ send_batch(Pass *pass)
 {
 	int			limit = clerk_max_concurrent_requests * REQUESTS_PER_SLOT;
 	ClerkBatchEntry *entries = palloc0(limit * sizeof(ClerkBatchEntry));
+	ClerkClaimTime claimed;
 	int			count;
 
 	if (pass->allowance <= 0 || !clerk_plan_prepare(&pass->shared, &pass->plan))
@@ -331,6 +332,7 @@ send_batch(Pass *pass)
 							entries, limit);
 	if (count == 0)
 		return true;
+	claimed = clerk_claim_time_now();
 	if (claim(pass, entries, count) > 0)
 	{
 		/*
@@ -340,7 +342,7 @@ send_batch(Pass *pass)
 		if (!clerk_outbox_claim_is_safe())
 			stop_without_standby(pass);
 		else if (clerk_pass_has_lock(&pass->shared))
-			clerk_send_batch(entries, count);
+			clerk_send_batch(entries, count, &claimed);
 	}
 	settle(pass, entries, count);
 	return true;

@@ -10,10 +10,18 @@
 
 #include "clerk/email_address.h"
 #include "clerk/operations.h"
+#include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "miscadmin.h"
 #include "outbox/outcome.h"
 #include "outbox/request_batch.h"
+#include "utils/timestamp.h"
+
+/*
+ * Milliseconds in which requests may be started after a claim, however short
+ * clerk_invite.verify_delay is, so that every claim leads to some.
+ */
+#define MIN_CLAIM_LIFETIME 1000
 
 /* Why no more requests of a batch are started. */
 typedef struct StopState
@@ -22,6 +30,7 @@ typedef struct StopState
 	bool		endpoints[CLERK_ENDPOINT_LIST + 1];
 } StopState;
 
+static bool is_claim_too_old(const ClerkClaimTime *claimed);
 static void start_request(ClerkBatchEntry *entry);
 static void note_start_error(ClerkBatchEntry *entry, MemoryContext caller);
 static ClerkListing lookup_listing(const ClerkOutboxRow *row);
@@ -33,17 +42,28 @@ static void bulk_outcomes(ClerkBatchEntry *entry, ClerkOutboxChange *changes);
 static void lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change,
 						   List **adopted);
 
+/* Must be called before the transaction that claims the rows. */
+ClerkClaimTime
+clerk_claim_time_now(void)
+{
+	ClerkClaimTime now = {GetCurrentTimestamp(), clerk_monotonic_microseconds()};
+
+	return now;
+}
+
 /*
  * Sends the requests of a batch that have rows, at most
  * clerk_invite.max_concurrent_requests at a time.  Returns when none is
- * running; those that were not started because the batch was stopped have
- * neither a request nor an error.  Needs no transaction.
+ * running; those that were not started because the batch was stopped, or
+ * because the claim is too old, have neither a request nor an error.
+ * "claimed" is NULL for lookups.  Needs no transaction.
  *
  * Raises 57014 or 57P01 if the session is told to stop, and any error that
  * would meet every request.
  */
 void
-clerk_send_batch(ClerkBatchEntry *entries, int count)
+clerk_send_batch(ClerkBatchEntry *entries, int count,
+				 const ClerkClaimTime *claimed)
 {
 	StopState	stopped = {0};
 	int			next = 0;
@@ -52,7 +72,9 @@ clerk_send_batch(ClerkBatchEntry *entries, int count)
 	for (;;)
 	{
 		for (; next < count && under_way < clerk_max_concurrent_requests; next++)
-			if (entries[next].count > 0 && !is_stopped(&stopped, &entries[next]))
+			if (entries[next].count > 0 &&
+				!is_stopped(&stopped, &entries[next]) &&
+				!is_claim_too_old(claimed))
 			{
 				start_request(&entries[next]);
 				under_way++;
@@ -75,6 +97,31 @@ clerk_send_batch(ClerkBatchEntry *entries, int count)
 			clerk_http_wait(-1);
 		}
 	}
+}
+
+/*
+ * Whether another sender may have sent the rows meanwhile.  After a failover,
+ * the new primary looks up the rows that it finds claimed, and sends them
+ * again if clerk_invite.verify_delay after its promotion Clerk still has no
+ * invitation.  A process of the old primary that was stopped during that time
+ * (SIGSTOP, a suspended machine) must not go on where it was.  If it claims
+ * the rows once more instead, it finds out whether its server is still the
+ * primary, provided that claims wait for a synchronous standby.
+ *
+ * The monotonic clock may stop while the machine sleeps, and the wall clock
+ * may be set back; neither shows too much, unless the wall clock was set
+ * ahead.
+ */
+static bool
+is_claim_too_old(const ClerkClaimTime *claimed)
+{
+	int64		elapsed;
+
+	if (claimed == NULL)
+		return false;
+	elapsed = Max(GetCurrentTimestamp() - claimed->wall,
+				  clerk_monotonic_microseconds() - claimed->monotonic);
+	return elapsed / 1000 > Max(clerk_verify_delay, MIN_CLAIM_LIFETIME);
 }
 
 static void

@@ -25,7 +25,16 @@ typedef struct ClerkBatchEntry
 	bool		finished;
 } ClerkBatchEntry;
 
-extern void clerk_send_batch(ClerkBatchEntry *entries, int count);
+/* When the rows of a batch were claimed, by two clocks. */
+typedef struct ClerkClaimTime
+{
+	TimestampTz wall;
+	int64		monotonic;		/* common/monotonic_clock.h */
+} ClerkClaimTime;
+
+extern ClerkClaimTime clerk_claim_time_now(void);
+extern void clerk_send_batch(ClerkBatchEntry *entries, int count,
+							 const ClerkClaimTime *claimed);
 extern void clerk_batch_entry_outcomes(ClerkBatchEntry *entry,
 									   ClerkOutboxChange *changes,
 									   List **adopted);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import signal
 import ssl
@@ -17,7 +18,6 @@ from .normalizing import NORMALIZATIONS
 from .rate_limit import WINDOW_KINDS
 from .server import FakeClerkServer
 
-LOOPBACK = ("127.0.0.1", "::1")
 DEFAULT_KEY = "sk_test_fakeclerk000000000000000000000000000"
 
 # JSON may be nested as deeply as 8 kB of metadata allow; each level costs Python some of both.
@@ -50,7 +50,7 @@ def _parse_options() -> argparse.Namespace:
         " (-after and -once may follow): " + "  ".join(entry.pattern.pattern for entry in TABLE),
     )
     add = parser.add_argument
-    add("--host", choices=LOOPBACK, default=LOOPBACK[0])
+    add("--host", type=_private_address, default="127.0.0.1", help="with --tls, one of a test's own network as well")
     add("--port", type=int, default=0, help="0, the default: any free one")
     add("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
     add("--journal", metavar="FILE", help="append each request to this file, as one line of JSON")
@@ -77,7 +77,17 @@ def _parse_options() -> argparse.Namespace:
     )
     add("--exact-filter", action="store_true", help="the list's filter takes its address as it is")
     add("--exit-with-stdin", action="store_true", help="exit at the end of standard input")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if not ipaddress.ip_address(options.host).is_loopback and not options.tls:
+        parser.error("--host that is not a loopback address needs --tls")
+    return options
+
+
+def _private_address(text: str) -> str:
+    address = ipaddress.ip_address(text)
+    if address.is_unspecified or not address.is_private:
+        raise argparse.ArgumentTypeError(f"{text} is not a private address")
+    return text
 
 
 def _settings(options: argparse.Namespace) -> Settings:
