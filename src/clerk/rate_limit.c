@@ -44,6 +44,9 @@
  * If the machine crashes, writes that the kernel has not flushed are lost.
  * Clerk's 429 responses enforce the limit then.
  *
+ * test/model/rate_limit.pml is a model of this, in which the steps are called
+ * RESERVE, START, RESPOND, RETURN, RELEASE, and LOAD.
+ *
  * A standby sends nothing, so it writes nothing.  A file that was copied from
  * another server contains requests that were sent with the same key, which
  * count here, too, or with another key, which do not affect this one.  The
@@ -205,7 +208,7 @@ clerk_rate_limit_instance(const char *api_url, size_t api_url_length,
 }
 
 /*
- * Reserves up to "wanted" requests to an endpoint, and returns how many were
+ * RESERVE: reserves up to "wanted" requests to an endpoint, and returns how many were
  * granted: the first elements of "reservations".  All sessions of the server
  * share the budget.
  *
@@ -272,7 +275,7 @@ clerk_rate_limit_unreserved(uint64 instance, ClerkEndpoint endpoint,
 }
 
 /*
- * Records that a request starts.  Must be called before any part of it can
+ * START: records that a request starts.  Must be called before any part of it can
  * have been sent.
  */
 void
@@ -305,7 +308,7 @@ clerk_rate_limit_start(ClerkReservation *reservation)
 }
 
 /*
- * Settles the reservation of a started request: its response arrived at
+ * RESPOND: settles the reservation of a started request: its response arrived at
  * "responded_at", or it was canceled then after it had been sent.
  */
 void
@@ -339,7 +342,7 @@ clerk_rate_limit_responded(ClerkReservation *reservation,
 }
 
 /*
- * Settles the reservation of a request that certainly was not sent, whether it
+ * RETURN: settles the reservation of a request that certainly was not sent, whether it
  * was started or not: returns it to the budget.
  */
 void
@@ -453,7 +456,7 @@ unlock_state(void)
 }
 
 /*
- * Fills the shared memory from the file.
+ * LOAD: fills the shared memory from the file.
  *
  * Our time continues from that of the newest record, advanced by the time that
  * has passed since by the wall clock.  If the wall clock was ahead when the
@@ -650,7 +653,7 @@ remove_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 }
 
 /*
- * Settles this process's requests to an endpoint without knowing how they
+ * RELEASE: settles this process's requests to an endpoint without knowing how they
  * ended.  "reserved" and "unreserved" choose those with and those without a
  * reservation.  Those that were started count as sent at "now", since they may
  * have reached Clerk.

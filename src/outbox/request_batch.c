@@ -14,6 +14,7 @@
 #include "miscadmin.h"
 #include "outbox/outcome.h"
 #include "outbox/request_batch.h"
+#include "utils/timestamp.h"
 
 /* Why no more requests of a batch are started. */
 typedef struct StopState
@@ -34,7 +35,7 @@ static void lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change,
 						   List **adopted);
 
 /*
- * Sends the requests of a batch that have rows, at most
+ * SEND: sends the requests of a batch that have rows, at most
  * clerk_invite.max_concurrent_requests at a time.  Returns when none is
  * running; those that were not started because the batch was stopped have
  * neither a request nor an error.  Needs no transaction.
@@ -85,6 +86,7 @@ start_request(ClerkBatchEntry *entry)
 
 	for (int i = 0; i < entry->count; i++)
 		invitations[i] = &entry->rows[i]->invitation;
+	entry->started_at = GetCurrentTimestamp();
 	PG_TRY();
 	{
 		if (entry->endpoint == CLERK_ENDPOINT_LIST)
@@ -276,7 +278,8 @@ lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change, List **adopted
 	if (entry->request != NULL &&
 		clerk_finish_list_invitations(entry->request, &listing, &found,
 									  &entry->error))
-		clerk_outcome_lookup(change, entry->request, &found, adopted);
+		clerk_outcome_lookup(change, entry->request, entry->started_at, &found,
+							 adopted);
 	else if (entry->request == NULL &&
 			 entry->error->class == CLERK_ERROR_FINAL)
 		clerk_outcome_unsendable(change, entry->error);
