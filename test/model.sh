@@ -104,7 +104,6 @@ search 'rate limit' rate_limit.pml holds
 
 search 'mutant: no fence' delivery.pml fails -DMUTANT_NO_FENCE
 search 'mutant: fence without attempt' delivery.pml fails -DMUTANT_FENCE_WITHOUT_ATTEMPT
-search 'mutant: fence without state' delivery.pml fails -DMUTANT_FENCE_WITHOUT_STATE
 search 'mutant: claim not committed' delivery.pml fails -DMUTANT_CLAIM_UNCOMMITTED
 search 'mutant: only pending ones count' delivery.pml fails -DMUTANT_PENDING_ONLY
 search 'mutant: empty lookup believed' delivery.pml fails -DMUTANT_EMPTY_BELIEVED

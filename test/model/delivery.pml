@@ -453,8 +453,6 @@ inline give_up(s)
 #define is_as_seen(s, r, seen) true
 #elif defined(MUTANT_FENCE_WITHOUT_ATTEMPT)
 #define is_as_seen(s, r, seen) (row[r].state == seen)
-#elif defined(MUTANT_FENCE_WITHOUT_STATE)
-#define is_as_seen(s, r, seen) (row[r].attempts == of(s, r).attempt)
 #else
 #define is_as_seen(s, r, seen) \
 	(row[r].state == seen && row[r].attempts == of(s, r).attempt)
