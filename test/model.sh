@@ -109,9 +109,7 @@ search 'mutant: only pending ones count' delivery.pml fails -DMUTANT_PENDING_ONL
 search 'mutant: empty lookup believed' delivery.pml fails -DMUTANT_EMPTY_BELIEVED
 search 'mutant: delay ends at settling' delivery.pml fails -DMUTANT_DELAY_AT_SETTLE
 search 'mutant: skipped at once' delivery.pml fails -DMUTANT_SKIPPED_AT_ONCE
-search 'mutant: lost lock taken again' delivery.pml fails -DMUTANT_LOCK_TAKEN_AGAIN
 search 'mutant: standby not awaited' delivery.pml fails -DSTANDBY -DMUTANT_STANDBY_NOT_AWAITED
-search 'mutant: newest is own' delivery.pml fails -DONE_PERSON -DMUTANT_NEWEST_TAKEN
 
 search 'not covered: arrives too late' delivery.pml fails -DLATE
 search 'not covered: asynchronous standby' delivery.pml fails -DSTANDBY -DASYNCHRONOUS

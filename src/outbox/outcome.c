@@ -63,8 +63,6 @@ static TimestampTz first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 											   const ClerkHttpRequest *request);
 static bool is_filter_trusted(const ClerkOutboxRow *row);
 static const ClerkInvitation *sole_pending(const ClerkInvitationList *found);
-static bool is_older(const ClerkInvitation *invitation,
-					 const ClerkInvitation *other);
 static bool any_pending(const ClerkOutboxRow *row,
 						const ClerkInvitationList *found);
 static bool is_pending(const ClerkInvitation *invitation);
@@ -446,9 +444,7 @@ next_retry_time(int attempts)
 
 /*
  * Returns the invitation that is certainly the row's; NULL if there is none.
- * If there are several, the one whose address is most similar counts; of
- * these the oldest, since the newer ones may belong to rows that were claimed
- * later.
+ * If there are several, the one whose address is most similar counts.
  */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
@@ -462,31 +458,19 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 	for (int i = 0; i < found->count; i++)
 	{
 		const ClerkInvitation *invitation = &found->invitations[i];
-		ClerkLikeness likeness = address_likeness(invitation, row);
 
-		if ((likeness > closest ||
-			 (own == NULL && invitation == from_filter) ||
-			 (likeness == closest && likeness != CLERK_ADDRESS_OTHER &&
-			  is_older(invitation, own))) &&
+		if ((address_likeness(invitation, row) > closest ||
+			 (own == NULL && invitation == from_filter)) &&
 			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
 			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
 			!belongs_to_another_row(clerk_invitation_text(invitation, CLERK_INVITATION_ID),
 									adopted))
 		{
 			own = invitation;
-			closest = likeness;
+			closest = address_likeness(invitation, row);
 		}
 	}
 	return own;
-}
-
-/* "other" has a time of creation. */
-static bool
-is_older(const ClerkInvitation *invitation, const ClerkInvitation *other)
-{
-	return !invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
-		DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) <
-		DatumGetTimestampTz(other->values[CLERK_INVITATION_CREATED_AT]);
 }
 
 /* Returns the pending invitation if there is exactly one; else NULL. */

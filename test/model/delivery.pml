@@ -411,20 +411,13 @@ inline do_not_send(s)
 }
 
 /* Once lost, the lock says nothing, even if it can be had again. */
-#ifdef MUTANT_LOCK_TAKEN_AGAIN
-#define still_has_lock(s) (lock_of == s || lock_of == NOBODY)
-#else
 #define still_has_lock(s) (lock_of == s)
-#endif
 
 inline send(s)
 {
 	/* STEP CHECK LOCK */
 	if
 	:: is_fenced_out(s) || still_has_lock(s) ->
-#ifdef MUTANT_LOCK_TAKEN_AGAIN
-		lock_of = (is_fenced_out(s) -> lock_of : s);
-#endif
 		/* STEP SEND */
 		of(s, 0).answer = (of(s, 0).attempt > 0 -> TRANSIT : 0);
 		of(s, 1).answer = (of(s, 1).attempt > 0 -> TRANSIT : 0);
@@ -536,12 +529,8 @@ inline settle_row(s, r)
 	&& (i) >= first_listed(person_of(r)) && counts(s, r, i) && !has_the_other_row(r, i))
 #define any_own(s, r) (is_own(s, r, 0) || is_own(s, r, 1) || is_own(s, r, 2))
 
-/* Of several, the oldest: the newer ones may be of rows claimed later. */
-#ifdef MUTANT_NEWEST_TAKEN
+/* Of several, the first one in Clerk's list, which is the newest. */
 #define first_own(s, r) (is_own(s, r, 2) -> 2 : (is_own(s, r, 1) -> 1 : 0))
-#else
-#define first_own(s, r) (is_own(s, r, 0) -> 0 : (is_own(s, r, 1) -> 1 : 2))
-#endif
 
 /* empty_lookup_outcome() */
 #ifdef MUTANT_EMPTY_BELIEVED
