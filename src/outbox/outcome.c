@@ -279,10 +279,11 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 }
 
 /*
- * SETTLE LOOKUP: a lookup that started at "asked_at" succeeded; "found" are the
- * invitations that Clerk has for the row's address.  "adopted" is a list of the IDs of invitations that rows have been
- * given in this transaction; this function may append one.  Must be called in
- * a transaction; raises the errors of clerk_outbox_run().
+ * SETTLE LOOKUP: a lookup that started at "asked_at" succeeded; "found" are
+ * the invitations that Clerk has for the row's address.  "adopted" is a list of
+ * the IDs of invitations that rows have been given in this transaction; this
+ * function may append one.  Must be called in a transaction; raises the errors
+ * of clerk_outbox_run().
  */
 void
 clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
