@@ -15,7 +15,7 @@ set -eu
 cd "$(dirname "$0")/.."
 . test/machine.sh
 prepare_machine libipc-run-perl perl cppcheck nginx-light git
-install_where_available pg-bsd-indent
+install_where_available pg-bsd-indent spin
 make_workspace
 
 # Which files are git's, where there is a repository.  Told its place, git does

@@ -182,7 +182,7 @@ tap()
 	count "$good" "$bad" "$left_out"
 }
 
-all="build repository layering style static_analysis fake_clerk regress isolation tap"
+all="build repository layering style static_analysis model fake_clerk regress isolation tap"
 
 chosen()
 {
@@ -209,6 +209,7 @@ chosen build || passed=0
 ! chosen layering || check layering sh test/layering.sh
 ! chosen style || check_with pg_bsd_indent style perl test/indent.pl --check
 ! chosen static_analysis || check static_analysis static_analysis
+! chosen model || check_with spin model sh test/model.sh
 ! chosen fake_clerk || fake_clerk
 ! chosen regress || installcheck regress ISOLATION=
 ! chosen isolation || isolation

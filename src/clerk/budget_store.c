@@ -256,7 +256,7 @@ clerk_budget_store_is_stale(void)
 }
 
 /*
- * Fills the shared memory from the file.
+ * LOAD: fills the shared memory from the file.
  *
  * Our time continues from that of the newest record, advanced by the time that
  * has passed since by the wall clock.  If the wall clock was ahead when the

@@ -6,6 +6,9 @@
  * A request counts from its reservation on, and leaves the window one window
  * length after its response arrived.  Clerk counts it at some time in between,
  * so a request never leaves our window earlier than Clerk's.
+ *
+ * test/model/rate_limit.pml is a model of this, in which the steps are called
+ * RESERVE, START, RESPOND, RETURN, RELEASE, and, in clerk/budget_store.c, LOAD.
  */
 #include "postgres.h"
 
@@ -49,7 +52,7 @@ static int64 arrival_time(const ClerkReservation *reservation,
 						  TimestampTz responded_at, ClerkMoment now);
 
 /*
- * Reserves up to "wanted" requests to an endpoint, and returns how many were
+ * RESERVE: reserves up to "wanted" requests to an endpoint, and returns how many were
  * granted: the first elements of "reservations".  All sessions of the server
  * share the budget.
  *
@@ -117,7 +120,7 @@ clerk_reservation_init_unreserved(uint64 instance, ClerkEndpoint endpoint,
 }
 
 /*
- * Records that a request starts.  Must be called before any part of it can
+ * START: records that a request starts.  Must be called before any part of it can
  * have been sent.
  */
 void
@@ -150,7 +153,7 @@ clerk_reservation_start(ClerkReservation *reservation)
 }
 
 /*
- * Settles the reservation of a started request: its response arrived at
+ * RESPOND: settles the reservation of a started request: its response arrived at
  * "responded_at", or it was canceled then after it had been sent.
  */
 void
@@ -184,7 +187,7 @@ clerk_reservation_responded(ClerkReservation *reservation,
 }
 
 /*
- * Settles the reservation of a request that certainly was not sent, whether it
+ * RETURN: settles the reservation of a request that certainly was not sent, whether it
  * was started or not: returns it to the budget.
  */
 void
@@ -261,7 +264,7 @@ remove_own(ClerkReservation *reservation, ClerkRequestWindow *window)
 }
 
 /*
- * Settles this process's requests to an endpoint without knowing how they
+ * RELEASE: settles this process's requests to an endpoint without knowing how they
  * ended.  "reserved" and "unreserved" choose those with and those without a
  * reservation.  Those that were started count as sent at "now", since they may
  * have reached Clerk.

@@ -62,7 +62,7 @@ static void set_aside_unclaimed(int position, const ErrorData *error,
 static void collect_claimed(void *result);
 
 /*
- * Claims those of the given rows that are still due.  Returns a list of
+ * CLAIM: claims those of the given rows that are still due.  Returns a list of
  * ClerkOutboxRow in no particular order, in the current memory context; a row
  * whose claim fails is set aside.
  *

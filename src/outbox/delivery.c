@@ -25,6 +25,10 @@
  * not sent.
  *
  * Only one session of a database sends at a time; see clerk_outbox_lock().
+ *
+ * test/model/delivery.pml is a model of this, in which the steps are called
+ * LOCK, TAKE OVER, CLAIM, CHECK LOCK, SEND, SETTLE, LOOK UP, SETTLE LOOKUP, and
+ * UNLOCK, as in the comments on the functions.
  */
 #include "postgres.h"
 
@@ -247,7 +251,7 @@ deliver_rows_with_future_times(Pass *pass)
 }
 
 /*
- * Looks up a batch of rows whose outcome is unknown.  Returns false if there
+ * LOOK UP: looks up a batch of rows whose outcome is unknown.  Returns false if there
  * are none, if no lookup is allowed now, or if no row changed.
  */
 static bool
@@ -341,8 +345,10 @@ send_batch(Pass *pass)
 		 */
 		if (!clerk_outbox_claim_is_safe())
 			stop_without_standby(pass);
-		else if (clerk_pass_has_lock(&pass->shared))
+		else if (clerk_outbox_still_has_lock())
 			clerk_send_batch(entries, count, &claimed);
+		else
+			pass->shared.report->busy = true;
 	}
 	settle(pass, entries, count);
 	return true;

@@ -67,7 +67,7 @@ static ClerkOutboxStatement find_left_behind = {
 
 static ClerkOutboxStatement take_over_rows = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'verifying', next_attempt_at = now(), "
-	"claimed_at = clock_timestamp(), consecutive_failures = 0 "
+	"claimed_at = clock_timestamp(), consecutive_failures = 0, error_code = NULL "
 	"FROM (SELECT seen.id FROM unnest($1) AS left_behind (id) "
 	"JOIN ONLY %1$s AS seen ON seen.id = left_behind.id AND seen.state = $2 "
 	"AND NOT seen.copied "
@@ -181,9 +181,9 @@ static void collect_unverified(void *result);
 static void collect_number(void *result);
 
 /*
- * Takes over the rows that a previous sender left in state "sending": their
- * outcome is unknown, so they become "verifying".  A row whose change fails is
- * set aside.  Must be called in a transaction, by the session that holds the
+ * TAKE OVER: takes over the rows that a previous sender left in state "sending": their
+ * outcome is unknown, so they become "verifying", and the code of an earlier
+ * refusal says nothing about it.  A row whose change fails is set aside.  Must be called in a transaction, by the session that holds the
  * sender's lock.  Raises the errors of clerk_outbox_try().
  */
 void

@@ -49,6 +49,7 @@ static void missing_address_outcome(ClerkOutboxChange *change);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void undo_claim(ClerkOutboxChange *change);
+static TimestampTz trusted_from(const ClerkOutboxRow *row);
 static void empty_lookup_outcome(ClerkOutboxChange *change);
 static bool are_attempts_used_up(const ClerkOutboxRow *row);
 static TimestampTz next_retry_time(int attempts);
@@ -278,17 +279,23 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 }
 
 /*
- * A lookup succeeded; "found" are the invitations that Clerk has for the row's
- * address.  "adopted" is a list of the IDs of invitations that rows have been
- * given in this transaction; this function may append one.  Must be called in
- * a transaction; raises the errors of clerk_outbox_run().
+ * SETTLE LOOKUP: a lookup that started at "asked_at" succeeded; "found" are
+ * the invitations that Clerk has for the row's address.  "adopted" is a list of
+ * the IDs of invitations that rows have been given in this transaction; this
+ * function may append one.  Must be called in a transaction; raises the errors
+ * of clerk_outbox_run().
  */
 void
 clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
-					 const ClerkInvitationList *found, List **adopted)
+					 TimestampTz asked_at, const ClerkInvitationList *found,
+					 List **adopted)
 {
 	const ClerkOutboxRow *row = change->row;
 	const ClerkInvitation *own;
+	bool		member = row->progress.error_code != NULL &&
+	strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0;
+	bool		answered = member || clerk_refused_as_pending(row);
+	bool		accepted = asked_at >= trusted_from(row);
 
 	own = own_invitation(row, found, first_claim_by_clerks_clock(row, request),
 						 *adopted);
@@ -299,12 +306,20 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		return;
 	}
 	keep_last_failure(change);
-	if (any_pending(row, found) ||
-		(row->progress.error_code != NULL &&
-		 strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0))
+
+	/*
+	 * A request that has no answer may still arrive, and be carried out if
+	 * the other invitation is revoked before.
+	 */
+	if ((member || any_pending(row, found)) && (answered || accepted))
 		change->progress.state = CLERK_OUTBOX_SKIPPED;
-	else
+	else if (accepted)
 		empty_lookup_outcome(change);
+	else
+	{
+		change->progress.state = CLERK_OUTBOX_VERIFYING;
+		change->next_attempt_at = trusted_from(row);
+	}
 }
 
 /*
@@ -342,23 +357,22 @@ clerk_is_final(const ClerkOutboxChange *change)
 }
 
 /*
- * The lookup found no invitation for the row.  That is accepted only after
- * clerk_invite.verify_delay, when an abandoned request can no longer arrive at
- * Clerk.
+ * Returns the time from which on a lookup that does not find the row's
+ * invitation is accepted: after clerk_invite.verify_delay an abandoned request
+ * can no longer arrive at Clerk.  What counts is when the lookup started, since
+ * a request that arrives later is not in its response.
  */
+static TimestampTz
+trusted_from(const ClerkOutboxRow *row)
+{
+	return TimestampTzPlusMilliseconds(row->claimed_at, (int64) clerk_verify_delay);
+}
+
+/* A lookup that is accepted found no invitation for the row. */
 static void
 empty_lookup_outcome(ClerkOutboxChange *change)
 {
 	const ClerkOutboxRow *row = change->row;
-	TimestampTz trusted_from = TimestampTzPlusMilliseconds(row->claimed_at,
-														   (int64) clerk_verify_delay);
-
-	if (GetCurrentTimestamp() < trusted_from)
-	{
-		change->progress.state = CLERK_OUTBOX_VERIFYING;
-		change->next_attempt_at = trusted_from;
-		return;
-	}
 
 	/* The sender died before it could record a reason. */
 	if (change->progress.error_message == NULL)

@@ -26,6 +26,7 @@ extern void clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 extern void clerk_outcome_unsent(ClerkOutboxChange *change);
 extern void clerk_outcome_lookup(ClerkOutboxChange *change,
 								 const ClerkHttpRequest *request,
+								 TimestampTz asked_at,
 								 const ClerkInvitationList *found,
 								 List **adopted);
 extern void clerk_outcome_unsendable(ClerkOutboxChange *change,

@@ -52,7 +52,7 @@ clerk_claim_time_now(void)
 }
 
 /*
- * Sends the requests of a batch that have rows, at most
+ * SEND: sends the requests of a batch that have rows, at most
  * clerk_invite.max_concurrent_requests at a time.  Returns when none is
  * running; those that were not started because the batch was stopped, or
  * because the claim is too old, have neither a request nor an error.
@@ -132,6 +132,7 @@ start_request(ClerkBatchEntry *entry)
 
 	for (int i = 0; i < entry->count; i++)
 		invitations[i] = &entry->rows[i]->invitation;
+	entry->started_at = GetCurrentTimestamp();
 	PG_TRY();
 	{
 		if (entry->endpoint == CLERK_ENDPOINT_LIST)
@@ -323,7 +324,8 @@ lookup_outcome(ClerkBatchEntry *entry, ClerkOutboxChange *change, List **adopted
 	if (entry->request != NULL &&
 		clerk_finish_list_invitations(entry->request, &listing, &found,
 									  &entry->error))
-		clerk_outcome_lookup(change, entry->request, &found, adopted);
+		clerk_outcome_lookup(change, entry->request, entry->started_at, &found,
+							 adopted);
 	else if (entry->request == NULL &&
 			 entry->error->class == CLERK_ERROR_FINAL)
 		clerk_outcome_unsendable(change, entry->error);

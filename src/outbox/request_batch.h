@@ -19,6 +19,7 @@ typedef struct ClerkBatchEntry
 	ClerkPackedRequest packed;	/* as planned; not for a lookup */
 	int			count;
 	ClerkOutboxRow *rows[CLERK_BULK_MAX];
+	TimestampTz started_at;
 	ClerkHttpRequest *request;	/* NULL: not started */
 	ClerkError *error;			/* why it could not be started, or failed;
 								 * NULL: it could, or did not */

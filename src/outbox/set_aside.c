@@ -49,6 +49,7 @@ typedef struct HeldBack
 static ClerkOutboxStatement set_aside_row = {
 	.text = "UPDATE ONLY %1$s AS o SET "
 	"state = CASE o.state WHEN 'sending' THEN 'verifying' ELSE o.state END, "
+	"error_code = CASE o.state WHEN 'sending' THEN NULL ELSE o.error_code END, "
 	"consecutive_failures = least(o.consecutive_failures, 1000000) + 1, "
 	"database_error = $3, "
 	"claimed_at = CASE o.state WHEN 'sending' THEN clock_timestamp() ELSE o.claimed_at END, "

@@ -78,7 +78,7 @@ static bool can_be_accepted(const ClerkOutboxChange *change);
 static void collect_settled(void *result);
 
 /*
- * Changes rows, and announces those that have reached a final state.  Sets
+ * SETTLE: changes rows, and announces those that have reached a final state.  Sets
  * change->applied and change->set_aside for each of them.
  *
  * A change does not apply if the row is no longer as its sender has seen it,
