@@ -125,7 +125,7 @@ class Control:
                     {
                         **each.reference(),
                         "status": each.status(now),
-                        "created_at": each.created_at,
+                        "created_really_at": each.created_really_at,
                         "origin": each.origin,
                         "deleted": each.deleted,
                     }

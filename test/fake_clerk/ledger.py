@@ -53,6 +53,7 @@ class Invitation:
     expires_at: int
     settled_status: Optional[str] = None
     origin: str = "client"  # or "control"
+    created_really_at: int = 0  # by the machine's clock
     deleted: bool = False
 
     def status(self, now: int) -> str:
@@ -291,6 +292,7 @@ class Ledger:
             updated_at=now,
             expires_at=now + request.expires_in_days * MILLISECONDS_A_DAY,
             origin=origin,
+            created_really_at=int(time.time() * 1000),
         )
         self._enter(invitation)
         return invitation
