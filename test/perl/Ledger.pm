@@ -41,7 +41,7 @@ use Carp;
 use JSON::PP qw(decode_json);
 use PostgreSQL::Test::Utils;
 
-our @KINDS = qw(open lost twice unwanted shared untrue present);
+our @KINDS = qw(open lost twice unwanted shared untrue present crash);
 
 # An invitation that somebody else created after the row was first claimed may
 # be taken for the row's, if the row's outcome was unknown: Clerk does not say
