@@ -125,6 +125,7 @@ class Control:
                     {
                         **each.reference(),
                         "status": each.status(now),
+                        "created_at": each.created_at,
                         "created_really_at": each.created_really_at,
                         "origin": each.origin,
                         "deleted": each.deleted,
@@ -132,6 +133,7 @@ class Control:
                     for each in ledger.history
                 ],
                 "members": ledger.members(),
+                "clock_settings": ledger.clock_settings,
                 "deleted_organizations": ledger.deleted_organizations(),
             }
 

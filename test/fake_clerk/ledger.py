@@ -115,6 +115,7 @@ class Ledger:
         self.lock = threading.RLock()
         self.invitations: List[Invitation] = []
         self.history: List[Invitation] = []  # with those whose organization was deleted
+        self.clock_settings: List[Tuple[int, int]] = []  # when it was set by the machine's clock, and how far ahead, in ms
         self._sequence = itertools.count()
         self._by_id: Dict[str, Invitation] = {}
         self._by_address: Dict[Tuple[str, str], List[Invitation]] = {}
@@ -207,8 +208,12 @@ class Ledger:
 
     def set_clock(self, offset_seconds: float):
         with self.lock:
-            self.clock.offset = offset_seconds
-            self._memory.note({"clock": str(offset_seconds)})
+            self._set_clock(offset_seconds, int(time.time() * 1000))
+            self._memory.note({"clock": str(offset_seconds), "really_at": self.clock_settings[-1][0]})
+
+    def _set_clock(self, offset_seconds: float, really_at: int):
+        self.clock.offset = offset_seconds
+        self.clock_settings.append((really_at, int(offset_seconds * 1000)))
 
     def _meanwhile(self, invitation: Invitation):
         """Somebody accepts or revokes it, if its address says so: name@accepts-50.example.com after 50 ms."""
@@ -246,7 +251,7 @@ class Ledger:
             elif "deleted" in event:
                 self.delete_organization(event["deleted"])
             elif "clock" in event:
-                self.clock.offset = float(event["clock"])
+                self._set_clock(float(event["clock"]), event["really_at"])
             else:
                 invitation = self._by_id.get(event.pop("id"))
                 for name, value in event.items():
