@@ -16,14 +16,15 @@ use Getopt::Long;
 
 my %options = (invitations => 10000, faults => 500, seed => time);
 
-GetOptions(\%options, 'invitations=i', 'faults=i', 'seed=i', 'disk=s')
-  or die "usage: ledger.sh --invitations N --faults N --seed S\n";
+GetOptions(\%options, 'invitations=i', 'faults=i', 'seed=i', 'disk=s', 'without=s')
+  or die "usage: ledger.sh --invitations N --faults N --seed S [--without PATTERN]\n";
 say_line("$options{invitations} invitations, $options{faults} faults, seed $options{seed}");
 say_line('the disk is never full: no small file system can be mounted') unless $options{disk};
 
 my $campaign = Campaign->new(
 	seed => $options{seed},
 	disk => $options{disk},
+	without => $options{without},
 	say => \&say_line);
 $campaign->run($options{invitations}, $options{faults});
 my @violations = $campaign->finish;

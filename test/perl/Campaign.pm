@@ -85,7 +85,8 @@ my $INVITED = 0.03;
 my $LATENCY = 0.02;
 
 # %params: seed; disk, a folder of a small file system for the server's data,
-# without which its disk is never full; say, what takes lines of progress.
+# without which its disk is never full; without, a pattern of faults that are left
+# out; say, what takes lines of progress.
 sub new
 {
 	my ($class, %params) = @_;
@@ -107,11 +108,11 @@ sub new
 		injected => {},
 		sessions => [],
 		number => 0,
-		senders => {},
+		ledger => Ledger->new($clerk),
 	}, $class;
 
 	$self->_make_server;
-	$self->{faults} = Faults->new($self, $params{seed});
+	$self->{faults} = Faults->new($self, $params{seed}, $params{without});
 	return $self;
 }
 
@@ -197,7 +198,7 @@ sub finish
 
 	my $workload = $self->{workload};
 	return (
-		Ledger->new($self->{clerk})->violations(
+		$self->{ledger}->violations(
 			outboxes => [ $self->{node} ],
 			committed => $workload->{committed},
 			rolled_back => $workload->{rolled_back},
@@ -210,7 +211,7 @@ sub finish
 sub table
 {
 	my ($self) = @_;
-	my $states = Ledger->new($self->{clerk})->states($self->{node});
+	my $states = $self->{ledger}->states($self->{node});
 	my $ledger = $self->{clerk}->ledger;
 	my ($faults, $rows) = (0, 0);
 	my @lines = ('faults');
@@ -226,7 +227,9 @@ sub table
 		push @lines, sprintf('  %-40s %6d', $state, $states->{$state});
 		$rows += $states->{$state};
 	}
-	push @lines, sprintf('  %-40s %6d', 'all', $rows), 'invitations at Clerk';
+	push @lines, sprintf('  %-40s %6d', 'all', $rows),
+	  sprintf("  %-40s %6d", "sent, by others before Clerk's clock", $self->{ledger}->mistaken),
+	  '  was set back', 'invitations at Clerk';
 	foreach my $origin (qw(client control))
 	{
 		push @lines, sprintf('  %-40s %6d',

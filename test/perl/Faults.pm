@@ -1,11 +1,11 @@
 # Faults - what goes wrong while invitations flow, as a seed has it
 #
-#	my $faults = Faults->new($campaign, $seed);
+#	my $faults = Faults->new($campaign, $seed, $without);
 #	my ($name, $inject) = $faults->next;
 #	$inject->();
 #
 # Each kind of fault happens as often as its weight before any happens again.
-# The campaign gives the server, Clerk, and what it takes to get over a fault.
+# Those that match the pattern $without are left out.  The campaign gives the server, Clerk, and what it takes to get over a fault.
 
 package Faults;
 
@@ -53,8 +53,10 @@ my $ALL = 1000;
 
 sub new
 {
-	my ($class, $campaign, $seed) = @_;
+	my ($class, $campaign, $seed, $without) = @_;
 	my @kinds = grep { $_->[1] ne 'disk full' || $campaign->has_small_disk } @KINDS;
+
+	@kinds = grep { $_->[1] !~ /$without/ } @kinds if defined $without;
 
 	return bless {
 		campaign => $campaign,

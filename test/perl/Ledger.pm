@@ -65,6 +65,7 @@ sub violations
 	my $rows = $self->_read_rows($params{outboxes});
 
 	$self->{found} = [];
+	$self->{mistaken} = 0;
 	$self->_read_ledger;
 	$self->_check_row($_, \%params) foreach @$rows;
 	$self->_check_shared($rows);
@@ -153,6 +154,7 @@ sub _read_ledger
 		push @{ $self->{$whose}{ _key($invitation) } }, $invitation;
 	}
 	$self->{members} = { map { join(' ', $_->[0], lc $_->[1]) => 1 } @{ $ledger->{members} } };
+	$self->{clock_settings} = $ledger->{clock_settings};
 	$self->{gone} = { map { $_ => 1 } @{ $ledger->{deleted_organizations} } };
 	return;
 }
@@ -201,12 +203,37 @@ sub _check_sent
 	return $self->_found('lost', $row, "is sent, but Clerk has never had $id") unless $invitation;
 	$self->_found('untrue', $row, "has $id, which is for " . _key($invitation))
 	  if _key($invitation) ne _key($row);
-	$self->_found('untrue', $row, "has $id, which somebody else had created before")
-	  if $invitation->{origin} ne 'client'
-	  && $invitation->{created_really_at} < $row->{claimed_ms} - $TOLERANCE;
+	if ($invitation->{origin} ne 'client' && $invitation->{created_really_at} < $row->{claimed_ms} - $TOLERANCE)
+	{
+		return $self->{mistaken}++ if $self->_looks_new($invitation, $row);
+		$self->_found('untrue', $row, "has $id, which somebody else had created before");
+	}
 	$self->_found('untrue', $row, "says that $id is $row->{status}, but it is $invitation->{status}")
 	  if $params->{statuses} && !$invitation->{deleted} && $row->{status} ne $invitation->{status};
 	return;
+}
+
+# Whether Clerk's clock was set back in such a way after the invitation was
+# created that it may look as if it had been created after the row was claimed.
+sub _looks_new
+{
+	my ($self, $invitation, $row) = @_;
+
+	return scalar grep {
+		my ($set_at, $ahead) = @$_;
+
+		$set_at > $invitation->{created_really_at}
+		  && $invitation->{created_at} >= $row->{claimed_ms} + $ahead - $TOLERANCE
+	} @{ $self->{clock_settings} };
+}
+
+# How many rows have somebody else's invitation that looked new, since Clerk's
+# clock was set back; of the last call of violations().
+sub mistaken
+{
+	my ($self) = @_;
+
+	return $self->{mistaken};
 }
 
 # Whether Clerk can have refused this row because of somebody's invitation or
