@@ -161,6 +161,16 @@ sub run
 	return;
 }
 
+# Other faults from now on, as for new().
+sub use_faults
+{
+	my ($self, $seed, $without) = @_;
+
+	$self->{faults}->end;
+	$self->{faults} = Faults->new($self, $seed, $without);
+	return;
+}
+
 # Applications, perhaps a sender that is called, and a fault in their middle.
 sub step
 {
@@ -203,6 +213,7 @@ sub finish
 			committed => $workload->{committed},
 			rolled_back => $workload->{rolled_back},
 			may_fail => $Workload::MAY_FAIL,
+			synchronous => qr/^sync\b/,
 			statuses => 1),
 		$self->_crashes);
 }

@@ -19,6 +19,8 @@
 #	rolled_back		addresses whose transactions were rolled back
 #	may_fail		a pattern of the addresses that Clerk refuses for good; without
 #					it, any row may have failed, if there is no invitation for it
+#	synchronous		a pattern of addresses that were invited by the synchronous
+#					functions, so that no row has their invitations
 #	statuses		true if the outboxes have just been refreshed: what they say
 #					of an invitation's status must be what Clerk says
 #
@@ -69,7 +71,7 @@ sub violations
 	$self->_read_ledger;
 	$self->_check_row($_, \%params) foreach @$rows;
 	$self->_check_shared($rows);
-	$self->_check_invitations($rows);
+	$self->_check_invitations($rows, \%params);
 	$self->_check_transactions($rows, \%params);
 	return @{ $self->{found} };
 }
@@ -270,7 +272,8 @@ sub _check_shared
 # organization is deleted before that is known, the row says that it is not.
 sub _check_invitations
 {
-	my ($self, $rows) = @_;
+	my ($self, $rows, $params) = @_;
+	my $synchronous = $params->{synchronous} // qr/(?!)/;
 	my %recorded = map { ($_->{invitation_id} // '') => 1 } @$rows;
 	my %rows;
 
@@ -281,7 +284,7 @@ sub _check_invitations
 		my @rows = @{ $rows{$key} // [] };
 		my @unknown = grep { $_->{error_code} && $_->{error_code} eq 'outcome_unknown' } @rows;
 
-		foreach my $invitation (grep { !$recorded{ $_->{id} } } @all)
+		foreach my $invitation (grep { !$recorded{ $_->{id} } && $_->{email_address} !~ $synchronous } @all)
 		{
 			next if $invitation->{deleted} && pop @unknown;
 			$self->_found(_kind_of_surplus($invitation, \@all, \@rows),
