@@ -67,6 +67,8 @@ while (time < $calm_end)
 }
 sample();
 judge();
+# The end of its input may not reach it, since others have inherited the pipe.
+$session->{stdin} .= "\\q\n";
 $session->{harness}->finish;
 
 # What ends processes.

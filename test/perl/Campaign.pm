@@ -253,6 +253,14 @@ sub table
 	return @lines;
 }
 
+# The kinds of faults that have not happened.
+sub kinds_left_out
+{
+	my ($self) = @_;
+
+	return grep { !$self->{injected}{$_} } $self->{faults}->titles;
+}
+
 # Faults, as Faults.pm calls them.
 
 sub kill_sender
