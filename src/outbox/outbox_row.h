@@ -44,8 +44,8 @@ typedef struct ClerkOutboxRow
 	int64		first_claimed_clock;	/* by common/server_clock.h; 0:
 										 * unknown */
 	TimestampTz claimed_at;
-	TimestampTz claimed_clerk_clock;	/* the same by Clerk's clock, as it was
-										 * known then; 0: unknown */
+	TimestampTz claimed_clerk_clock;	/* the same by Clerk's clock, as it
+										 * was known then; 0: unknown */
 } ClerkOutboxRow;
 
 /* A change of a row. */

@@ -22,6 +22,8 @@ my $campaign = Campaign->new(
 	say => sub { note $_[0] });
 
 note "CLERK_LEDGER_SEED=$seed";
+note 'the disk is never full: no small file system could be mounted'
+  unless $campaign->has_small_disk;
 $campaign->run($INVITATIONS, $FAULTS);
 my @violations = $campaign->finish;
 
