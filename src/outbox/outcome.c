@@ -49,16 +49,17 @@ static const char *const organization_not_found[] = {
  */
 typedef struct ClaimTimes
 {
-	TimestampTz first_claim;	/* by the clock as it is at the lookup */
+	TimestampTz first_claim;	/* by the clock as it is at the lookup ... */
+	TimestampTz lookup;			/* ... and the lookup */
 	TimestampTz last_claim;		/* by the clock as it was at the claim; 0: not
 								 * known ... */
-	TimestampTz lookup;			/* ... and the lookup, by that clock */
+	TimestampTz lookup_then;	/* ... and the lookup, by that clock */
 } ClaimTimes;
 
 /*
- * How much the clock that Clerk's invitations are created by may be ahead of
- * that of its responses, in microseconds.  A minute is far more than clocks of
- * a data center differ.
+ * How much clocks at Clerk may differ, such as the one that invitations are
+ * created by and that of its responses, in microseconds.  A minute is far more
+ * than clocks of a data center differ.
  */
 #define CLOCK_TOLERANCE (60 * USECS_PER_SEC)
 
@@ -78,6 +79,7 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 const List *adopted);
 static bool is_created_since_claim(const ClerkInvitation *invitation,
 								   const ClaimTimes *times);
+static bool is_clock_unchanged(const ClaimTimes *times);
 static bool belongs_to_another_row(const char *invitation_id,
 								   const List *adopted);
 static ClaimTimes claim_by_clerks_clock(const ClerkOutboxRow *row,
@@ -484,9 +486,9 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
  * Whether the invitation was created between the row's claim and the lookup,
  * by Clerk's clock as it was at the claim or as it is now.
  *
- * An invitation from the future was created before the clock was set back,
- * perhaps since the claim.  It counts, since a row that misses its own
- * invitation would be sent twice.
+ * An invitation from the future was created before the clock was set back.  If
+ * that may have been since the claim, it counts, since a row that misses its
+ * own invitation would be sent twice.
  */
 static bool
 is_created_since_claim(const ClerkInvitation *invitation, const ClaimTimes *times)
@@ -496,9 +498,23 @@ is_created_since_claim(const ClerkInvitation *invitation, const ClaimTimes *time
 	if (invitation->nulls[CLERK_INVITATION_CREATED_AT])
 		return false;
 	created_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]);
+	if (is_clock_unchanged(times))
+		return created_at >= times->first_claim && created_at <= times->lookup;
 	return created_at >= times->first_claim ||
 		(times->last_claim != 0 &&
-		 created_at >= times->last_claim && created_at <= times->lookup);
+		 created_at >= times->last_claim && created_at <= times->lookup_then);
+}
+
+/*
+ * Whether it is known that Clerk's clock was not set since the row's last
+ * claim: that was between the first one and now.
+ */
+static bool
+is_clock_unchanged(const ClaimTimes *times)
+{
+	return times->last_claim != 0 &&
+		times->last_claim >= times->first_claim - CLOCK_TOLERANCE &&
+		times->last_claim <= times->lookup;
 }
 
 /* Returns the pending invitation if there is exactly one; else NULL. */
@@ -606,8 +622,11 @@ claim_by_clerks_clock(const ClerkOutboxRow *row, const ClerkHttpRequest *request
 		elapsed = Max(elapsed,
 					  clerk_server_clock_elapsed(row->first_claimed_clock,
 												 clerk_http_response_clock(request)) * 1000);
-	times.first_claim = (date == 0 ? response_at : time_t_to_timestamptz(date)) - elapsed;
+	if (date != 0)
+		response_at = time_t_to_timestamptz(date);
+	times.first_claim = response_at - elapsed;
+	times.lookup = response_at + CLOCK_TOLERANCE;
 	times.last_claim = row->claimed_clerk_clock;
-	times.lookup = row->claimed_clerk_clock + elapsed + CLOCK_TOLERANCE;
+	times.lookup_then = row->claimed_clerk_clock + elapsed + CLOCK_TOLERANCE;
 	return times;
 }

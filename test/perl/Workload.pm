@@ -322,11 +322,12 @@ sub _change
 	  if $what eq 'retry';
 	return "CALL clerk_refresh_invitations();\n" if $what eq 'refresh';
 
-	# Half of those that are for later, and the newest.
+	# Those that are for later, and the newest.  Rows of others are left alone.
 	my @emails = grep { /^later/ } splice @{ $self->{recent} };
 	my $newest = join(', ', map { "'$_'" } @emails, 'nobody@example.com');
-	my $cancel = "SELECT count(clerk_cancel_invitation(id)) FROM clerk_invitation_outbox WHERE email_address IN ($newest)\n"
-	  . "OR id > (SELECT max(id) - 2 FROM clerk_invitation_outbox);\n";
+	my $cancel = "SELECT count(clerk_cancel_invitation(id)) FROM clerk_invitation_outbox\n"
+	  . "WHERE organization_id LIKE '%$self->{tag}n%' AND (email_address IN ($newest)\n"
+	  . "OR id > (SELECT max(id) - 2 FROM clerk_invitation_outbox));\n";
 
 	return $what eq 'cancel' ? $cancel : "BEGIN;\n${cancel}ROLLBACK;\n";
 }

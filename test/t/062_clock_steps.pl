@@ -65,9 +65,32 @@ send_invitations();
 is(state_of($locked), 'sent 1', '... and is brought back later');
 
 check_clerks_clock($_) foreach 300, -300;
+check_invitation_from_the_future();
 
 $node->stop;
 done_testing();
+
+# Somebody else has invited while Clerk's clock was ahead.
+sub check_invitation_from_the_future
+{
+	my $id = enqueue(email_address => 'future@example.com', send_after => '2099-01-01');
+
+	$clerk->control('clock', { offset => 300 });
+	$clerk->control('invite', { organization_id => 'org_test', email_address => 'future@example.com' });
+	$clerk->control('clock', { offset => 0 });
+	# So that it is known what time it is at Clerk.
+	enqueue(email_address => 'present@example.com');
+	send_invitations();
+	$node->safe_psql('postgres', "UPDATE clerk_invitation_outbox SET send_after = now() WHERE id = $id");
+	wait_until(
+		'it is looked up',
+		sub {
+			send_invitations();
+			return state_of($id) !~ /^(?:queued|verifying)/;
+		});
+	is(state_of($id), 'skipped 1', 'an invitation from the future is not taken for ours');
+	return;
+}
 
 # The answer is lost, the invitation is revoked, and Clerk's clock is set before
 # the address is looked up.
