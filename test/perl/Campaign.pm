@@ -218,7 +218,8 @@ sub finish
 		$self->_crashes);
 }
 
-# Faults by kind, and rows by state, as lines of a table.
+# Faults by kind, and rows by state, as lines of a table.  What others have
+# invited before may be taken for ours when Clerk's clock was set back.
 sub table
 {
 	my ($self) = @_;
@@ -239,8 +240,8 @@ sub table
 		$rows += $states->{$state};
 	}
 	push @lines, sprintf('  %-40s %6d', 'all', $rows),
-	  sprintf("  %-40s %6d", "sent, by others before Clerk's clock", $self->{ledger}->mistaken),
-	  '  was set back', 'invitations at Clerk';
+	  sprintf('  %-40s %6d', 'of others, taken for ours', $self->{ledger}->mistaken),
+	  'invitations at Clerk';
 	foreach my $origin (qw(client control))
 	{
 		push @lines, sprintf('  %-40s %6d',

@@ -40,6 +40,7 @@ use strict;
 use warnings;
 
 use Carp;
+use IPC::Run ();
 use JSON::PP qw(decode_json);
 use PostgreSQL::Test::Utils;
 

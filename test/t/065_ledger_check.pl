@@ -16,7 +16,10 @@ my $number = 0;
 # What is as it should be, whatever became of it.
 my %addresses = map { $_ => "$_\@example.com" } qw(sent skipped member failed canceled);
 
+# A minute ago.
+$clerk->control('clock', { offset => -60 });
 $clerk->control('invite', { organization_id => 'org_test', email_address => $addresses{skipped} });
+$clerk->control('clock', { offset => 0 });
 enqueue(email_address => $addresses{sent}) for 1 .. 2;
 enqueue(email_address => $addresses{$_}) foreach qw(skipped member);
 enqueue(email_address => $addresses{failed}, organization_id => 'org_missing');
@@ -42,14 +45,16 @@ check('a row has an invitation that Clerk never had', {}, 'lost twice',
 	sub { change(sent(), "invitation_id = 'orginv_none'") });
 check('a row that was sent has none', {}, 'lost twice',
 	sub { change(sent(), 'invitation_id = NULL') });
-check('two rows have the same', {}, 'shared untrue',
-	sub { change(enqueue(email_address => 'second@example.com'), "state = 'sent', invitation_id = '" . value(sent(), 'invitation_id') . "'") });
+check('two rows have the same', {}, 'shared untrue', sub {
+	my $invitation = value(sent(), 'invitation_id');
+
+	change(enqueue(email_address => 'second@example.com'), "state = 'sent', invitation_id = '$invitation'");
+});
 check('an address has one more than rows', {}, 'twice', sub {
 	my $id = sent();
 
 	revoke($id);
-	as_sender("INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
-		SELECT organization_id, email_address, role FROM clerk_invitation_outbox WHERE id = $id");
+	enqueue(email_address => value($id, 'email_address'));
 	send_until_settled($node);
 	as_sender("DELETE FROM clerk_invitation_outbox WHERE id > $id");
 });
