@@ -78,6 +78,9 @@ my $OPEN = q(SELECT count(*) FROM clerk_invitation_outbox WHERE state IN ('queue
 my $SESSION_PATIENCE = 60;
 my $DRAIN_PATIENCE = 240;
 
+# Seconds within which a server notices that one of its processes was killed.
+my $CRASH_PATIENCE = 5;
+
 # Of the people, so many are invited by others beforehand.
 my $INVITED = 0.03;
 
@@ -464,21 +467,22 @@ sub _postmaster
 	return slurp_file("/proc/$pid/stat") =~ /^\d+ \(postgres\) [^ZX]/ ? $pid : 0;
 }
 
-# Kills a process of the server's, and waits until that has noticed.
+# Kills a process of the server's, and waits until that has noticed, but not for
+# long: the process may have been about to end by itself.
 sub _kill
 {
 	my ($self, $pid) = @_;
 	my $start = q(SELECT backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer');
 	my $before = $self->_try_sql($start);
+	my $until = time + $CRASH_PATIENCE;
 
-	# It may have ended by itself.
 	return unless $pid =~ /^\d+$/ && kill('KILL', $pid);
 	ClerkTest::wait_until(
 		'the server has got over it',
 		sub {
 			my $now = $self->_try_sql($start);
 
-			return $now ne '' && $now ne $before;
+			return $now ne '' && ($now ne $before || time > $until);
 		});
 	return;
 }
