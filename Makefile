@@ -64,6 +64,7 @@ OBJS = \
 	src/clerk/json_reader.o \
 	src/clerk/operations.o \
 	src/clerk/rate_limit.o \
+	src/clerk/remote_clock.o \
 	src/clerk/request_accounting.o \
 	src/clerk/request_error.o \
 	src/clerk/request_window.o \

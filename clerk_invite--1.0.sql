@@ -294,6 +294,7 @@ CREATE TABLE @extschema@.clerk_invitation_outbox (
     first_claimed_at timestamptz,
     first_claimed_clock bigint,
     claimed_at timestamptz,
+    claimed_clerk_clock timestamptz,
     settled_at timestamptz,
     invitation_id text,
     status text,
@@ -435,6 +436,9 @@ COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.first_claimed_clock IS
 'the same time by a monotonic clock; meaningful only to senders';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_at IS
 'time when a sender last claimed the row, or when its outcome became unknown';
+COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.claimed_clerk_clock IS
+'time of the last claim by Clerk''s clock, as far as it was known then;
+meaningful only to senders';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.settled_at IS
 'time when the row reached a final state';
 COMMENT ON COLUMN @extschema@.clerk_invitation_outbox.invitation_id IS

@@ -73,6 +73,7 @@ CREATE TABLE IF NOT EXISTS @schema@.clerk_invitation_outbox (
     first_claimed_at timestamptz,
     first_claimed_clock bigint,
     claimed_at timestamptz,
+    claimed_clerk_clock timestamptz,
     settled_at timestamptz,
     invitation_id text,
     status text,
@@ -175,6 +176,8 @@ COMMENT ON COLUMN @schema@.clerk_invitation_outbox.first_claimed_clock IS
 'the same time by a monotonic clock; meaningful only to senders';
 COMMENT ON COLUMN @schema@.clerk_invitation_outbox.claimed_at IS
 'time when a sender last claimed the row, or when its outcome became unknown';
+COMMENT ON COLUMN @schema@.clerk_invitation_outbox.claimed_clerk_clock IS
+'meaningful only to senders';
 COMMENT ON COLUMN @schema@.clerk_invitation_outbox.settled_at IS
 'time when the row reached a final state';
 COMMENT ON COLUMN @schema@.clerk_invitation_outbox.invitation_id IS
@@ -291,8 +294,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $function$
 DECLARE
     internal CONSTANT text[] := ARRAY['state', 'attempts', 'send_alone',
         'next_attempt_at', 'consecutive_failures', 'enqueued_at', 'first_claimed_at',
-        'first_claimed_clock', 'claimed_at', 'settled_at', 'invitation_id', 'status',
-        'url', 'expires_at', 'http_status', 'error_code', 'error_message', 'trace_id',
+        'first_claimed_clock', 'claimed_at', 'claimed_clerk_clock', 'settled_at',
+        'invitation_id', 'status', 'url', 'expires_at', 'http_status', 'error_code', 'error_message', 'trace_id',
         'database_error'];
     anew CONSTANT text[] := ARRAY['attempts', 'send_alone', 'next_attempt_at',
         'consecutive_failures', 'first_claimed_at', 'first_claimed_clock', 'settled_at',

@@ -8,6 +8,7 @@
 #include "postgres.h"
 
 #include "clerk/budget_store.h"
+#include "clerk/remote_clock.h"
 #include "common/settings.h"
 #include "compat.h"
 #include "fmgr.h"
@@ -28,6 +29,7 @@ _PG_init(void)
 {
 	clerk_define_settings();
 	clerk_budget_store_request_memory();
+	clerk_remote_clock_request_memory();
 	clerk_worker_slots_request_memory();
 	clerk_register_launcher();
 }

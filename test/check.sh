@@ -17,6 +17,7 @@ cd "$(dirname "$0")/.."
 prepare_machine libipc-run-perl perl cppcheck nginx-light git
 install_where_available pg-bsd-indent spin
 make_workspace
+make_small_disk
 
 # Which files are git's, where there is a repository.  Told its place, git does
 # not mind whose it is.
@@ -27,6 +28,6 @@ case " ${CHECKS:-tap} " in
 	*" tap "*) fetch_program prometheus-postgres-exporter ;;
 esac
 as_ordinary_user env PG_CONFIG="$PG_CONFIG" CHECKS="${CHECKS:-}" \
-	TAP_FILES="${TAP_FILES:-}" \
+	TAP_FILES="${TAP_FILES:-}" SMALL_DISK="$SMALL_DISK" \
 	TMPDIR="$WORKSPACE" HOME="$WORKSPACE" PATH="$PATH:$WORKSPACE/programs" \
 	sh "$WORKSPACE/source/test/run_checks.sh" "$WORKSPACE"

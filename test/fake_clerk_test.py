@@ -142,6 +142,10 @@ class FakeClerk:
         ledger = self.ask("GET", "/_fake/invitations", Authorization=None).json["data"]
         return address in [each["email_address"] for each in ledger]
 
+    def ledger(self, address: str) -> list:
+        ledger = self.ask("GET", "/_fake/ledger", Authorization=None).json["invitations"]
+        return [each for each in ledger if each["email_address"] == address]
+
     def journal(self) -> list:
         with open(self.journal_path, encoding="utf-8") as lines:
             return [json.loads(line) for line in lines]
@@ -404,6 +408,32 @@ class LedgerTest(ServerTest):
             self.assert_refused(self.clerk.ask("GET", path + rest), 404, "organization_not_found_or_unauthorized")
         self.assertFalse(self.clerk.exists(lost))
         self.assertTrue(self.clerk.exists(kept))
+
+    def test_somebody_else_invites(self):
+        address = unique()
+        self.assertEqual(self.clerk.control("invite", organization_id="org_1", email_address=address).status, 200)
+        self.assert_refused(self.clerk.create(address), 400, "organization_invitation_not_unique")
+        self.assertEqual(
+            [(each["origin"], each["status"]) for each in self.clerk.ledger(address)], [("control", "pending")]
+        )
+
+    def test_what_happens_meanwhile(self):
+        for act, status in (("accepts", "accepted"), ("revokes", "revoked")):
+            address = f"meanwhile@{act}-20.example.com"
+            self.assertEqual(self.clerk.create(address).json["status"], "pending")
+            self.wait_for(address, status)
+
+    def test_ledger_has_what_is_deleted(self):
+        address = unique()
+        self.clerk.ask("POST", "/v1/organizations/org_left/invitations", invitation(address))
+        self.clerk.control("delete_organization", organization_id="org_left")
+        self.assertEqual([each["deleted"] for each in self.clerk.ledger(address)], [True])
+
+    def wait_for(self, address: str, status: str):
+        deadline = time.monotonic() + PATIENCE
+        while [each["status"] for each in self.clerk.ledger(address)] != [status]:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
 
     def test_down(self):
         self.clerk.control("down", down=True)
@@ -687,6 +717,7 @@ TESTED_APART = [
     "someone-else",
     "twice",
     "without-email_address",
+    "late-50",
     "ties-reversed",
     "first-page",
     "page-of-2",
@@ -996,6 +1027,15 @@ class MisbehaviourTest(ServerTest):
         self.read_start_of_endless_body("huge", 1_000_000)
         self.assertEqual(self.clerk.list().status, 200)
 
+    def test_late(self):
+        address = unique("x-late-50")
+        with self.assertRaises((OSError, http.client.HTTPException)):
+            self.clerk.create(address)
+        deadline = time.monotonic() + PATIENCE
+        while not self.clerk.exists(address):
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+
     def test_once(self):
         for name in ("500-once", "drop-once", "500-after-once", "gone-once"):
             with self.subTest(name=name):
@@ -1049,6 +1089,55 @@ class CommandTest(unittest.TestCase):
                 timeout=PATIENCE,
             )
             self.assertEqual(done.returncode, 2, host)
+
+    def test_clock_that_is_set(self):
+        clerk = FakeClerk()
+        clerk.control("clock", offset=-600)
+        created = clerk.create(unique())
+        clerk.stop()
+        self.assertAlmostEqual(created.json["created_at"] / 1000 - time.time(), -600, delta=PATIENCE)
+        date = parsedate_to_datetime(created.headers["Date"]).timestamp()
+        self.assertAlmostEqual(date, created.json["created_at"] / 1000, delta=PATIENCE)
+
+    def test_latency(self):
+        clerk = FakeClerk("--latency", "0.2")
+        begun = time.monotonic()
+        clerk.create(unique())
+        self.assertGreaterEqual(time.monotonic() - begun, 0.2)
+        clerk.stop()
+
+    def test_memory(self):
+        memory = os.path.join(directory.name, f"memory-{next(_numbers)}")
+        first = FakeClerk("--memory", memory)
+        created = [first.create(unique(), public_metadata={"rate": 1.5}).json for _ in range(4)]
+        first.ask("POST", "/v1/organizations/org_left/invitations", invitation("left@example.com"))
+        first.control("accept", id=created[0]["id"])
+        first.control("revoke_as_admin", id=created[1]["id"])
+        first.control("expire", id=created[2]["id"])
+        first.control("delete_organization", organization_id="org_left")
+        first.control("clock", offset=3600)
+        before = [first.ask("GET", f"{INVITATIONS}/{each['id']}").json for each in created]
+        history = first.ask("GET", "/_fake/ledger", Authorization=None).json
+        first.process.kill()
+        first.process.wait(PATIENCE)
+        first.stop()
+        with open(memory, "ab") as file:
+            file.write(b'{"created": [{"seq')  # killed in the middle
+
+        second = FakeClerk("--memory", memory)
+        self.assertEqual([second.ask("GET", f"{INVITATIONS}/{each['id']}").json for each in created], before)
+        self.assertEqual(second.ask("GET", "/_fake/ledger", Authorization=None).json, history)
+        again = second.create(created[0]["email_address"])
+        self.assertEqual((again.status, again.code), (400, "already_a_member_in_organization"))
+        new = second.create(unique()).json
+        second.stop()
+        third = FakeClerk("--memory", memory)
+        self.assertEqual(third.ask("GET", f"{INVITATIONS}/{new['id']}").status, 200)
+        third.control("reset")
+        third.stop()
+        fourth = FakeClerk("--memory", memory)
+        self.assertEqual(fourth.list().json["total_count"], 0)
+        fourth.stop()
 
     def test_client_that_leaves_a_tls_handshake(self):
         clerk = FakeClerk(tls=True)

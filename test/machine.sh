@@ -174,3 +174,19 @@ make_workspace()
 		chown -R postgres "$WORKSPACE/source"
 	fi
 }
+
+# make_small_disk: a file system in the workspace that a test can fill up, for
+# the ordinary user; sets SMALL_DISK to its folder, or to nothing where it cannot
+# be mounted, as in most containers
+make_small_disk()
+{
+	SMALL_DISK=$WORKSPACE/disk
+	mkdir "$SMALL_DISK"
+	if [ "$(id -u)" = 0 ] && mount -t tmpfs -o size=192m,mode=700,uid=postgres \
+		tmpfs "$SMALL_DISK" 2>"$WORKSPACE/mount.log"; then
+		trap 'umount -l "$SMALL_DISK"; rm -rf "$WORKSPACE"' EXIT
+	else
+		rmdir "$SMALL_DISK"
+		SMALL_DISK=
+	fi
+}

@@ -11,6 +11,7 @@
 #include "access/xact.h"
 #include "access/xlog.h"
 #include "catalog/pg_type_d.h"
+#include "clerk/remote_clock.h"
 #include "common/server_clock.h"
 #include "executor/spi.h"
 #include "outbox/claim.h"
@@ -28,7 +29,7 @@
 static ClerkOutboxStatement claim_rows = {
 	.text = "UPDATE ONLY %1$s AS o "
 	"SET state = 'sending', attempts = o.attempts + 1, "
-	"claimed_at = due.at, "
+	"claimed_at = due.at, claimed_clerk_clock = nullif($6, '-infinity'), "
 	"first_claimed_at = coalesce(o.first_claimed_at, due.at), "
 	"first_claimed_clock = CASE WHEN o.first_claimed_at IS NULL THEN $5 "
 	"ELSE o.first_claimed_clock END, "
@@ -42,8 +43,9 @@ static ClerkOutboxStatement claim_rows = {
 	"FOR UPDATE OF seen SKIP LOCKED) AS due "
 	"WHERE o.id = due.id "
 	"RETURNING " CLERK_ROW_COLUMNS,
-	.parameters = 5,
-	.types = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID},
+	.parameters = 6,
+	.types = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID,
+	TIMESTAMPTZOID},
 	.results = {CLERK_ROW_TYPES}
 };
 
@@ -151,6 +153,7 @@ fill_claim_parameters(Datum *values, int first, int count, const void *rows)
 	Datum	   *ids = palloc(count * sizeof(Datum));
 	Datum	   *organization_ids = palloc(count * sizeof(Datum));
 	Datum	   *addresses = palloc(count * sizeof(Datum));
+	TimestampTz clerk_now = clerk_remote_clock_now();
 
 	for (int i = 0; i < count; i++)
 	{
@@ -163,6 +166,7 @@ fill_claim_parameters(Datum *values, int first, int count, const void *rows)
 	values[2] = clerk_outbox_array(addresses, NULL, count, TEXTOID);
 	values[3] = CStringGetTextDatum(CLERK_OUTBOX_QUEUED);
 	values[4] = Int64GetDatum(clerk_server_clock());
+	values[5] = TimestampTzGetDatum(clerk_now == 0 ? DT_NOBEGIN : clerk_now);
 }
 
 static void

@@ -76,6 +76,7 @@ static const InternalColumn internal_columns[] = {
 	{"first_claimed_at", TIMESTAMPTZOID, RETRY_RESETS_IF_KNOWN},
 	{"first_claimed_clock", INT8OID, RETRY_RESETS_IF_KNOWN},
 	{"claimed_at", TIMESTAMPTZOID, RETRY_KEEPS},
+	{"claimed_clerk_clock", TIMESTAMPTZOID, RETRY_KEEPS},
 	{"settled_at", TIMESTAMPTZOID, RETRY_RESETS},
 	{"invitation_id", TEXTOID, RETRY_KEEPS},
 	{"status", TEXTOID, RETRY_KEEPS},

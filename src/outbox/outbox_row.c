@@ -70,6 +70,8 @@ read_row(HeapTuple tuple, TupleDesc descriptor)
 	NEXT();
 	row->claimed_at = isnull ? 0 : DatumGetTimestampTz(value);
 	NEXT();
+	row->claimed_clerk_clock = isnull ? 0 : DatumGetTimestampTz(value);
+	NEXT();
 	row->progress.http_status = isnull ? 0 : DatumGetInt32(value);
 	row->progress.error_code = NEXT_TEXT();
 	row->progress.error_message = NEXT_TEXT();

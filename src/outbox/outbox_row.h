@@ -44,6 +44,8 @@ typedef struct ClerkOutboxRow
 	int64		first_claimed_clock;	/* by common/server_clock.h; 0:
 										 * unknown */
 	TimestampTz claimed_at;
+	TimestampTz claimed_clerk_clock;	/* the same by Clerk's clock, as it
+										 * was known then; 0: unknown */
 } ClerkOutboxRow;
 
 /* A change of a row. */
@@ -63,13 +65,13 @@ typedef struct ClerkOutboxChange
 	"o.id, o.attempts, o.organization_id, o.inviter_user_id, o.email_address, " \
 	"o.role, o.redirect_url, o.public_metadata, o.private_metadata, " \
 	"o.expires_in_days, o.notify, o.first_claimed_at, o.first_claimed_clock, " \
-	"o.claimed_at, o.http_status, o.error_code, o.error_message, o.trace_id, " \
+	"o.claimed_at, o.claimed_clerk_clock, o.http_status, o.error_code, o.error_message, o.trace_id, " \
 	"o.send_alone, o.consecutive_failures"
 
 #define CLERK_ROW_TYPES \
 	INT8OID, INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, JSONBOID, \
 	JSONBOID, INT4OID, BOOLOID, TIMESTAMPTZOID, INT8OID, TIMESTAMPTZOID, \
-	INT4OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID
+	TIMESTAMPTZOID, INT4OID, TEXTOID, TEXTOID, TEXTOID, BOOLOID, INT4OID
 
 /*
  * When a row is due.  The indexes clerk_invitation_outbox_due and

@@ -8,7 +8,7 @@
 #include "executor/spi.h"
 
 #define CLERK_OUTBOX_PARAMETERS 17
-#define CLERK_OUTBOX_COLUMNS 20
+#define CLERK_OUTBOX_COLUMNS 21
 
 /*
  * A statement.  Must be a static variable, since it keeps its plan for the

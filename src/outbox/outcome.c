@@ -10,7 +10,8 @@
  *
  * An invitation that was created after the row was first claimed, by Clerk's
  * clock, and that belongs to no other row, is the row's, whatever its status
- * is now.
+ * is now.  If Clerk's clock was set since then, the time of the claim by the
+ * clock before that counts as well.
  */
 #include "postgres.h"
 
@@ -42,6 +43,26 @@ static const char *const organization_not_found[] = {
  */
 #define MAX_SHARED_ATTEMPTS 2
 
+/*
+ * When a row was claimed, by Clerk's clock.  If that was set since the last
+ * claim, its times before and after that cannot be compared.
+ */
+typedef struct ClaimTimes
+{
+	TimestampTz first_claim;	/* by the clock as it is at the lookup ... */
+	TimestampTz lookup;			/* ... and the lookup */
+	TimestampTz last_claim;		/* by the clock as it was at the claim; 0: not
+								 * known ... */
+	TimestampTz lookup_then;	/* ... and the lookup, by that clock */
+} ClaimTimes;
+
+/*
+ * How much clocks at Clerk may differ, such as the one that invitations are
+ * created by and that of its responses, in microseconds.  A minute is far more
+ * than clocks of a data center differ.
+ */
+#define CLOCK_TOLERANCE (60 * USECS_PER_SEC)
+
 static void lookup_error_outcome(ClerkOutboxChange *change,
 								 const ClerkError *error);
 static bool is_organization_not_found(const ClerkError *error);
@@ -55,12 +76,15 @@ static bool are_attempts_used_up(const ClerkOutboxRow *row);
 static TimestampTz next_retry_time(int attempts);
 static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 const ClerkInvitationList *found,
-											 TimestampTz since,
+											 const ClaimTimes *times,
 											 const List *adopted);
+static bool is_created_since_claim(const ClerkInvitation *invitation,
+								   const ClaimTimes *times);
+static bool is_clock_unchanged(const ClaimTimes *times);
 static bool belongs_to_another_row(const char *invitation_id,
 								   const List *adopted);
-static TimestampTz first_claim_by_clerks_clock(const ClerkOutboxRow *row,
-											   const ClerkHttpRequest *request);
+static ClaimTimes claim_by_clerks_clock(const ClerkOutboxRow *row,
+										const ClerkHttpRequest *request);
 static bool is_filter_trusted(const ClerkOutboxRow *row);
 static const ClerkInvitation *sole_pending(const ClerkInvitationList *found);
 static bool any_pending(const ClerkOutboxRow *row,
@@ -291,14 +315,13 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 					 List **adopted)
 {
 	const ClerkOutboxRow *row = change->row;
-	const ClerkInvitation *own;
+	ClaimTimes	times = claim_by_clerks_clock(row, request);
+	const ClerkInvitation *own = own_invitation(row, found, &times, *adopted);
 	bool		member = row->progress.error_code != NULL &&
 	strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0;
 	bool		answered = member || clerk_refused_as_pending(row);
 	bool		accepted = asked_at >= trusted_from(row);
 
-	own = own_invitation(row, found, first_claim_by_clerks_clock(row, request),
-						 *adopted);
 	if (own != NULL)
 	{
 		clerk_outcome_created(change, own);
@@ -449,7 +472,7 @@ next_retry_time(int attempts)
  */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
-			   TimestampTz since, const List *adopted)
+			   const ClaimTimes *times, const List *adopted)
 {
 	const ClerkInvitation *own = NULL;
 	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
@@ -462,8 +485,7 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 
 		if ((address_likeness(invitation, row) > closest ||
 			 (own == NULL && invitation == from_filter)) &&
-			!invitation->nulls[CLERK_INVITATION_CREATED_AT] &&
-			DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]) >= since &&
+			is_created_since_claim(invitation, times) &&
 			!belongs_to_another_row(clerk_invitation_text(invitation, CLERK_INVITATION_ID),
 									adopted))
 		{
@@ -472,6 +494,41 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 		}
 	}
 	return own;
+}
+
+/*
+ * Whether the invitation was created between the row's claim and the lookup,
+ * by Clerk's clock as it was at the claim or as it is now.
+ *
+ * An invitation from the future was created before the clock was set back.  If
+ * that may have been since the claim, it counts, since a row that misses its
+ * own invitation would be sent twice.
+ */
+static bool
+is_created_since_claim(const ClerkInvitation *invitation, const ClaimTimes *times)
+{
+	TimestampTz created_at;
+
+	if (invitation->nulls[CLERK_INVITATION_CREATED_AT])
+		return false;
+	created_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]);
+	if (is_clock_unchanged(times))
+		return created_at >= times->first_claim && created_at <= times->lookup;
+	return created_at >= times->first_claim ||
+		(times->last_claim != 0 &&
+		 created_at >= times->last_claim && created_at <= times->lookup_then);
+}
+
+/*
+ * Whether it is known that Clerk's clock was not set since the row's last
+ * claim: that was between the first one and now.
+ */
+static bool
+is_clock_unchanged(const ClaimTimes *times)
+{
+	return times->last_claim != 0 &&
+		times->last_claim >= times->first_claim - CLOCK_TOLERANCE &&
+		times->last_claim <= times->lookup;
 }
 
 /* Returns the pending invitation if there is exactly one; else NULL. */
@@ -550,9 +607,9 @@ address_likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 }
 
 /*
- * Returns the time when the row was first claimed by Clerk's clock: the time
- * in the response's Date header, minus the time that has elapsed since the
- * claim.  The header is truncated to the second and has aged on its way here,
+ * Returns the times when the row was claimed by Clerk's clock.  The first claim
+ * is the time in the response's Date header, minus the time that has elapsed
+ * since the claim.  The header is truncated to the second and has aged on its way here,
  * so the result is early by that, never late: an invitation created after the
  * claim is never taken for an older one.
  *
@@ -562,11 +619,15 @@ address_likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
  * sleeps, and does not know times from before a server restart.  Neither shows
  * too much unless the wall clock was set ahead.  Therefore the larger value
  * counts.
+ *
+ * All of this assumes that Clerk's clock was not set since the claim.  The last
+ * claim has the time as it was known then (clerk/remote_clock.h), for an
+ * invitation that was created before the clock was set.
  */
-static TimestampTz
-first_claim_by_clerks_clock(const ClerkOutboxRow *row,
-							const ClerkHttpRequest *request)
+static ClaimTimes
+claim_by_clerks_clock(const ClerkOutboxRow *row, const ClerkHttpRequest *request)
 {
+	ClaimTimes	times;
 	TimestampTz response_at = clerk_http_response_time(request);
 	int64		elapsed = response_at - row->first_claimed_at;
 	pg_time_t	date = clerk_http_date(request);
@@ -575,5 +636,11 @@ first_claim_by_clerks_clock(const ClerkOutboxRow *row,
 		elapsed = Max(elapsed,
 					  clerk_server_clock_elapsed(row->first_claimed_clock,
 												 clerk_http_response_clock(request)) * 1000);
-	return (date == 0 ? response_at : time_t_to_timestamptz(date)) - elapsed;
+	if (date != 0)
+		response_at = time_t_to_timestamptz(date);
+	times.first_claim = response_at - elapsed;
+	times.lookup = response_at + CLOCK_TOLERANCE;
+	times.last_claim = row->claimed_clerk_clock;
+	times.lookup_then = row->claimed_clerk_clock + elapsed + CLOCK_TOLERANCE;
+	return times;
 }

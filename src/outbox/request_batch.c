@@ -10,6 +10,7 @@
 
 #include "clerk/email_address.h"
 #include "clerk/operations.h"
+#include "clerk/remote_clock.h"
 #include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "miscadmin.h"
@@ -232,6 +233,7 @@ note_completion(ClerkBatchEntry *entry, StopState *stopped)
 			stopped->everything = true;
 		return;
 	}
+	clerk_remote_clock_note(entry->request);
 	status = clerk_http_status(entry->request);
 	if (clerk_http_outcome(entry->request) == CLERK_HTTP_NOT_SENT ||
 		clerk_http_outcome(entry->request) == CLERK_HTTP_UNUSABLE ||

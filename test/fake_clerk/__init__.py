@@ -10,6 +10,7 @@ is harder on a client.
     operations  the six operations
     validation  what one invitation in a request body must look like
     ledger      the invitations and members that exist
+    memory      what is kept when the fake is killed
     behaviours  the table of misbehaviours
     delivery    ways to send an answer, or not to
     errors      Clerk's error catalogue

@@ -14,6 +14,7 @@ from .behaviours import Chooser, misbehave
 from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Clock, Invitation, Ledger
+from .memory import Memory
 from .normalizing import normalizer
 from .operations import Call, find_operation, refusal
 from .rate_limit import RateLimits
@@ -43,6 +44,8 @@ class Settings:
     clock_offset: float
     normalizations: List[str]
     exact_filter: bool
+    memory: Optional[str]
+    latency: float
 
 
 class Outcome(NamedTuple):
@@ -59,9 +62,13 @@ class Instance:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.clock = Clock(settings.clock_offset)
-        self.reset()
+        self._begin()
 
     def reset(self):
+        Memory(self.settings.memory).forget()
+        self._begin()
+
+    def _begin(self):
         limits = {
             "CreateOrganizationInvitation": self.settings.single_limit,
             "CreateOrganizationInvitationBulk": self.settings.bulk_limit,
@@ -72,6 +79,7 @@ class Instance:
             self.settings.membership_cap,
             normalize=normalizer(self.settings.normalizations),
             filter_normalizes=not self.settings.exact_filter,
+            memory=Memory(self.settings.memory),
         )
         self.rate_limits = RateLimits(limits, self.settings.window, self.settings.window_kind)
         self.chooser = Chooser()

@@ -303,6 +303,15 @@ def hang(call: Call) -> Reply:
     return Reply(None, body=b"", deliver=delivery.nothing_until_client_leaves)
 
 
+@misbehaviour(r"late-(?P<milliseconds>\d+)")
+def late(call: Call, milliseconds: str) -> Reply:
+    """The request is still on its way, and done later, when its connection is gone; nobody sees the answer."""
+    timer = threading.Timer(int(milliseconds) / 1000, call.perform)
+    timer.daemon = True
+    timer.start()
+    return Reply(None, body=b"", deliver=delivery.nothing_then_close)
+
+
 # Answers to a request that was done. If it was refused, for instance as a duplicate, the refusal's text is left alone.
 
 

@@ -47,7 +47,8 @@ def _parse_options() -> argparse.Namespace:
         prog="fake_clerk.py",
         description="A stand-in for Clerk's Backend API. Prints its port once it listens.",
         epilog="An address x-NAME--anything@example.com misbehaves, with one of these patterns as NAME"
-        " (-after and -once may follow): " + "  ".join(entry.pattern.pattern for entry in TABLE),
+        " (-after and -once may follow): " + "  ".join(entry.pattern.pattern for entry in TABLE) + "\nAn invitation for"
+        " name@accepts-N.example.com is accepted after N milliseconds, one for name@revokes-N.example.com is revoked.",
     )
     add = parser.add_argument
     add("--host", type=_private_address, default="127.0.0.1", help="with --tls, one of a test's own network as well")
@@ -76,6 +77,8 @@ def _parse_options() -> argparse.Namespace:
         help="how addresses are changed before they are looked at; may be given several times",
     )
     add("--exact-filter", action="store_true", help="the list's filter takes its address as it is")
+    add("--memory", metavar="FILE", help="keep all that exists in this file, and begin with what is in it")
+    add("--latency", type=float, default=0, metavar="SECONDS", help="between doing what was asked and answering")
     add("--exit-with-stdin", action="store_true", help="exit at the end of standard input")
     options = parser.parse_args()
     if not ipaddress.ip_address(options.host).is_loopback and not options.tls:
@@ -102,6 +105,8 @@ def _settings(options: argparse.Namespace) -> Settings:
         clock_offset=options.clock_offset,
         normalizations=options.normalize,
         exact_filter=options.exact_filter,
+        memory=options.memory,
+        latency=options.latency,
     )
 
 

@@ -13,6 +13,7 @@ from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Invitation
 from .operations import OPERATION_NAMES
+from .validation import InvitationRequest
 
 PREFIX = "/_fake/"
 
@@ -32,10 +33,13 @@ class Control:
             ("POST", "expire"): self._expire,
             ("POST", "add_member"): self._add_member,
             ("POST", "delete_organization"): self._delete_organization,
+            ("POST", "invite"): self._invite,
+            ("POST", "clock"): self._clock,
             ("POST", "down"): self._down,
             ("POST", "misbehave"): self._misbehave,
             ("POST", "reset"): self._reset,
             ("GET", "invitations"): self._invitations,
+            ("GET", "ledger"): self._ledger,
         }
 
     def answer(self, request: Request) -> Reply:
@@ -75,6 +79,16 @@ class Control:
         self._instance.ledger.delete_organization(arguments["organization_id"])
         return {"ok": True}
 
+    def _invite(self, arguments: dict) -> dict:
+        """Somebody else invites."""
+        request = InvitationRequest(arguments["email_address"], arguments.get("role", "org:member"))
+        return self._shown(self._instance.ledger.create(arguments["organization_id"], [request], origin="control")[0])
+
+    def _clock(self, arguments: dict) -> dict:
+        """Set this Clerk's clock, to so many seconds ahead."""
+        self._instance.ledger.set_clock(float(arguments["offset"].text))
+        return {"ok": True}
+
     def _down(self, arguments: dict) -> dict:
         """While down, every request is answered 503."""
         self._instance.down = bool(arguments["down"])
@@ -100,6 +114,28 @@ class Control:
         with self._instance.ledger.lock:
             documents = [self._shown(invitation) for invitation in self._instance.ledger.invitations]
         return {"data": documents, "total_count": len(documents)}
+
+    def _ledger(self, arguments: dict) -> dict:
+        """All that has ever happened: who invited, which organizations are gone, who is a member."""
+        ledger = self._instance.ledger
+        with ledger.lock:
+            now = ledger.clock.milliseconds()
+            return {
+                "invitations": [
+                    {
+                        **each.reference(),
+                        "status": each.status(now),
+                        "created_at": each.created_at,
+                        "created_really_at": each.created_really_at,
+                        "origin": each.origin,
+                        "deleted": each.deleted,
+                    }
+                    for each in ledger.history
+                ],
+                "members": ledger.members(),
+                "clock_settings": ledger.clock_settings,
+                "deleted_organizations": ledger.deleted_organizations(),
+            }
 
     def _invitation(self, arguments: dict) -> Invitation:
         invitation = self._instance.ledger.find(arguments["id"])

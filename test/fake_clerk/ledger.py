@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import re
 import secrets
 import string
 import threading
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional, Tuple
 
 from .errors import ClerkError
+from .memory import Memory
 from .validation import InvitationRequest
 
 MILLISECONDS_A_DAY = 24 * 60 * 60 * 1000
@@ -20,15 +22,18 @@ TICKET_ADDRESS = "https://clerk.example.com/v1/tickets/accept?ticket="
 
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
+# What becomes of an invitation after so many milliseconds, as its address asks for.
+_MEANWHILE = re.compile(r".*@(accepts|revokes)-(\d+)\..*", re.DOTALL)
+
 
 class Clock:
-    """Clerk's clock, which may differ from the client's by a fixed offset."""
+    """Clerk's clock, which may differ from the client's by an offset, and can be set."""
 
     def __init__(self, offset_seconds: float = 0):
-        self._offset = offset_seconds
+        self.offset = offset_seconds
 
     def seconds(self) -> float:
-        return time.time() + self._offset
+        return time.time() + self.offset
 
     def milliseconds(self) -> int:
         return int(self.seconds() * 1000)
@@ -47,6 +52,9 @@ class Invitation:
     updated_at: int
     expires_at: int
     settled_status: Optional[str] = None
+    origin: str = "client"  # or "control"
+    created_really_at: int = 0  # by the machine's clock
+    deleted: bool = False
 
     def status(self, now: int) -> str:
         if self.settled_status:
@@ -98,6 +106,7 @@ class Ledger:
         membership_cap: Optional[int] = None,
         normalize: Callable[[str], str] = str,
         filter_normalizes: bool = True,
+        memory: Optional[Memory] = None,
     ):
         self.clock = clock
         self.membership_cap = membership_cap
@@ -105,20 +114,30 @@ class Ledger:
         self._filter_normalizes = filter_normalizes
         self.lock = threading.RLock()
         self.invitations: List[Invitation] = []
+        self.history: List[Invitation] = []  # with those whose organization was deleted
+        self.clock_settings: List[Tuple[int, int]] = []  # when it was set by the machine's clock, and how far ahead, in ms
         self._sequence = itertools.count()
         self._by_id: Dict[str, Invitation] = {}
         self._by_address: Dict[Tuple[str, str], List[Invitation]] = {}
         self._members = set()
         self._deleted_organizations = set()
+        self._memory = memory or Memory(None)
+        self._recall()
 
-    def create(self, organization_id: str, requests: List[InvitationRequest]) -> List[Invitation]:
+    def create(
+        self, organization_id: str, requests: List[InvitationRequest], origin: str = "client"
+    ) -> List[Invitation]:
         """Create all, or none and raise (bulk is all-or-nothing: inferred, strongly)."""
         with self.lock:
             self._refuse_members(organization_id, requests)
             self._refuse_pending(organization_id, requests)
             self._refuse_over_cap(organization_id, len(requests))
             now = self.clock.milliseconds()
-            return [self._add(organization_id, request, now) for request in requests]
+            created = [self._add(organization_id, request, now, origin) for request in requests]
+            self._memory.note({"created": [vars(each) | {"request": vars(each.request)} for each in created]})
+        for invitation in created:
+            self._meanwhile(invitation)
+        return created
 
     def find(self, invitation_id: str) -> Optional[Invitation]:
         return self._by_id.get(invitation_id)
@@ -139,9 +158,11 @@ class Ledger:
         """Its invitations go with it (inferred), and its id does not come back."""
         with self.lock:
             self._deleted_organizations.add(organization_id)
+            self._memory.note({"deleted": organization_id})
             gone = self.of_organization(organization_id)
             self.invitations = [each for each in self.invitations if each.organization_id != organization_id]
             for invitation in gone:
+                invitation.deleted = True
                 del self._by_id[invitation.id]
                 self._by_address.pop((organization_id, invitation.request.email_address.lower()), None)
 
@@ -151,6 +172,16 @@ class Ledger:
     def add_member(self, organization_id: str, email_address: str):
         with self.lock:
             self._members.add((organization_id, email_address.lower()))
+            self._memory.note({"member": [organization_id, email_address]})
+
+    def members(self) -> List[Tuple[str, str]]:
+        """Those that were added, or have accepted."""
+        with self.lock:
+            return sorted(self._members)
+
+    def deleted_organizations(self) -> List[str]:
+        with self.lock:
+            return sorted(self._deleted_organizations)
 
     def is_member(self, organization_id: str, email_address: str) -> bool:
         """Addresses whose local part begins with "member" are members everywhere; tests need no preparation then."""
@@ -160,6 +191,7 @@ class Ledger:
     def accept(self, invitation: Invitation):
         with self.lock:
             invitation.settle("accepted", self.clock.milliseconds())
+            self._note_status(invitation)
             self.add_member(invitation.organization_id, invitation.request.email_address)
 
     def revoke(self, invitation: Invitation):
@@ -167,10 +199,66 @@ class Ledger:
             if not invitation.is_pending(self.clock.milliseconds()):
                 raise ClerkError("organization_invitation_not_pending")
             invitation.settle("revoked", self.clock.milliseconds())
+            self._note_status(invitation)
 
     def expire(self, invitation: Invitation):
         with self.lock:
             invitation.expires_at = self.clock.milliseconds()
+            self._note_status(invitation)
+
+    def set_clock(self, offset_seconds: float):
+        with self.lock:
+            self._set_clock(offset_seconds, int(time.time() * 1000))
+            self._memory.note({"clock": str(offset_seconds), "really_at": self.clock_settings[-1][0]})
+
+    def _set_clock(self, offset_seconds: float, really_at: int):
+        self.clock.offset = offset_seconds
+        self.clock_settings.append((really_at, int(offset_seconds * 1000)))
+
+    def _meanwhile(self, invitation: Invitation):
+        """Somebody accepts or revokes it, if its address says so: name@accepts-50.example.com after 50 ms."""
+        match = _MEANWHILE.fullmatch(invitation.request.email_address)
+        if match:
+            act = self.accept if match.group(1) == "accepts" else self.revoke
+            timer = threading.Timer(int(match.group(2)) / 1000, self._act_if_pending, (act, invitation))
+            timer.daemon = True
+            timer.start()
+
+    def _act_if_pending(self, act: Callable[[Invitation], None], invitation: Invitation):
+        with self.lock:
+            if invitation.is_pending(self.clock.milliseconds()) and not invitation.deleted:
+                act(invitation)
+
+    def _note_status(self, invitation: Invitation):
+        self._memory.note(
+            {
+                "id": invitation.id,
+                "settled_status": invitation.settled_status,
+                "updated_at": invitation.updated_at,
+                "expires_at": invitation.expires_at,
+            }
+        )
+
+    def _recall(self):
+        """Do again what an earlier process has done. Members come before what their acceptance notes."""
+        for event in self._memory.recalled():
+            if "created" in event:
+                for fields in event["created"]:
+                    fields["request"] = InvitationRequest(**fields["request"])
+                    self._enter(Invitation(**{**fields, "sequence": next(self._sequence)}))
+            elif "member" in event:
+                self.add_member(*event["member"])
+            elif "deleted" in event:
+                self.delete_organization(event["deleted"])
+            elif "clock" in event:
+                self._set_clock(float(event["clock"]), event["really_at"])
+            else:
+                invitation = self._by_id.get(event.pop("id"))
+                for name, value in event.items():
+                    setattr(invitation, name, value)
+        self._memory.begin()
+        for invitation in self.invitations:
+            self._meanwhile(invitation)
 
     def _refuse_members(self, organization_id: str, requests):
         members = [each.email_address for each in requests if self.is_member(organization_id, each.email_address)]
@@ -198,7 +286,7 @@ class Ledger:
         now = self.clock.milliseconds()
         return any(each.is_pending(now) for each in self.of_address(organization_id, email_address))
 
-    def _add(self, organization_id: str, request: InvitationRequest, now: int) -> Invitation:
+    def _add(self, organization_id: str, request: InvitationRequest, now: int, origin: str) -> Invitation:
         invitation = Invitation(
             sequence=next(self._sequence),
             id=new_invitation_id(),
@@ -208,11 +296,18 @@ class Ledger:
             created_at=now,
             updated_at=now,
             expires_at=now + request.expires_in_days * MILLISECONDS_A_DAY,
+            origin=origin,
+            created_really_at=int(time.time() * 1000),
         )
-        self.invitations.append(invitation)
-        self._by_id[invitation.id] = invitation
-        self._by_address.setdefault((organization_id, request.email_address.lower()), []).append(invitation)
+        self._enter(invitation)
         return invitation
+
+    def _enter(self, invitation: Invitation):
+        key = (invitation.organization_id, invitation.request.email_address.lower())
+        self.invitations.append(invitation)
+        self.history.append(invitation)
+        self._by_id[invitation.id] = invitation
+        self._by_address.setdefault(key, []).append(invitation)
 
 
 def new_invitation_id() -> str:

@@ -67,6 +67,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             outcome = self.server.api.answer(request)
             self.server.journal.write(request, self.server.api.is_authorized(request), outcome)
+            time.sleep(self.server.instance.settings.latency)
             self._send(outcome.reply, trace_id=secrets.token_hex(16))
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = do_OPTIONS = answer_request

@@ -324,9 +324,19 @@ sub _launch
 {
 	my ($class, @options) = @_;
 	my $journal = PostgreSQL::Test::Utils::tempdir() . '/journal';
-	my $self = bless { journal => $journal }, $class;
+	my $self = bless { journal => $journal, options => \@options }, $class;
 
 	append_to_file($journal, '');
+	$self->{port} = $self->_run;
+	$self->{scheme} = (grep { $_ eq '--tls' } @options) ? 'https' : 'http';
+	return $self;
+}
+
+# Runs the program with more options, and returns its port.
+sub _run
+{
+	my ($self, @more) = @_;
+
 	pipe(my $stdin, my $life) or croak "could not make a pipe: $!";
 	pipe(my $output, my $stdout) or croak "could not make a pipe: $!";
 	$self->{pid} = fork() // croak "could not fork: $!";
@@ -337,7 +347,8 @@ sub _launch
 		open(STDIN, '<&', $stdin) or die;
 		open(STDOUT, '>&', $stdout) or die;
 		exec('python3', "$ClerkTest::TEST_FOLDER/fake_clerk.py",
-			'--exit-with-stdin', '--journal', $journal, @options);
+			'--exit-with-stdin', '--journal', $self->{journal},
+			@{ $self->{options} }, @more);
 		die "could not run the fake Clerk: $!";
 	}
 	close $stdin;
@@ -345,9 +356,35 @@ sub _launch
 	$self->{life} = $life;
 	my $port = <$output> // croak 'the fake Clerk did not start';
 	chomp $port;
-	$self->{port} = $port;
-	$self->{scheme} = (grep { $_ eq '--tls' } @options) ? 'https' : 'http';
-	return $self;
+	return $port;
+}
+
+# Kills it with SIGKILL: what it has done is kept only with the option
+# --memory, and the connections are broken.
+sub kill
+{
+	my ($self) = @_;
+
+	CORE::kill('KILL', $self->{pid});
+	waitpid($self->{pid}, 0);
+	close $self->{life};
+	$self->{pid} = undef;
+	return;
+}
+
+# Starts it again where it was.
+sub revive
+{
+	my ($self) = @_;
+	my $port;
+
+	ClerkTest::wait_until(
+		'the port is free',
+		sub {
+			$port = eval { $self->_run('--port', $self->{port}) };
+			return $port;
+		});
+	return;
 }
 
 sub url
@@ -406,6 +443,20 @@ sub all_invitations
 	croak "fake Clerk refused invitations: $answer->{content}"
 	  unless $answer->{success};
 	return @{ decode_json($answer->{content})->{data} };
+}
+
+# All that has ever happened: {invitations}, each with its origin ('client' or
+# 'control') and whether its organization was deleted; {members}, pairs of
+# organization and address in lower case; {deleted_organizations}; plain http
+# only.
+sub ledger
+{
+	my ($self) = @_;
+	my $answer = HTTP::Tiny->new->get($self->url . '/_fake/ledger');
+
+	croak "fake Clerk refused ledger: $answer->{content}"
+	  unless $answer->{success};
+	return decode_json($answer->{content});
 }
 
 # Those for this address.

@@ -1,5 +1,6 @@
 # Times that were stored while our clock was ahead are brought back: what is
-# queued does not wait for the clock to catch up.
+# queued does not wait for the clock to catch up.  A clock of Clerk's that is set
+# makes nobody's invitation a stranger's.
 use strict;
 use warnings;
 
@@ -63,8 +64,69 @@ $holder->{harness}->finish;
 send_invitations();
 is(state_of($locked), 'sent 1', '... and is brought back later');
 
+check_clerks_clock($_) foreach 300, -300;
+check_invitation_from_the_future();
+
 $node->stop;
 done_testing();
+
+# Somebody else has invited while Clerk's clock was ahead.
+sub check_invitation_from_the_future
+{
+	my $id = enqueue(email_address => 'future@example.com', send_after => '2099-01-01');
+
+	$clerk->control('clock', { offset => 300 });
+	$clerk->control('invite', { organization_id => 'org_test', email_address => 'future@example.com' });
+	$clerk->control('clock', { offset => 0 });
+	# So that it is known what time it is at Clerk.
+	enqueue(email_address => 'present@example.com');
+	send_invitations();
+	$node->safe_psql('postgres', "UPDATE clerk_invitation_outbox SET send_after = now() WHERE id = $id");
+	wait_until(
+		'it is looked up',
+		sub {
+			send_invitations();
+			return state_of($id) !~ /^(?:queued|verifying)/;
+		});
+	is(state_of($id), 'skipped 1', 'an invitation from the future is not taken for ours');
+	return;
+}
+
+# The answer is lost, the invitation is revoked, and Clerk's clock is set before
+# the address is looked up.
+sub check_clerks_clock
+{
+	my ($step) = @_;
+	my $own = enqueue(email_address => "x-drop-after-once--$step\@example.com");
+	my $other = enqueue(email_address => "other$step\@example.com");
+
+	# Somebody else's, from before all that.
+	$clerk->control('clock', { offset => -60 });
+	$clerk->control('invite', { organization_id => 'org_test', email_address => value($other, 'email_address') });
+	$clerk->control('clock', { offset => 0 });
+	misbehave_in_lookups('503') for 1 .. 2;
+	send_invitations();
+	is(state_of($own) . ', ' . state_of($other), 'verifying 1, verifying 1',
+		'two outcomes are unknown');
+	$clerk->control('revoke_as_admin', { id => $_->{id} })
+	  foreach $clerk->invitations_for(value($own, 'email_address'));
+	$clerk->control('clock', { offset => $step });
+	make_due();
+	wait_until(
+		'both are looked up',
+		sub {
+			send_invitations();
+			return !grep { state_of($_) =~ /^(?:queued|verifying)/ } $own, $other;
+		});
+	is(state_of($own) . ' ' . value($own, 'status'), 'sent 1 revoked',
+		"Clerk's clock is set by $step s: an invitation from before is found");
+	is(created(value($own, 'email_address')), 1, '... and is the only one');
+	# Set back, it makes an older invitation look newer, too.
+	is(state_of($other), 'skipped 1',
+		'... and one of somebody else is not taken for ours') if $step > 0;
+	$clerk->control('clock', { offset => 0 });
+	return;
+}
 
 sub send_until
 {
