@@ -21,9 +21,11 @@ sub build
 	my $library = abs_path(PostgreSQL::Test::Utils::tempdir()) . "/$name.so";
 
 	chomp(my $headers = `pg_config --includedir-server`);
-	# Its own copy of the functions, not the extension's.
+	# Its own copy of the functions, not the extension's.  INSTRUMENT has flags
+	# for code that watches them; see instrumented.sh.
 	system_or_bail(
-		$ENV{CC} || 'cc', '-shared', '-fPIC', '-Wl,-Bsymbolic',
+		$ENV{CC} || 'cc', split(' ', $ENV{INSTRUMENT} // ''),
+		'-shared', '-fPIC', '-Wl,-Bsymbolic',
 		'-I', "$ClerkTest::TEST_FOLDER/../src", '-I', $headers,
 		'-o', $library, "$ClerkTest::TEST_FOLDER/$name.c");
 	return $library;
