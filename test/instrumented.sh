@@ -29,7 +29,10 @@ instrumented_tests()
 # programs whose "postgres" runs the lines of SCRIPT, which find the real one in
 # $server and its arguments in "$@", and sets PG_CONFIG to a pg_config that
 # names FOLDER.  The programs are copied because they look for postgres beside
-# the file that a link leads to.
+# the file that a link leads to.  SCRIPT is for bash, which can give the real one
+# the name of the script, so that "pg_ctl restart" finds that again.  The last
+# part of FOLDER must not be "bin", or the server takes its libraries for moved,
+# too.
 use_programs()
 {
 	real_bin=$("$PG_CONFIG" --bindir)
@@ -38,7 +41,7 @@ use_programs()
 	rm "$1/postgres" "$1/pg_config"
 	[ ! -e "$1/postmaster" ] || ln -sf postgres "$1/postmaster"
 	{
-		echo '#!/bin/sh'
+		echo '#!/bin/bash'
 		echo "server='$real_bin/postgres'"
 		echo "$2"
 	} >"$1/postgres"

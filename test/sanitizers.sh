@@ -21,12 +21,12 @@ prepare_sanitizers()
 	asan="$options:detect_stack_use_after_return=0:quarantine_size_mb=16"
 	# At the end of a process nearly all that is found is the server's.
 	asan="$asan:detect_leaks=0"
-	use_programs "$1/bin" "
+	use_programs "$1/watched" "
 LD_PRELOAD=$(gcc -print-file-name=libasan.so):$1/sanitizer_first.so\${LD_PRELOAD:+:\$LD_PRELOAD}
 ASAN_OPTIONS='$asan'
 UBSAN_OPTIONS='$options:print_stacktrace=1:halt_on_error=1'
 export LD_PRELOAD ASAN_OPTIONS UBSAN_OPTIONS
-exec \"\$server\" \"\$@\""
+exec -a \"\$0\" \"\$server\" \"\$@\""
 }
 
 # sanitizer_reports FOLDER: shows what was found; fails if there is anything
