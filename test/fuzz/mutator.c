@@ -72,7 +72,7 @@ static const char bytes[] = {
 	(char) 0xc0, (char) 0xe2, (char) 0xed, (char) 0xf4, (char) 0xff,
 };
 
-#define lengthof(array) (sizeof(array) / sizeof((array)[0]))
+#define COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* A number from 0 to limit - 1; 0 if the limit is 0.  (SplitMix64.) */
 uint64_t
@@ -181,7 +181,7 @@ find_spans(const FuzzText *text, Spans *found)
 		}
 		else if (c == '{' || c == '[')
 		{
-			if (depth < (int) lengthof(open))
+			if (depth < (int) COUNT(open))
 				open[depth++] = i;
 		}
 		else if (c == '}' || c == ']')
@@ -294,7 +294,7 @@ transplant(FuzzRandom *random, FuzzText *text, Span span, const FuzzText *donor)
 static void
 insert_piece(FuzzRandom *random, FuzzText *text, Span span)
 {
-	const char *piece = pieces[fuzz_random(random, lengthof(pieces))];
+	const char *piece = pieces[fuzz_random(random, COUNT(pieces))];
 	size_t		at = span.start + 1 +
 	fuzz_random(random, span.end > span.start + 1 ? span.end - span.start - 1 : 1);
 	size_t		times = fuzz_random(random, 500) == 0 ?
@@ -323,7 +323,7 @@ fuzz_mutate_json(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
 		case 0:
 		case 1:
 			replace_by(text, span.start, span.end,
-					   values[fuzz_random(random, lengthof(values))]);
+					   values[fuzz_random(random, COUNT(values))]);
 			break;
 		case 2:
 			whole = with_comma(text, &found, span);
@@ -345,7 +345,7 @@ fuzz_mutate_json(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
 			for (int i = 0; i < 8 && !span.is_name; i++)
 				span = choose(random, text, &found);
 			replace_by(text, span.start, span.end,
-					   names[fuzz_random(random, lengthof(names))]);
+					   names[fuzz_random(random, COUNT(names))]);
 			break;
 		default:
 			insert_piece(random, text, span);
