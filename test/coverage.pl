@@ -1,11 +1,11 @@
-# coverage.pl [--files REGEX] [--uncovered REGEX] FOLDER...
+# coverage.pl [--files REGEX] [--uncovered REGEX] [--least PERCENT] FOLDER...
 #
 # Prints which part of the lines of src/ was executed, for each file and in
 # total, from the counts that gcov finds below the folders.  A source that was
 # compiled several times, as a part of the module and of a library for tests,
 # counts once.  --files limits the table to files whose path in src/ matches;
 # --uncovered lists the lines and branches of such files that were never
-# executed.
+# executed; with --least, it fails if the total is lower.
 use strict;
 use warnings;
 
@@ -16,7 +16,11 @@ use JSON::PP;
 
 my $files = '';
 my $uncovered;
-GetOptions('files=s' => \$files, 'uncovered=s' => \$uncovered) or exit 2;
+my $least = 0;
+GetOptions(
+	'files=s' => \$files,
+	'uncovered=s' => \$uncovered,
+	'least=f' => \$least) or exit 2;
 
 # By file: {lines}{number} is how often it was executed, {branches}{number} the
 # counts of its branches.
@@ -25,10 +29,15 @@ my %sources;
 read_counts($_) foreach sort +notes_below(@ARGV);
 my @chosen = sort grep { /$files/ } keys %sources;
 die "no counts below @ARGV\n" unless @chosen;
-print_table(@chosen);
+my $total = print_table(@chosen);
 if (defined $uncovered)
 {
 	print_uncovered($_) foreach grep { /$uncovered/ } @chosen;
+}
+if ($total < $least)
+{
+	print "the total is less than $least %\n";
+	exit 1;
 }
 
 # What the compiler has noted about each object.
@@ -81,6 +90,7 @@ sub add_file
 	return;
 }
 
+# Returns the total, in percent.
 sub print_table
 {
 	my ($all, $all_executed) = (0, 0);
@@ -95,7 +105,7 @@ sub print_table
 		$all_executed += $executed;
 	}
 	print_row($all_executed, $all, 'total');
-	return;
+	return $all == 0 ? 100 : 100 * $all_executed / $all;
 }
 
 sub print_row

@@ -22,9 +22,11 @@ sub build
 
 	chomp(my $headers = `pg_config --includedir-server`);
 	# Its own copy of the functions, not the extension's.  INSTRUMENT has flags
-	# for code that watches them; see instrumented.sh.
+	# for code that watches them, and DRIVERS the folder for its counts; see
+	# instrumented.sh.
+	my @counts = $ENV{DRIVERS} ? ('-dumpdir', "$ENV{DRIVERS}/$$-") : ();
 	system_or_bail(
-		$ENV{CC} || 'cc', split(' ', $ENV{INSTRUMENT} // ''),
+		$ENV{CC} || 'cc', split(' ', $ENV{INSTRUMENT} // ''), @counts,
 		'-shared', '-fPIC', '-Wl,-Bsymbolic',
 		'-I', "$ClerkTest::TEST_FOLDER/../src", '-I', $headers,
 		'-o', $library, "$ClerkTest::TEST_FOLDER/$name.c");
