@@ -93,27 +93,29 @@ show_outcomes()
 	done
 }
 
+# Two encodings at a time.
 fuzz_responses()
 {
 	share=$((RESPONSES / $(echo "$encodings" | wc -w)))
-	pids=
 	failed=
+	previous=
 	for encoding in $encodings; do
 		make_database "$encoding"
 		fuzz "$encoding" "$share" "$FUZZ_SEED" &
-		pids="$pids $!"
-		# Two at a time.
-		[ "$(echo "$pids" | wc -w)" -lt 2 ] || {
-			wait "${pids%% *}" 2>/dev/null || failed=1
-			pids=${pids#* }
-			pids=${pids#* }
-		}
+		[ -z "$previous" ] || wait "$previous" || failed=1
+		previous=$!
 	done
-	for pid in $pids; do
-		wait "$pid" || failed=1
-	done
+	wait "$previous" || failed=1
 	show_outcomes
 	[ -z "$failed" ]
+}
+
+# fuzz_arguments: the TAP test with the sanitized module
+fuzz_arguments()
+{
+	CHECKS=tap TAP_FILES=test/t/065_arguments.pl \
+		INSTRUMENT="$SANITIZER_FLAGS" sh test/run_checks.sh "$folder" || return 1
+	grep '^# .*[0-9] [0-9A-Z]\{5\}' "$folder/tap.log"
 }
 
 prepare_sanitizers "$folder"
@@ -124,6 +126,8 @@ start_cluster "$folder" "$folder/root"
 status=0
 fuzz_responses || status=1
 pg_ctl stop -w -m fast >/dev/null
+echo "calls:"
+fuzz_arguments || status=1
 sanitizer_reports "$folder" || status=1
 [ $status -eq 0 ] || tail -n 60 "$folder/server.log"
 echo "lines of the decoder that were executed:"
