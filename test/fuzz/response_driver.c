@@ -43,11 +43,11 @@
 
 /*
  * Memory that a response may take until its request is released: in proportion
- * to its size, and what any response takes.  Many small objects take the most:
- * each "{}" of a list becomes an invitation with all of its fields.
+ * to its size, as many small values of a jsonb take it, and what any response
+ * may take, as a long list of empty objects.
  */
-#define MEMORY_PER_BYTE 400
-#define MEMORY_OF_ANY (1024 * 1024)
+#define MEMORY_PER_BYTE 100
+#define MEMORY_OF_ANY (4 * 1024 * 1024)
 
 /* Time that a response may take, in proportion to its size, in milliseconds. */
 #define MILLISECONDS_PER_KILOBYTE 5.0
