@@ -5,6 +5,9 @@
  * The server takes its chunks out of larger blocks, in which AddressSanitizer
  * sees no borders.  The compiler includes this header in front of each file
  * that is to be watched (-include).
+ *
+ * The server keeps the memory of some contexts that it deletes, with the zones in
+ * it, and gives it to other code.  So a session is good for one long call.
  */
 #ifndef FUZZ_POISONED_MEMORY_H
 #define FUZZ_POISONED_MEMORY_H
