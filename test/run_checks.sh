@@ -67,10 +67,11 @@ check_with()
 
 # With the server's headers as a system's, only our own code is warned about.
 # Another compiler than the server's need not know all the flags of that one.
+# INSTRUMENT has flags for code that watches the module; see instrumented.sh.
 build()
 {
 	make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install ${CC:+CC="$CC"} \
-		COPT="-Wall -Wextra -Werror ${CC:+$other_compiler} -isystem $("$PG_CONFIG" --includedir-server)"
+		COPT="-Wall -Wextra -Werror ${CC:+$other_compiler} ${INSTRUMENT:-} -isystem $("$PG_CONFIG" --includedir-server)"
 }
 
 # ctunullpointer sees a null pointer survive a function that does not return.

@@ -18,6 +18,13 @@
 #include "utils/timestamp.h"
 
 /*
+ * Maximum number of invitations in a response.  A page of Clerk's has at most
+ * 500.  An empty object is three bytes of a response, but its fields take 500
+ * bytes of memory, so without a limit 4 MiB would become 700 MB.
+ */
+#define MAX_LIST_LENGTH 5000
+
+/*
  * The names of an invitation's fields, both in Clerk's JSON and in the SQL
  * type.
  */
@@ -170,7 +177,8 @@ clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 	ClerkJsonValue values[lengthof(names)];
 	ClerkJsonList data = {
 		.names = field_names,
-		.name_count = CLERK_INVITATION_FIELDS
+		.name_count = CLERK_INVITATION_FIELDS,
+		.max_count = MAX_LIST_LENGTH
 	};
 
 	if (!clerk_json_read_list(text, strlen(text), names, lengthof(names),
@@ -181,6 +189,8 @@ clerk_read_invitation_list(const char *text, ClerkInvitationList *list,
 		return "\"data\" is not an array";
 	if (!data.has_objects_only)
 		return "an element of \"data\" is not an object";
+	if (data.is_too_long)
+		return "\"data\" has too many elements";
 
 	list->count = data.count;
 	list->invitations = palloc(Max(list->count, 1) * sizeof(ClerkInvitation));

@@ -90,7 +90,8 @@ clerk_json_read_object(const char *text, int length, const char *const *names,
  *
  * If the field is not an array, list->is_array is false.  If the array has
  * elements other than objects, list->has_objects_only is false; those elements
- * are skipped.
+ * are skipped.  If it has more than list->max_count objects,
+ * list->is_too_long is true, and the others are skipped.
  */
 bool
 clerk_json_read_list(const char *text, int length, const char *const *names,
@@ -335,6 +336,7 @@ read_list(Reader *reader, ClerkJsonList *list)
 {
 	list->is_array = true;
 	list->has_objects_only = true;
+	list->is_too_long = false;
 	list->count = 0;
 	consume(reader, JSON_TOKEN_ARRAY_START);
 	if (peek(reader, JSON_TOKEN_ARRAY_END))
@@ -344,7 +346,8 @@ read_list(Reader *reader, ClerkJsonList *list)
 	}
 	do
 	{
-		if (peek(reader, JSON_TOKEN_OBJECT_START))
+		if (peek(reader, JSON_TOKEN_OBJECT_START) &&
+			list->count < list->max_count)
 		{
 			Fields		fields = {
 				.names = list->names,
@@ -356,7 +359,10 @@ read_list(Reader *reader, ClerkJsonList *list)
 		}
 		else
 		{
-			list->has_objects_only = false;
+			if (peek(reader, JSON_TOKEN_OBJECT_START))
+				list->is_too_long = true;
+			else
+				list->has_objects_only = false;
 			skip_value(reader);
 		}
 	} while (consume_if(reader, JSON_TOKEN_COMMA));

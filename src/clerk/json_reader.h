@@ -29,9 +29,12 @@ typedef struct ClerkJsonList
 {
 	const char *const *names;	/* fields to read; set by the caller */
 	int			name_count;
+	int			max_count;		/* number of objects to store at most; set by
+								 * the caller */
 	bool		is_array;
 	bool		has_objects_only;
-	int			count;			/* number of objects */
+	bool		is_too_long;	/* there are more than max_count */
+	int			count;			/* number of objects stored */
 	int			allocated;		/* number of objects that "values" has room
 								 * for */
 	ClerkJsonValue *values;		/* name_count values for each object */

@@ -461,7 +461,12 @@ check_secret_key(char **newval, void **extra,
 	*extra = guc_malloc(LOG, size);
 	mask = guc_malloc(LOG, sizeof(SECRET_KEY_MASK));
 	if (*extra == NULL || mask == NULL)
+	{
+		guc_free(mask);
+		guc_free(*extra);
+		*extra = NULL;
 		return false;
+	}
 	memcpy(*extra, *newval, size);
 	memcpy(mask, SECRET_KEY_MASK, sizeof(SECRET_KEY_MASK));
 	guc_free(*newval);

@@ -246,7 +246,7 @@ hold_back(int64 id)
 		held_back = hash_create("clerk_invite rows held back", 16, &control,
 								HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
 	}
-	row = hash_search(held_back, &id, HASH_FIND, &found);
+	hash_search(held_back, &id, HASH_FIND, &found);
 	if (!found && hash_get_num_entries(held_back) >= MAX_HELD_BACK)
 		evict_next_due();
 	row = hash_search(held_back, &id, HASH_ENTER, &found);

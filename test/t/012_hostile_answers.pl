@@ -83,6 +83,21 @@ foreach my $seconds ('99999999999999999999', '-1', 'soon')
 	unlike($result->{stderr}, qr/in -/, '... and nothing is due in the past');
 }
 
+# Very many objects, which need more memory than the text that they are in.
+my $psql = start_psql($node, '', '--set=VERBOSITY=verbose');
+my $peak = peak_memory_of($psql);
+$server = MisbehavingServer->answering('200 OK', [],
+	'{"data": [' . join(',', ('{}') x 1_300_000) . ']}');
+my (undef, $said) = run_in_psql($psql,
+	"SET clerk_invite.api_url = '" . $server->url . "';\n"
+	  . "SELECT * FROM clerk_list_organization_invitations('org_test');");
+like($said, qr/ERROR:  08006: .*DETAIL:  .*"data" has too many elements/s,
+	'a list of a million is refused');
+cmp_ok(peak_memory_of($psql) - $peak, '<', 100 * 1024,
+	'... without memory for each element');
+send_to_psql($psql, '\q');
+$psql->{harness}->finish;
+
 # A body that never pauses: the statement can be ended, and says that its
 # request had gone out.
 $server = MisbehavingServer->babbling;

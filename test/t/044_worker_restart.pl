@@ -318,7 +318,7 @@ sub check_clock
 	set_clock($clock, 24 * 60 * 60);
 	$node->stop;
 	{
-		local $ENV{LD_PRELOAD} = Driver::build('wall_clock_driver');
+		local $ENV{LD_PRELOAD} = Driver::build_replacement('wall_clock_driver');
 		local $ENV{CLERK_TEST_CLOCK} = $clock;
 		$node->start;
 	}
