@@ -11,6 +11,12 @@
  * An invitation that was created after the row was first claimed, by Clerk's
  * clock, and that belongs to no other row, is the row's, whatever its status
  * is now.
+ *
+ * Clerk's lists lack the invitations that come from an organization's domain.
+ * If Clerk refuses a request because an invitation is pending, and its lists
+ * show none that can be the reason, neither at once nor after
+ * clerk_invite.verify_delay, then it is such an invitation: Clerk has it
+ * already, and would refuse every further request.
  */
 #include "postgres.h"
 
@@ -49,7 +55,14 @@ static void missing_address_outcome(ClerkOutboxChange *change);
 static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void undo_claim(ClerkOutboxChange *change);
-static void empty_lookup_outcome(ClerkOutboxChange *change);
+static bool is_refused_as_pending(const ClerkOutboxRow *row);
+static void empty_lookup_outcome(ClerkOutboxChange *change,
+								 bool reason_is_unlisted);
+static bool is_reason_unlisted(const ClerkOutboxRow *row,
+							   const ClerkInvitationList *found,
+							   TimestampTz first_claimed_at);
+static bool was_pending_after(const ClerkInvitation *invitation,
+							  TimestampTz time);
 static bool are_attempts_used_up(const ClerkOutboxRow *row);
 static TimestampTz next_retry_time(int attempts);
 static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
@@ -252,6 +265,9 @@ missing_address_outcome(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
+	change->progress.http_status = 0;
+	change->progress.error_code = NULL;
+	change->progress.trace_id = NULL;
 	change->progress.error_message = "Clerk's response to a bulk request does not contain this address";
 	change->next_attempt_at = GetCurrentTimestamp();
 }
@@ -288,10 +304,10 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 					 const ClerkInvitationList *found, List **adopted)
 {
 	const ClerkOutboxRow *row = change->row;
-	const ClerkInvitation *own;
+	TimestampTz first_claimed_at = first_claim_by_clerks_clock(row, request);
+	const ClerkInvitation *own = own_invitation(row, found, first_claimed_at,
+												*adopted);
 
-	own = own_invitation(row, found, first_claim_by_clerks_clock(row, request),
-						 *adopted);
 	if (own != NULL)
 	{
 		clerk_outcome_created(change, own);
@@ -304,7 +320,8 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		 strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0))
 		change->progress.state = CLERK_OUTBOX_SKIPPED;
 	else
-		empty_lookup_outcome(change);
+		empty_lookup_outcome(change,
+							 is_reason_unlisted(row, found, first_claimed_at));
 }
 
 /*
@@ -321,15 +338,20 @@ clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 }
 
 /*
- * Returns whether Clerk refused the row's last request because an invitation
- * is pending.
+ * Returns the form of the row's address by which to look it up.
+ *
+ * Clerk may store an address in another form than it was sent, and find it
+ * only in that form.  Then a lookup finds nothing, and the next request is
+ * refused because of the pending invitation.  After such a refusal, the
+ * lookups of every second attempt use the normalized form.
  */
-bool
-clerk_refused_as_pending(const ClerkOutboxRow *row)
+const char *
+clerk_lookup_address(const ClerkOutboxRow *row)
 {
-	return row->progress.error_code != NULL &&
-		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
-		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
+	const char *address = row->invitation.email_address;
+
+	return row->progress.attempts % 2 == 0 && is_refused_as_pending(row) ?
+		clerk_normalized_text(address) : address;
 }
 
 /* Returns whether the change leads to a final state. */
@@ -342,12 +364,25 @@ clerk_is_final(const ClerkOutboxChange *change)
 }
 
 /*
+ * Whether Clerk refused the row's last request because an invitation is
+ * pending.
+ */
+static bool
+is_refused_as_pending(const ClerkOutboxRow *row)
+{
+	return row->progress.error_code != NULL &&
+		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
+		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
+}
+
+/*
  * The lookup found no invitation for the row.  That is accepted only after
  * clerk_invite.verify_delay, when an abandoned request can no longer arrive at
- * Clerk.
+ * Clerk.  "reason_is_unlisted" is whether Clerk has refused the row because of
+ * an invitation that its lists lack.
  */
 static void
-empty_lookup_outcome(ClerkOutboxChange *change)
+empty_lookup_outcome(ClerkOutboxChange *change, bool reason_is_unlisted)
 {
 	const ClerkOutboxRow *row = change->row;
 	TimestampTz trusted_from = TimestampTzPlusMilliseconds(row->claimed_at,
@@ -357,6 +392,11 @@ empty_lookup_outcome(ClerkOutboxChange *change)
 	{
 		change->progress.state = CLERK_OUTBOX_VERIFYING;
 		change->next_attempt_at = trusted_from;
+		return;
+	}
+	if (reason_is_unlisted)
+	{
+		change->progress.state = CLERK_OUTBOX_SKIPPED;
 		return;
 	}
 
@@ -370,6 +410,60 @@ empty_lookup_outcome(ClerkOutboxChange *change)
 		change->progress.state = CLERK_OUTBOX_QUEUED;
 		change->next_attempt_at = next_retry_time(row->progress.attempts);
 	}
+}
+
+/*
+ * Whether Clerk refused the row's last request because of an invitation that
+ * its lists lack; "found" is what they have for the row's address, of which
+ * nothing is pending.
+ *
+ * The reason may have been an invitation that was accepted, revoked or expired
+ * only since then, and Clerk may have needed a moment to notice.  Then another
+ * request may succeed.
+ *
+ * If the address has another normalized form, only lookups of both forms show
+ * what Clerk has.  The row's own invitation is not missed: its request was
+ * followed by a lookup of the address as it was sent.
+ */
+static bool
+is_reason_unlisted(const ClerkOutboxRow *row, const ClerkInvitationList *found,
+				   TimestampTz first_claimed_at)
+{
+	const char *address = row->invitation.email_address;
+	TimestampTz since = TimestampTzPlusMilliseconds(first_claimed_at,
+													-(int64) clerk_verify_delay);
+
+	if (!is_refused_as_pending(row))
+		return false;
+	for (int i = 0; i < found->count; i++)
+		if (was_pending_after(&found->invitations[i], since))
+			return false;
+	return strcmp(clerk_lookup_address(row), clerk_normalized_text(address)) == 0 ||
+		are_attempts_used_up(row);
+}
+
+/*
+ * Whether an invitation may have been pending after a time by Clerk's clock,
+ * although it is not now.
+ */
+static bool
+was_pending_after(const ClerkInvitation *invitation, TimestampTz time)
+{
+	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
+	TimestampTz expires_at = DT_NOBEGIN;
+
+	if (status == NULL || invitation->nulls[CLERK_INVITATION_UPDATED_AT])
+		return true;
+
+	/* The update of an invitation may not be due to its expiration. */
+	if (strcmp(status, "expired") == 0)
+	{
+		if (invitation->nulls[CLERK_INVITATION_EXPIRES_AT])
+			return true;
+		expires_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_EXPIRES_AT]);
+	}
+	return expires_at >= time ||
+		DatumGetTimestampTz(invitation->values[CLERK_INVITATION_UPDATED_AT]) >= time;
 }
 
 /*
@@ -501,7 +595,7 @@ belongs_to_another_row(const char *invitation_id, const List *adopted)
 static bool
 is_filter_trusted(const ClerkOutboxRow *row)
 {
-	return clerk_refused_as_pending(row) || are_attempts_used_up(row);
+	return is_refused_as_pending(row) || are_attempts_used_up(row);
 }
 
 /* Whether an invitation for the row's address is pending. */
