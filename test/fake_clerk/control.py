@@ -13,6 +13,7 @@ from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Invitation
 from .operations import OPERATION_NAMES
+from .validation import InvitationRequest
 
 PREFIX = "/_fake/"
 
@@ -31,6 +32,7 @@ class Control:
             ("POST", "revoke_as_admin"): self._revoke,
             ("POST", "expire"): self._expire,
             ("POST", "add_member"): self._add_member,
+            ("POST", "invite_from_domain"): self._invite_from_domain,
             ("POST", "delete_organization"): self._delete_organization,
             ("POST", "down"): self._down,
             ("POST", "misbehave"): self._misbehave,
@@ -70,6 +72,11 @@ class Control:
     def _add_member(self, arguments: dict) -> dict:
         self._instance.ledger.add_member(arguments["organization_id"], arguments["email_address"])
         return {"ok": True}
+
+    def _invite_from_domain(self, arguments: dict) -> dict:
+        """An invitation that Clerk creates for somebody with an address of an organization's domain."""
+        request = InvitationRequest(arguments["email_address"], "org:member")
+        return self._shown(self._instance.ledger.invite_from_domain(arguments["organization_id"], request))
 
     def _delete_organization(self, arguments: dict) -> dict:
         self._instance.ledger.delete_organization(arguments["organization_id"])
