@@ -26,7 +26,7 @@ cleanup()
 	# The fake ends with its standard input.
 	exec 9>&-
 	wait
-	[ ! -s "$folder/violations" ] || cat "$folder/violations"
+	sed "s/^/violates Clerk's contract: /" "$folder/violations" || true
 	as_superuser "COPY (SELECT) TO PROGRAM 'cat >/dev/null; rm -f $key_file'"
 	rm -rf "$folder"
 }
