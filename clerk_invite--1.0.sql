@@ -196,7 +196,8 @@ in: organization ID, statuses (pending, accepted, revoked, expired) or NULL
   for all, address or NULL for all
 out: the invitations; each one that belongs to the list the whole time is
   returned exactly once; pages of 200 are read on demand, so a LIMIT saves
-  requests
+  requests; Clerk filters by one status, while with several, invitations of
+  all statuses are read
 raises: 22004, 22023 (invalid arguments, or no such organization), 22P05 (a
   response cannot be converted to the database encoding), 25000 (parallel
   operation), 28000 (key not accepted), 42501 (not allowed), 53400 (rate
@@ -232,8 +233,8 @@ REVOKE ALL ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(
 COMMENT ON FUNCTION @extschema@.clerk_list_instance_organization_invitations(text[], text) IS
 'lists the invitations of all organizations of the Clerk instance, oldest
 first (Clerk''s ListInstanceOrganizationInvitations)
-in: statuses (pending, accepted, revoked, expired) or NULL for all;
-  invitation ID or part of an address, or NULL for all
+in: statuses (pending, accepted, revoked, expired) or NULL for all; address
+  or NULL for all
 out and raises: as clerk_list_organization_invitations, and also
   public_organization_data';
 

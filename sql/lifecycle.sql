@@ -81,13 +81,15 @@ FROM unnest(ARRAY[
     'clerk_list_organization_invitations(''org_test'', ''{}'')',
     'clerk_list_organization_invitations(''org_test'', ''{pending,NULL}'')',
     'clerk_list_organization_invitations(''org_test'', ARRAY[''pending'', ''''])',
+    'clerk_list_organization_invitations(''org_test'', ''{pending,open}'')',
     'clerk_list_organization_invitations(''org_test'', email => '''')',
     'clerk_list_organization_invitations(''org_test'', email => E''a\n@b'')',
     'clerk_list_instance_organization_invitations(''{}'')',
     'clerk_list_instance_organization_invitations(query => '''')'
     ]) AS call, LATERAL refusal(call) AS r;
 
--- Lists are in order of creation; all filters are applied by Clerk.
+-- Lists are in order of creation.  Clerk applies all filters, except that on
+-- several statuses.
 SELECT email_address, status, public_organization_data
 FROM clerk_list_organization_invitations('org_test');
 SELECT email_address, status FROM clerk_list_organization_invitations('org_test', '{revoked}');
@@ -98,8 +100,8 @@ SELECT count(*) FROM clerk_list_organization_invitations('org_test', email => 'a
 SELECT organization_id, email_address, status,
        public_organization_data ->> 'name' AS organization
 FROM clerk_list_instance_organization_invitations();
-SELECT email_address FROM clerk_list_instance_organization_invitations('{pending}', 'B@EXAMPLE');
-SELECT email_address FROM clerk_list_instance_organization_invitations(query => :'eve');
+SELECT email_address FROM clerk_list_instance_organization_invitations('{pending}', 'BOB@EXAMPLE.com');
+SELECT email_address FROM clerk_list_instance_organization_invitations(query => 'eve@example.com');
 
 -- In the SELECT list, as one column; and joined to a table.
 SELECT (clerk_list_organization_invitations('org_other')).email_address;

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import itertools
 import json
@@ -22,6 +23,11 @@ from urllib.parse import urlencode
 sys.dont_write_bytecode = True
 
 from fake_clerk.behaviours import TABLE  # noqa: E402  (must follow the setting above)
+from fake_clerk.contract import Contract  # noqa: E402
+from fake_clerk.errors import CATALOGUE, error_object  # noqa: E402
+from fake_clerk.http_types import Reply  # noqa: E402
+from fake_clerk.ledger import Clock, Ledger  # noqa: E402
+from fake_clerk.validation import InvitationRequest  # noqa: E402
 
 PROGRAM = os.path.join(os.path.dirname(os.path.abspath(__file__)), "fake_clerk.py")
 KEY = "sk_test_fakeclerk000000000000000000000000000"
@@ -76,14 +82,17 @@ class Answer(NamedTuple):
 
 
 class FakeClerk:
-    """The server as a child process, and a client for it."""
+    """The server as a child process, and a client for it, which is not clerk_invite."""
+
+    client_options = ["--any-client"]
 
     def __init__(self, *options: str, tls: bool = False):
         self.journal_path = os.path.join(directory.name, f"journal-{next(_numbers)}")
         self._stderr = tempfile.TemporaryFile()
         self._tls = ssl.create_default_context(cafile=certificate) if tls else None
-        # Without the module "site" Python finds no packages but its own.
-        command = [sys.executable, "-S", PROGRAM, "--exit-with-stdin", "--journal", self.journal_path, *options]
+        self.violations_path = self.journal_path + "-violations"
+        command = [sys.executable, PROGRAM, "--exit-with-stdin", "--journal", self.journal_path]
+        command += ["--violations", self.violations_path, *self.client_options, *options]
         if tls:
             command += ["--tls", certificate, private_key]
         self.process = subprocess.Popen(
@@ -134,6 +143,10 @@ class FakeClerk:
 
     def list(self, **query) -> Answer:
         return self.ask("GET", INVITATIONS + "?" + urlencode(query, doseq=True))
+
+    def violations(self) -> list:
+        with open(self.violations_path, encoding="utf-8") as file:
+            return file.read().splitlines()
 
     def control(self, name: str, **arguments) -> Answer:
         return self.ask("POST", "/_fake/" + name, arguments, Authorization=None)
@@ -530,7 +543,7 @@ class ListTest(ServerTest):
         self.assertEqual(self.listed(email_address="A@list.EXAMPLE"), ["a@List.example"])
         self.assertEqual(self.listed(email_address="a@list"), [])
         self.assertEqual(self.listed(status="accepted"), ["h@List.example"])
-        self.assertEqual(self.listed(status=["accepted", "revoked"]), ["c@List.example", "h@List.example"])
+        self.assertEqual(self.listed(status="revoked"), ["c@List.example"])
 
     def test_unusable_parameters(self):
         cases = {
@@ -547,12 +560,23 @@ class ListTest(ServerTest):
 
     def test_instance_wide(self):
         self.clerk.ask("POST", "/v1/organizations/org_2/invitations", invitation("a@list.example"))
-        answer = self.clerk.ask("GET", "/v1/organization_invitations?query=A@LIST&order_by=created_at")
+        answer = self.clerk.ask("GET", "/v1/organization_invitations?query=A@list.EXAMPLE&order_by=created_at")
         organizations = [each["public_organization_data"]["id"] for each in answer.json["data"]]
         self.assertEqual(organizations, ["org_1", "org_2"])
-        wanted = self.created[3]["id"]
-        answer = self.clerk.ask("GET", "/v1/organization_invitations?query=" + wanted)
-        self.assertEqual([each["id"] for each in answer.json["data"]], [wanted])
+        for wanted in (self.created[3]["id"], "a@list"):
+            answer = self.clerk.ask("GET", "/v1/organization_invitations?query=" + wanted)
+            self.assertEqual(answer.json, {"data": [], "total_count": 0})
+
+    def test_from_a_domain(self):
+        shown = self.clerk.control("invite_from_domain", organization_id="org_domain", email_address="z@list.example")
+        path = "/v1/organizations/org_domain/invitations"
+        lists = (path, path + "?email_address=z@list.example", "/v1/organization_invitations?query=z@list.example")
+        for each in lists:
+            self.assertEqual(self.clerk.ask("GET", each).json["total_count"], 0)
+        answer = self.clerk.ask("POST", path, invitation("Z@list.example"))
+        self.assert_refused(answer, 400, "organization_invitation_not_unique")
+        self.clerk.control("revoke_as_admin", id=shown.json["id"])
+        self.assertEqual(self.clerk.ask("POST", path, invitation("Z@list.example")).status, 200)
 
     def test_pages_that_are_not_as_asked_for(self):
         def misbehaving(behaviour, **query):
@@ -569,6 +593,196 @@ class ListTest(ServerTest):
             answer = self.clerk.ask("GET", "/v1/organizations/org_tie/invitations?order_by=created_at")
             numbers = [each["email_address"][4] for each in answer.json["data"]]
             self.assertEqual("".join(numbers), wanted)
+
+
+class RepeatedStatusTest(ServerTest):
+    """Clerk contradicts itself about several statuses: one that refuses them, by default, and three that do not."""
+
+    honored = ()
+
+    def test_repeated_status(self):
+        for name in ("accepted", "revoked", "pending"):
+            created = self.clerk.create(f"{name}@status.example").json
+            if name != "pending":
+                self.clerk.control("accept" if name == "accepted" else "revoke_as_admin", id=created["id"])
+        answer = self.clerk.ask("GET", INVITATIONS + "?status=revoked&status=accepted&order_by=created_at")
+        if not self.honored:
+            self.assert_refused(answer, 422, "form_param_value_invalid")
+            self.assertEqual(len(self.clerk.violations()), 1)
+            return
+        self.assertEqual([each["status"] for each in answer.json["data"]], list(self.honored))
+        self.assertEqual(self.clerk.violations(), [])
+        answer = self.clerk.ask("GET", INVITATIONS + "?status=open&status=accepted")
+        self.assert_refused(answer, 422, "form_param_value_invalid")
+
+
+class AllStatusesTest(RepeatedStatusTest):
+    options = ("--repeated-status", "all")
+    honored = ("accepted", "revoked")
+
+
+class FirstStatusTest(RepeatedStatusTest):
+    options = ("--repeated-status", "first")
+    honored = ("revoked",)
+
+
+class LastStatusTest(RepeatedStatusTest):
+    options = ("--repeated-status", "last")
+    honored = ("accepted",)
+
+
+class IgnoredOrderTest(ServerTest):
+    options = ("--ignore-order", "email_address")
+
+    def test_order(self):
+        for letter in "bca":
+            self.clerk.create(f"{letter}@order.example")
+        for order in ("created_at", "-created_at", "email_address"):
+            answer = self.clerk.list(order_by=order, limit=2)
+            self.assertEqual([each["email_address"][0] for each in answer.json["data"]], ["c", "b"])
+
+
+class OwnClient(FakeClerk):
+    """A client that sends what clerk_invite sends."""
+
+    client_options = []
+
+    def send(self, connection, method: str, path: str, body=None, **headers):
+        own = {"Accept": "application/json", "Clerk_API_Version": "2026-05-12", "User_Agent": "clerk_invite/1 PostgreSQL/1"}
+        connection.putrequest = functools.partial(connection.putrequest, skip_accept_encoding=True)
+        super().send(connection, method, path, body, **{**own, **headers})
+
+
+class ContractTest(unittest.TestCase):
+    """A request that violates the contract is refused, whatever else becomes of it, and noted; no other is."""
+
+    def setUp(self):
+        self.clerk = OwnClient()
+
+    def tearDown(self):
+        self.assertEqual(self.clerk.stop(), "")
+
+    def test_violations(self):
+        address = "x-500@example.com"  # would misbehave
+        new = invitation(address)
+        path = INVITATIONS + "/orginv_1"
+        lists = (INVITATIONS, "/v1/organization_invitations")
+        cases = [
+            ("POST", INVITATIONS, {**new, "team": "red"}, {}, "body: .*'team'"),
+            ("POST", INVITATIONS, {"email_address": address}, {}, "body: 'role'"),
+            ("POST", INVITATIONS, {**new, "expires_in_days": 366}, {}, "body.expires_in_days: violates maximum"),
+            ("POST", INVITATIONS, {**new, "expires_in_days": 7.0}, {}, "body.expires_in_days: violates type"),
+            ("POST", INVITATIONS, {**new, "notify": "true"}, {}, "body.notify: violates type"),
+            ("POST", INVITATIONS, {**new, "public_metadata": []}, {}, "body.public_metadata: violates type"),
+            ("POST", INVITATIONS, {**new, "role": ""}, {}, "body.role: violates minLength"),
+            ("POST", INVITATIONS, [new], {}, "body: violates type"),
+            ("POST", INVITATIONS, None, {}, "the whole: 'body'"),
+            ("POST", INVITATIONS, b"{", {}, "body: request_body_invalid"),
+            ("POST", INVITATIONS + "?notify=true", new, {}, "query: .*'notify'"),
+            ("POST", BULK, {"invitations": [new]}, {}, "body: violates type"),
+            ("POST", BULK, [invitation(f"{n}@example.com") for n in range(11)], {}, "body: violates maxItems"),
+            ("POST", BULK, [], {}, "body: violates minItems"),
+            ("POST", BULK, [invitation("a@example.com"), {**new, "id": 1}], {}, r"body\.1: .*'id'"),
+            ("POST", path + "/revoke", {"user": "user_1"}, {}, "body: .*'user'"),
+            ("GET", path, {}, {}, "the whole: .*'body'"),
+            ("GET", path + "?limit=1", None, {}, "query: .*'limit'"),
+            ("GET", "/v1/organizations/org.1/invitations", None, {}, "path.organization_id: violates pattern"),
+            ("GET", "/v1/nothing", None, {}, "there is no such operation"),
+            ("DELETE", path, None, {}, "there is no such operation"),
+            ("GET", path, None, {"Idempotency_Key": "1"}, "headers: .*'idempotency-key'"),
+            ("GET", path, None, {"User_Agent": "curl/8"}, "headers.user-agent: violates pattern"),
+            ("GET", path, None, {"Clerk_API_Version": "2020-01-01"}, "headers.clerk-api-version: violates enum"),
+            ("GET", path, None, {"Clerk_API_Version": None}, "headers: 'clerk-api-version'"),
+            ("GET", path, None, {"Authorization": "Basic abc"}, "headers.authorization: violates pattern"),
+            ("POST", INVITATIONS, new, {"Content_Type": "text/plain"}, "body: unsupported_content_type"),
+        ]
+        for one in lists:
+            cases += [
+                ("GET", one + "?status=pending&status=accepted", None, {}, "query.status: violates maxItems"),
+                ("GET", one + "?status=open", None, {}, "query.status.0: violates enum"),
+                ("GET", one + "?limit=501", None, {}, "query.limit: violates maximum"),
+                ("GET", one + "?limit=1&limit=2", None, {}, "query.limit: violates type"),
+                ("GET", one + "?offset=-1", None, {}, "query.offset: violates type"),
+                ("GET", one + "?order_by=id", None, {}, "query.order_by: violates enum"),
+                ("GET", one + "?page=1", None, {}, "query: .*'page'"),
+            ]
+        cases.append(("GET", lists[0] + "?query=a", None, {}, "query: .*'query'"))
+        cases.append(("GET", lists[1] + "?email_address=a", None, {}, "query: .*'email_address'"))
+        for number, (method, where, body, headers, wanted) in enumerate(cases, 1):
+            with self.subTest(method=method, where=where, body=body, headers=headers):
+                answer = self.clerk.ask(method, where, body, **headers)
+                self.assertEqual(answer.status // 100, 4)
+                self.assertEqual(len(self.clerk.violations()), number)
+                self.assertRegex(self.clerk.violations()[-1], f"^{method} [^ ]+: {wanted}")
+                self.assertRegex(self.clerk.journal()[-1]["violations"][0], f"^{wanted}")
+        self.assertEqual(self.clerk.ask("GET", "/_fake/invitations").json["total_count"], 0)
+        self.assertNotIn("sk_test", "".join(self.clerk.violations()))
+
+    def test_violation_of_a_refused_request(self):
+        self.clerk.ask("GET", INVITATIONS + "?page=1", Authorization="Bearer sk_test_wrong")
+        self.clerk.control("down", down=True)
+        self.assertEqual(self.clerk.ask("GET", INVITATIONS + "?page=1").status, 503)
+        self.assertEqual(len(self.clerk.violations()), 2)
+
+    def test_operations(self):
+        everything = invitation(
+            "all@example.com",
+            inviter_user_id="user_1",
+            public_metadata={"a": [1, None]},
+            private_metadata={},
+            redirect_url="https://example.com/",
+            expires_in_days=365,
+            notify=False,
+        )
+        created = self.clerk.ask("POST", INVITATIONS, everything).json
+        one = INVITATIONS + "/" + created["id"]
+        nulls = {name: None for name in everything if name not in ("email_address", "role")}
+        for method, path, body in (
+            ("POST", BULK, [invitation(f"{number}@example.com", **nulls) for number in range(10)]),
+            ("GET", one, None),
+            ("POST", one + "/revoke", {"requesting_user_id": "user_1"}),
+            ("GET", INVITATIONS + "?status=pending&email_address=a&order_by=%2Bcreated_at&limit=500&offset=0", None),
+            ("GET", "/v1/organization_invitations?status=revoked&query=a&limit=1&offset=12345", None),
+            ("GET", "/v1/organization_invitations", None),
+        ):
+            self.assertEqual(self.clerk.ask(method, path, body).status, 200)
+        self.assertEqual(self.clerk.ask("POST", one + "/revoke", {}).status, 404)
+        self.assertEqual(self.clerk.violations(), [])
+
+
+class AnswerTest(unittest.TestCase):
+    """An answer that violates the contract is found out: the fake does not drift from what it stands in for."""
+
+    def check(self, operation: str, document) -> str:
+        reply = Reply(200 if "errors" not in document else 400, document)
+        violation = Contract().check_reply(operation, reply)
+        return violation.text if violation else ""
+
+    def test_answers(self):
+        ledger = Ledger(Clock())
+        request = InvitationRequest("a@example.com", "org:member", inviter_user_id="user_1")
+        shown = ledger.create("org_1", [request])[0].document(0)
+        page = {"data": [shown], "total_count": 1}
+        self.assertEqual(self.check("GetOrganizationInvitation", shown), "")
+        self.assertEqual(self.check("ListOrganizationInvitations", page), "")
+        inviter = {**shown["public_inviter_data"], "username": None}
+        for document, wanted in (
+            ({**shown, "public_inviter_data": inviter}, "public_inviter_data: .*'username'"),
+            ({**shown, "email": "a"}, "the whole: .*'email'"),
+            ({**shown, "status": "open"}, "status: violates enum"),
+            ({**shown, "created_at": 1712345678}, "created_at: violates minimum"),
+            ({name: shown[name] for name in shown if name != "role"}, "the whole: 'role'"),
+        ):
+            self.assertRegex(self.check("GetOrganizationInvitation", document), "^answer: " + wanted)
+            in_list = {"data": [document], "total_count": 1}
+            self.assertRegex(self.check("ListOrganizationInvitations", in_list), "^answer: data.0")
+        self.assertRegex(self.check("ListOrganizationInvitations", {"data": []}), "'total_count'")
+        self.assertRegex(self.check("GetOrganizationInvitation", {"errors": []}), "errors: violates minItems")
+        self.assertNotIn("ticket", self.check("GetOrganizationInvitation", {**shown, "url": [shown["url"]]}))
+
+    def test_catalogue(self):
+        for code in CATALOGUE:
+            self.assertEqual(self.check("GetOrganizationInvitation", {"errors": [error_object(code)]}), "")
 
 
 class RateLimitTest(ServerTest):
@@ -611,17 +825,19 @@ class FixedWindowTest(RateLimitTest):
 class JournalTest(ServerTest):
     def test_fields(self):
         address = unique("Journal")
-        created = self.clerk.ask("POST", INVITATIONS + "?a=1&a=2", invitation(address, public_metadata={"n": 1}))
+        created = self.clerk.ask("POST", INVITATIONS, invitation(address, public_metadata={"n": 1}))
         entry = self.clerk.journal()[-1]
         reference = {"id": created.json["id"], "email_address": address, "organization_id": "org_1"}
         self.assertEqual(entry["created"], [reference])
         self.assertEqual((entry["method"], entry["path"]), ("POST", INVITATIONS))
-        self.assertEqual(entry["query"], {"a": ["1", "2"]})
+        self.assertEqual((entry["query"], entry["violations"]), ({}, []))
         self.assertEqual(entry["headers"]["authorization"], "accepted")
         self.assertEqual(entry["headers"]["content-type"], "application/json")
         self.assertEqual(entry["body"], invitation(address, public_metadata={"n": 1}))
         self.assertEqual((entry["status"], entry["code"], entry["behaviour"]), (200, None, None))
         self.assertLess(abs(entry["time"] / 1000 - time.time()), PATIENCE)
+        self.clerk.ask("GET", INVITATIONS + "?a=1&a=2")
+        self.assertEqual(self.clerk.journal()[-1]["query"], {"a": ["1", "2"]})
 
     def test_refusals(self):
         self.clerk.ask("POST", INVITATIONS, b"not JSON \xff", Authorization="Bearer sk_test_wrong")

@@ -214,7 +214,7 @@ start_fake_clerk()
 {
 	mkfifo "$SYSTEMS/life" "$SYSTEMS/port"
 	python3 test/fake_clerk.py --exit-with-stdin --secret-key "$key" --bulk-limit 10000 --single-limit 10000 \
-		--journal "$SYSTEMS/journal" <"$SYSTEMS/life" >"$SYSTEMS/port" &
+		--journal "$SYSTEMS/journal" --violations "$SYSTEMS/violations" <"$SYSTEMS/life" >"$SYSTEMS/port" &
 	exec 8>"$SYSTEMS/life"
 	read -r clerk_port <"$SYSTEMS/port"
 }
@@ -375,7 +375,7 @@ clean_up()
 }
 
 prepare_for_systems
-install_packages curl python3
+install_packages curl python3 python3-jsonschema
 systems=() image_environment=() container='' hub='' container_user=
 make_folder_for_systems
 trap clean_up EXIT
@@ -676,6 +676,7 @@ step "$SYSTEMS/base" "a server with the extension's image as a volume sends an i
 	runuser -u postgres -- env PATH=\$PATH:$bin CLERK=http://127.0.0.1:$clerk_port CLERK_SECRET_KEY=$key \
 		LD_LIBRARY_PATH=/extensions/clerk_invite/system sh -eu /volume.sh" || failures=$((failures + 1))
 check 'Clerk has it once' invited_once volume@example.com
+check "no request has violated Clerk's contract" test ! -s "$SYSTEMS/violations"
 
 if [ $failures -gt 0 ]; then
 	echo "$failures checks failed"

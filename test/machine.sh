@@ -97,7 +97,8 @@ prepare_machine()
 		refresh_package_lists
 		version=$(postgresql_version)
 	fi
-	install_packages gcc make libcurl4-openssl-dev ca-certificates openssl python3 \
+	install_packages gcc make libcurl4-openssl-dev ca-certificates openssl \
+		python3 python3-jsonschema \
 		"postgresql-$version" "postgresql-server-dev-$version" "$@"
 	# A version that is not released yet has no pg_cron.
 	install_where_available "postgresql-$version-cron"

@@ -38,7 +38,8 @@ start_fake_clerk()
 {
 	python3 test/fake_clerk.py --exit-with-stdin --port "${1:-0}" \
 		--tls "$folder/tls.crt" "$folder/tls.key" \
-		--journal "$folder/journal" --secret-key "$key" \
+		--journal "$folder/journal" --violations "$folder/violations" \
+		--secret-key "$key" \
 		<"$folder/life" >"$folder/port" &
 	fake_clerk=$!
 	exec 9>"$folder/life"
@@ -330,3 +331,8 @@ show_outage
 show_lost_answer
 show_hub
 show_cron
+if [ -s "$folder/violations" ]; then
+	echo "These requests have violated Clerk's contract:" >&2
+	cat "$folder/violations" >&2
+	exit 1
+fi

@@ -91,8 +91,6 @@ static char *
 list_query(const ClerkListing *listing, ClerkError **error)
 {
 	StringInfoData query;
-	ListCell   *cell;
-	bool		valid;
 
 	initStringInfo(&query);
 	appendStringInfo(&query, "?limit=%d", listing->limit);
@@ -100,12 +98,9 @@ list_query(const ClerkListing *listing, ClerkError **error)
 		appendStringInfo(&query, "&offset=" INT64_FORMAT, listing->offset);
 	if (listing->oldest_first)
 		appendStringInfoString(&query, "&order_by=%2Bcreated_at");
-	valid = append_parameter(&query, "email_address",
-							 listing->email_address) &&
-		append_parameter(&query, "query", listing->query);
-	foreach(cell, listing->statuses)
-		valid = valid && append_parameter(&query, "status", lfirst(cell));
-	if (valid)
+	if (append_parameter(&query, "email_address", listing->email_address) &&
+		append_parameter(&query, "query", listing->query) &&
+		append_parameter(&query, "status", listing->status))
 		return query.data;
 	*error = clerk_error_unsendable("the request cannot be encoded in a URL");
 	return NULL;

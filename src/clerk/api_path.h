@@ -6,16 +6,19 @@
 #define CLERK_API_PATH_H
 
 #include "clerk/error.h"
-#include "nodes/pg_list.h"
 
 /* Maximum number of invitations on a page of a list, by Clerk's API. */
 #define CLERK_LIST_MAX 500
 
-/* Which invitations to list.  NULL and NIL mean no restriction. */
+/*
+ * Which invitations to list.  NULL means no restriction.  There is one status
+ * at most, since Clerk documents repeated ones in contradictory ways;
+ * clerk/invitation_pages.h reads lists with several.
+ */
 typedef struct ClerkListing
 {
 	const char *organization_id;	/* NULL: all the instance's */
-	List	   *statuses;		/* list of strings */
+	const char *status;
 	const char *email_address;	/* only with an organization_id */
 	const char *query;			/* only without an organization_id */
 	bool		oldest_first;	/* otherwise the newest first */

@@ -26,10 +26,27 @@
  *
  * An invitation that joins the list at a place that has already been read,
  * because its status has changed, may or may not be returned.
+ *
+ * A server that ignores the order that it is asked for has another one, such
+ * as Clerk's default, the newest first.  As soon as a page shows this, the
+ * list is read again from its start, in the server's order, and what has been
+ * returned is not returned again.  Then a page is used only if its first
+ * invitation has been read: as long as the order is always the same, whatever
+ * is in front of that one has been read or has joined the list since.
+ *
+ * Clerk's documentation does not say for certain what a request for several
+ * statuses returns: a server may honor all of them, the first, or the last, or
+ * refuse the request.  So no request has more than one.  A list with several
+ * statuses is requested without any, and those that were not asked for are
+ * left out here.  A list for each status, merged, would have fewer pages if
+ * most invitations have another status.  But an invitation whose status
+ * changes between two of the requests could then be missing from all of the
+ * lists, and a LIMIT would take a request for each of them.
  */
 #include "postgres.h"
 
 #include "clerk/invitation_pages.h"
+#include "common/hashfn.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -42,10 +59,33 @@
  */
 #define MAX_REQUESTS_WITHOUT_PROGRESS 64
 
+/* An ID in the set of those that have been read. */
+typedef struct ReadId
+{
+	const char *id;
+	char		status;			/* for simplehash.h */
+}			ReadId;
+
+#define SH_PREFIX read_ids
+#define SH_ELEMENT_TYPE ReadId
+#define SH_KEY_TYPE const char *
+#define SH_KEY id
+#define SH_HASH_KEY(set, key) \
+	hash_bytes((const unsigned char *) (key), (int) strlen(key))
+#define SH_EQUAL(set, a, b) (strcmp(a, b) == 0)
+#define SH_SCOPE static inline
+#define SH_DECLARE
+#define SH_DEFINE
+#include "lib/simplehash.h"
+
+/* Initial size of the set; it grows as needed. */
+#define INITIAL_IDS 256
+
 /* A list that is being read. */
 struct ClerkInvitationPages
 {
 	ClerkListing listing;		/* the next page to request, unless at_end */
+	List	   *statuses;		/* to return; NIL: all */
 	MemoryContext memory;		/* of this struct and its members */
 	ClerkInvitationList page;	/* the last page taken */
 	int			next;			/* its first invitation not examined yet */
@@ -55,69 +95,80 @@ struct ClerkInvitationPages
 	int			requests_without_progress;	/* successive requests that
 											 * returned nothing new */
 	bool		at_end;			/* no page follows */
+	bool		unordered;		/* the order is not that of creation */
 	bool		newest_is_set;	/* false until an invitation has been read */
-	TimestampTz newest;
-	List	   *ids_of_newest;	/* IDs read with that creation time */
+	TimestampTz newest;			/* if unordered: of the last one read */
+	int			count_of_newest;	/* number read with that creation time */
+	read_ids_hash *read;		/* IDs of all that have been read */
 };
 
 static bool is_same_text(const char *a, const char *b);
 static int64 least_overlap(const ClerkInvitationPages *pages);
-static const char *order_error(const ClerkInvitationList *page);
+static const char *page_error(const ClerkInvitationPages *pages,
+							  const ClerkInvitationList *page);
+static bool is_in_order(const ClerkInvitationList *page);
 static bool begins_too_late(const ClerkInvitationPages *pages);
 static bool is_new(const ClerkInvitationPages *pages,
 				   const ClerkInvitation *invitation);
+static bool is_read(const ClerkInvitationPages *pages,
+					const ClerkInvitation *invitation);
+static bool has_wanted_status(const ClerkInvitationPages *pages,
+							  const ClerkInvitation *invitation);
+static List *copy_distinct(const List *texts);
+static bool is_text_in(const char *text, const List *texts);
 static void note_read(ClerkInvitationPages *pages,
 					  const ClerkInvitation *invitation);
 static TimestampTz creation_time(const ClerkInvitation *invitation);
 
 /*
  * Starts to read a list in pages of listing->limit invitations, in the order
- * of creation (listing->oldest_first and listing->offset are ignored).  Copies
- * everything into the current memory context, which must live as long as the
- * list is read.
+ * of creation (listing->oldest_first, offset and status are ignored).
+ * "statuses" is a list of strings, or NIL for all.  Copies everything into the
+ * current memory context, which must live as long as the list is read.
  */
 ClerkInvitationPages *
-clerk_pages_begin(const ClerkListing *listing)
+clerk_pages_begin(const ClerkListing *listing, const List *statuses)
 {
 	ClerkInvitationPages *pages = palloc0(sizeof(ClerkInvitationPages));
-	ListCell   *cell;
 
 #define COPY(string) ((string) == NULL ? NULL : pstrdup(string))
 
 	pages->listing.organization_id = COPY(listing->organization_id);
 	pages->listing.email_address = COPY(listing->email_address);
 	pages->listing.query = COPY(listing->query);
-	foreach(cell, listing->statuses)
-		pages->listing.statuses = lappend(pages->listing.statuses,
-										  pstrdup(lfirst(cell)));
 
 #undef COPY
+
+	pages->statuses = copy_distinct(statuses);
+	if (list_length(pages->statuses) == 1)
+		pages->listing.status = linitial(pages->statuses);
 
 	pages->listing.oldest_first = true;
 	pages->listing.limit = listing->limit;
 	pages->memory = CurrentMemoryContext;
+	pages->read = read_ids_create(CurrentMemoryContext, INITIAL_IDS, NULL);
 	return pages;
 }
 
 /*
- * Whether "pages" is for the same organization, address, query and statuses as
- * "listing".
+ * Whether "pages" is for the same organization, address and query as
+ * "listing", and for these statuses.
  */
 bool
 clerk_pages_are_of(const ClerkInvitationPages *pages,
-				   const ClerkListing *listing)
+				   const ClerkListing *listing, const List *statuses)
 {
-	ListCell   *ours;
-	ListCell   *theirs;
+	const List *wanted = copy_distinct(statuses);
+	const ListCell *cell;
 
 	if (!is_same_text(pages->listing.organization_id, listing->organization_id) ||
 		!is_same_text(pages->listing.email_address, listing->email_address) ||
 		!is_same_text(pages->listing.query, listing->query) ||
-		list_length(pages->listing.statuses) != list_length(listing->statuses))
+		list_length(pages->statuses) != list_length(wanted))
 		return false;
-	forboth(ours, pages->listing.statuses, theirs, listing->statuses)
+	foreach(cell, wanted)
 	{
-		if (strcmp(lfirst(ours), lfirst(theirs)) != 0)
+		if (!is_text_in(lfirst(cell), pages->statuses))
 			return false;
 	}
 	return true;
@@ -154,7 +205,7 @@ const char *
 clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 {
 	const ClerkListing *listing = &pages->listing;
-	const char *reason = order_error(page);
+	const char *reason = page_error(pages, page);
 
 	pages->page = *page;
 	pages->next = 0;
@@ -162,6 +213,17 @@ clerk_pages_take(ClerkInvitationPages *pages, const ClerkInvitationList *page)
 		return reason;
 	if (++pages->requests_without_progress > MAX_REQUESTS_WITHOUT_PROGRESS)
 		return "successive pages contain no new invitations";
+	if (!pages->unordered && !is_in_order(page))
+	{
+		pages->unordered = true;
+		if (listing->offset > 0)
+		{
+			pages->page.count = 0;
+			pages->end = 0;
+			pages->overlap = 0;
+			return NULL;
+		}
+	}
 	if (begins_too_late(pages))
 	{
 		pages->page.count = 0;
@@ -195,7 +257,8 @@ clerk_pages_next(ClerkInvitationPages *pages)
 		{
 			note_read(pages, invitation);
 			pages->requests_without_progress = 0;
-			return invitation;
+			if (has_wanted_status(pages, invitation))
+				return invitation;
 		}
 	}
 	return NULL;
@@ -229,71 +292,134 @@ is_same_text(const char *a, const char *b)
 static int64
 least_overlap(const ClerkInvitationPages *pages)
 {
-	return list_length(pages->ids_of_newest) + 1;
+	return pages->count_of_newest + 1;
 }
 
 /*
- * The invariant depends on the order of creation.  Returns what is wrong as a
- * phrase, or NULL.
+ * Returns what a page lacks that is needed to read the list, as a phrase, or
+ * NULL.
  */
 static const char *
-order_error(const ClerkInvitationList *page)
+page_error(const ClerkInvitationPages *pages, const ClerkInvitationList *page)
 {
 	for (int i = 0; i < page->count; i++)
 	{
-		if (page->invitations[i].nulls[CLERK_INVITATION_CREATED_AT])
+		const ClerkInvitation *invitation = &page->invitations[i];
+
+		if (invitation->nulls[CLERK_INVITATION_CREATED_AT])
 			return "\"created_at\" is missing";
-		if (i > 0 &&
-			creation_time(&page->invitations[i]) <
-			creation_time(&page->invitations[i - 1]))
-			return "it is not in the requested order";
+		if (list_length(pages->statuses) > 1 &&
+			invitation->nulls[CLERK_INVITATION_STATUS])
+			return "\"status\" is missing, by which the list is to be filtered";
 	}
 	return NULL;
+}
+
+/* Whether a page has the oldest invitations first. */
+static bool
+is_in_order(const ClerkInvitationList *page)
+{
+	for (int i = 1; i < page->count; i++)
+		if (creation_time(&page->invitations[i]) <
+			creation_time(&page->invitations[i - 1]))
+			return false;
+	return true;
 }
 
 /* Whether there may be unread invitations in front of the page. */
 static bool
 begins_too_late(const ClerkInvitationPages *pages)
 {
+	const ClerkInvitation *first = pages->page.invitations;
+
 	if (pages->listing.offset == 0)
 		return false;
-	return pages->page.count == 0 ||
-		creation_time(&pages->page.invitations[0]) >= pages->newest;
+	if (pages->page.count == 0)
+		return true;
+	if (pages->unordered)
+		return !is_read(pages, first);
+	return creation_time(first) >= pages->newest;
 }
 
 static bool
 is_new(const ClerkInvitationPages *pages, const ClerkInvitation *invitation)
 {
-	const TimestampTz created = creation_time(invitation);
-	const char *id;
-	ListCell   *cell;
+	if (!pages->unordered && pages->newest_is_set &&
+		creation_time(invitation) < pages->newest)
+		return false;
+	return !is_read(pages, invitation);
+}
 
-	if (!pages->newest_is_set || created > pages->newest)
+static bool
+is_read(const ClerkInvitationPages *pages, const ClerkInvitation *invitation)
+{
+	char	   *id = clerk_invitation_text(invitation, CLERK_INVITATION_ID);
+	bool		found = read_ids_lookup(pages->read, id) != NULL;
+
+	pfree(id);
+	return found;
+}
+
+/* A request with one status has left that to Clerk. */
+static bool
+has_wanted_status(const ClerkInvitationPages *pages,
+				  const ClerkInvitation *invitation)
+{
+	char	   *status;
+	bool		wanted;
+
+	if (list_length(pages->statuses) <= 1)
 		return true;
-	if (created < pages->newest)
-		return false;
-	id = clerk_invitation_text(invitation, CLERK_INVITATION_ID);
-	foreach(cell, pages->ids_of_newest)
-		if (strcmp(lfirst(cell), id) == 0)
-		return false;
-	return true;
+	status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
+	wanted = is_text_in(status, pages->statuses);
+	pfree(status);
+	return wanted;
+}
+
+/* Copies a list of strings, each one once. */
+static List *
+copy_distinct(const List *texts)
+{
+	List	   *copy = NIL;
+	const ListCell *cell;
+
+	foreach(cell, texts)
+	{
+		if (!is_text_in(lfirst(cell), copy))
+			copy = lappend(copy, pstrdup(lfirst(cell)));
+	}
+	return copy;
+}
+
+static bool
+is_text_in(const char *text, const List *texts)
+{
+	const ListCell *cell;
+
+	foreach(cell, texts)
+	{
+		if (strcmp(lfirst(cell), text) == 0)
+			return true;
+	}
+	return false;
 }
 
 static void
 note_read(ClerkInvitationPages *pages, const ClerkInvitation *invitation)
 {
+	const TimestampTz created = creation_time(invitation);
 	MemoryContext caller = MemoryContextSwitchTo(pages->memory);
+	bool		found;
 
-	if (!pages->newest_is_set || creation_time(invitation) > pages->newest)
-	{
-		list_free_deep(pages->ids_of_newest);
-		pages->ids_of_newest = NIL;
-		pages->newest = creation_time(invitation);
-		pages->newest_is_set = true;
-	}
-	pages->ids_of_newest = lappend(pages->ids_of_newest,
-								   clerk_invitation_text(invitation,
-														 CLERK_INVITATION_ID));
+	if (!pages->newest_is_set || created != pages->newest)
+		pages->count_of_newest = 0;
+	pages->newest = created;
+	pages->newest_is_set = true;
+	pages->count_of_newest++;
+	(void) read_ids_insert(pages->read,
+						   clerk_invitation_text(invitation,
+												 CLERK_INVITATION_ID),
+						   &found);
 	MemoryContextSwitchTo(caller);
 }
 

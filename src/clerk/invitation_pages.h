@@ -2,7 +2,7 @@
  * invitation_pages.h
  *		Reads a list of invitations page by page while the list may change.
  *
- *		pages = clerk_pages_begin(&listing);
+ *		pages = clerk_pages_begin(&listing, statuses);
  *		while ((wanted = clerk_pages_wanted(pages)) != NULL)
  *		{
  *			... request that page, and read the response into "page" ...
@@ -22,9 +22,11 @@
 
 typedef struct ClerkInvitationPages ClerkInvitationPages;
 
-extern ClerkInvitationPages *clerk_pages_begin(const ClerkListing *listing);
+extern ClerkInvitationPages *clerk_pages_begin(const ClerkListing *listing,
+											   const List *statuses);
 extern bool clerk_pages_are_of(const ClerkInvitationPages *pages,
-							   const ClerkListing *listing);
+							   const ClerkListing *listing,
+							   const List *statuses);
 extern void clerk_pages_set_size(ClerkInvitationPages *pages, int size);
 extern const ClerkListing *clerk_pages_wanted(ClerkInvitationPages *pages);
 extern const char *clerk_pages_take(ClerkInvitationPages *pages,

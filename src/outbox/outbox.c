@@ -65,9 +65,14 @@ static ClerkOutboxStatement find_left_behind = {
 	.results = {INT8OID}
 };
 
+/*
+ * Why an earlier request failed says nothing about the last one, and must not
+ * decide how its lookups are read.
+ */
 static ClerkOutboxStatement take_over_rows = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'verifying', next_attempt_at = now(), "
-	"claimed_at = clock_timestamp(), consecutive_failures = 0, error_code = NULL "
+	"claimed_at = clock_timestamp(), consecutive_failures = 0, "
+	"http_status = NULL, error_code = NULL, error_message = NULL, trace_id = NULL "
 	"FROM (SELECT seen.id FROM unnest($1) AS left_behind (id) "
 	"JOIN ONLY %1$s AS seen ON seen.id = left_behind.id AND seen.state = $2 "
 	"AND NOT seen.copied "

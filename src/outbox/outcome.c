@@ -12,6 +12,12 @@
  * clock, and that belongs to no other row, is the row's, whatever its status
  * is now.  If Clerk's clock was set since then, the time of the claim by the
  * clock before that counts as well.
+ *
+ * Clerk's lists lack the invitations that come from an organization's domain.
+ * If Clerk refuses a request because an invitation is pending, and its lists
+ * show none that can be the reason, neither at once nor after
+ * clerk_invite.verify_delay, then it is such an invitation: Clerk has it
+ * already, and would refuse every further request.
  */
 #include "postgres.h"
 
@@ -71,7 +77,14 @@ static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void undo_claim(ClerkOutboxChange *change);
 static TimestampTz trusted_from(const ClerkOutboxRow *row);
-static void empty_lookup_outcome(ClerkOutboxChange *change);
+static bool is_refused_as_pending(const ClerkOutboxRow *row);
+static void empty_lookup_outcome(ClerkOutboxChange *change,
+								 bool reason_is_unlisted);
+static bool is_reason_unlisted(const ClerkOutboxRow *row,
+							   const ClerkInvitationList *found,
+							   TimestampTz first_claimed_at);
+static bool was_pending_after(const ClerkInvitation *invitation,
+							  TimestampTz time);
 static bool are_attempts_used_up(const ClerkOutboxRow *row);
 static TimestampTz next_retry_time(int attempts);
 static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
@@ -277,6 +290,9 @@ missing_address_outcome(ClerkOutboxChange *change)
 {
 	keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
+	change->progress.http_status = 0;
+	change->progress.error_code = NULL;
+	change->progress.trace_id = NULL;
 	change->progress.error_message = "Clerk's response to a bulk request does not contain this address";
 	change->next_attempt_at = GetCurrentTimestamp();
 }
@@ -319,7 +335,7 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 	const ClerkInvitation *own = own_invitation(row, found, &times, *adopted);
 	bool		member = row->progress.error_code != NULL &&
 	strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0;
-	bool		answered = member || clerk_refused_as_pending(row);
+	bool		answered = member || is_refused_as_pending(row);
 	bool		accepted = asked_at >= trusted_from(row);
 
 	if (own != NULL)
@@ -337,7 +353,8 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 	if ((member || any_pending(row, found)) && (answered || accepted))
 		change->progress.state = CLERK_OUTBOX_SKIPPED;
 	else if (accepted)
-		empty_lookup_outcome(change);
+		empty_lookup_outcome(change,
+							 is_reason_unlisted(row, found, times.first_claim));
 	else
 	{
 		change->progress.state = CLERK_OUTBOX_VERIFYING;
@@ -359,15 +376,20 @@ clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 }
 
 /*
- * Returns whether Clerk refused the row's last request because an invitation
- * is pending.
+ * Returns the form of the row's address by which to look it up.
+ *
+ * Clerk may store an address in another form than it was sent, and find it
+ * only in that form.  Then a lookup finds nothing, and the next request is
+ * refused because of the pending invitation.  After such a refusal, the
+ * lookups of every second attempt use the normalized form.
  */
-bool
-clerk_refused_as_pending(const ClerkOutboxRow *row)
+const char *
+clerk_lookup_address(const ClerkOutboxRow *row)
 {
-	return row->progress.error_code != NULL &&
-		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
-		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
+	const char *address = row->invitation.email_address;
+
+	return row->progress.attempts % 2 == 0 && is_refused_as_pending(row) ?
+		clerk_normalized_text(address) : address;
 }
 
 /* Returns whether the change leads to a final state. */
@@ -377,6 +399,18 @@ clerk_is_final(const ClerkOutboxChange *change)
 	return strcmp(change->progress.state, CLERK_OUTBOX_SENT) == 0 ||
 		strcmp(change->progress.state, CLERK_OUTBOX_SKIPPED) == 0 ||
 		strcmp(change->progress.state, CLERK_OUTBOX_FAILED) == 0;
+}
+
+/*
+ * Whether Clerk refused the row's last request because an invitation is
+ * pending.
+ */
+static bool
+is_refused_as_pending(const ClerkOutboxRow *row)
+{
+	return row->progress.error_code != NULL &&
+		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
+		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
 }
 
 /*
@@ -393,9 +427,15 @@ trusted_from(const ClerkOutboxRow *row)
 
 /* A lookup that is accepted found no invitation for the row. */
 static void
-empty_lookup_outcome(ClerkOutboxChange *change)
+empty_lookup_outcome(ClerkOutboxChange *change, bool reason_is_unlisted)
 {
 	const ClerkOutboxRow *row = change->row;
+
+	if (reason_is_unlisted)
+	{
+		change->progress.state = CLERK_OUTBOX_SKIPPED;
+		return;
+	}
 
 	/* The sender died before it could record a reason. */
 	if (change->progress.error_message == NULL)
@@ -407,6 +447,60 @@ empty_lookup_outcome(ClerkOutboxChange *change)
 		change->progress.state = CLERK_OUTBOX_QUEUED;
 		change->next_attempt_at = next_retry_time(row->progress.attempts);
 	}
+}
+
+/*
+ * Whether Clerk refused the row's last request because of an invitation that
+ * its lists lack; "found" is what they have for the row's address, of which
+ * nothing is pending.
+ *
+ * The reason may have been an invitation that was accepted, revoked or expired
+ * only since then, and Clerk may have needed a moment to notice.  Then another
+ * request may succeed.
+ *
+ * If the address has another normalized form, only lookups of both forms show
+ * what Clerk has.  The row's own invitation is not missed: its request was
+ * followed by a lookup of the address as it was sent.
+ */
+static bool
+is_reason_unlisted(const ClerkOutboxRow *row, const ClerkInvitationList *found,
+				   TimestampTz first_claimed_at)
+{
+	const char *address = row->invitation.email_address;
+	TimestampTz since = TimestampTzPlusMilliseconds(first_claimed_at,
+													-(int64) clerk_verify_delay);
+
+	if (!is_refused_as_pending(row))
+		return false;
+	for (int i = 0; i < found->count; i++)
+		if (was_pending_after(&found->invitations[i], since))
+			return false;
+	return strcmp(clerk_lookup_address(row), clerk_normalized_text(address)) == 0 ||
+		are_attempts_used_up(row);
+}
+
+/*
+ * Whether an invitation may have been pending after a time by Clerk's clock,
+ * although it is not now.
+ */
+static bool
+was_pending_after(const ClerkInvitation *invitation, TimestampTz time)
+{
+	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
+	TimestampTz expires_at = DT_NOBEGIN;
+
+	if (status == NULL || invitation->nulls[CLERK_INVITATION_UPDATED_AT])
+		return true;
+
+	/* The update of an invitation may not be due to its expiration. */
+	if (strcmp(status, "expired") == 0)
+	{
+		if (invitation->nulls[CLERK_INVITATION_EXPIRES_AT])
+			return true;
+		expires_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_EXPIRES_AT]);
+	}
+	return expires_at >= time ||
+		DatumGetTimestampTz(invitation->values[CLERK_INVITATION_UPDATED_AT]) >= time;
 }
 
 /*
@@ -572,7 +666,7 @@ belongs_to_another_row(const char *invitation_id, const List *adopted)
 static bool
 is_filter_trusted(const ClerkOutboxRow *row)
 {
-	return clerk_refused_as_pending(row) || are_attempts_used_up(row);
+	return is_refused_as_pending(row) || are_attempts_used_up(row);
 }
 
 /* Whether an invitation for the row's address is pending. */

@@ -31,7 +31,7 @@ extern void clerk_outcome_lookup(ClerkOutboxChange *change,
 								 List **adopted);
 extern void clerk_outcome_unsendable(ClerkOutboxChange *change,
 									 const ClerkError *error);
-extern bool clerk_refused_as_pending(const ClerkOutboxRow *row);
+extern const char *clerk_lookup_address(const ClerkOutboxRow *row);
 extern bool clerk_is_final(const ClerkOutboxChange *change);
 
 #endif							/* CLERK_OUTCOME_H */

@@ -179,23 +179,16 @@ note_start_error(ClerkBatchEntry *entry, MemoryContext caller)
 /*
  * How to look up a row's address.  A page of the maximum size has room for all
  * invitations of an address.
- *
- * Clerk may store an address in another form than it was sent, and find it
- * only in that form.  Then a lookup finds nothing, and the next request is
- * refused because of the pending invitation.  After such a refusal, the
- * lookups of every second attempt use the normalized form.
  */
 static ClerkListing
 lookup_listing(const ClerkOutboxRow *row)
 {
 	ClerkListing listing = {
 		.organization_id = row->invitation.organization_id,
-		.email_address = row->invitation.email_address,
+		.email_address = clerk_lookup_address(row),
 		.limit = CLERK_LIST_MAX
 	};
 
-	if (row->progress.attempts % 2 == 0 && clerk_refused_as_pending(row))
-		listing.email_address = clerk_normalized_text(row->invitation.email_address);
 	return listing;
 }
 

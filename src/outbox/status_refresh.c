@@ -13,19 +13,25 @@
  *	  (ListOrganizationInvitations).
  * 3. The list of each open invitation's address (the same operation).
  *
- * Levels 1 and 2 read two lists.  The list of pending invitations is short
+ * Levels 1 and 2 begin with the list of pending invitations.  It is short
  * however long the history is, and on most days it names nearly all open ones:
  * once it is read to its end, only those that have changed remain open.  Then
- * comes the list of the others, newest first, since most people who accept do
- * so soon.  A list is abandoned when the levels below can resolve what is
- * still open with fewer requests: the first list when its remaining pages, by
- * Clerk's count, would cost more; the second one when it has cost as much.  So
- * if nothing has changed, a refresh takes one request for each 500 pending
- * invitations; with a few changes, it takes one more; and it never takes more
- * than about twice as many requests as one lookup for each invitation would.
+ * come the lists of the other statuses, newest first, since most people who
+ * accept do so soon: each has a request of its own, since Clerk's documentation
+ * contradicts itself about requests for several statuses.  The first page of
+ * each is requested before the second one of any.
+ *
+ * A list is abandoned when the levels below can resolve what is still open with
+ * fewer requests: the first list when its remaining pages, by Clerk's count,
+ * would cost more; the others when they have cost as much, unless their
+ * remaining pages cost less.  So if nothing has changed, a refresh takes one
+ * request for each 500 pending invitations; with a few changes, it takes one
+ * more for each status that they have; and it never takes more than about
+ * twice as many requests as one lookup for each invitation would.
  *
  * If Clerk refuses a level, for example because the key is restricted, the
- * levels below it remain.
+ * levels below it remain.  Only if Clerk does not let anybody see an
+ * organization are its invitations not looked up one by one.
  *
  * There is one request at a time.  That stays below Clerk's general limit, 100
  * requests in 10 seconds on a development instance, without counting; and the
@@ -54,6 +60,11 @@
 /* Consecutive failed requests after which the refresh ends. */
 #define MAX_FAILURES 3
 
+/* The statuses of invitations that are no longer pending. */
+static const char *const other_statuses[] = {"accepted", "revoked", "expired"};
+
+#define OTHER_STATUSES ((int) lengthof(other_statuses))
+
 struct Organization;
 
 /* An invitation that was pending in the outbox. */
@@ -74,6 +85,14 @@ typedef struct Organization
 	int64		pending;		/* open, or named as pending */
 } Organization;
 
+/* A list of invitations with one of other_statuses, as far as it was read. */
+typedef struct OtherList
+{
+	ClerkListing listing;		/* the next page */
+	int64		pages_read;
+	int64		pages_left;		/* by Clerk's count; at least 1 until the end */
+}			OtherList;
+
 /* The state of a refresh. */
 typedef struct Refresh
 {
@@ -89,7 +108,7 @@ typedef struct Refresh
 	int			page_size;
 	int			failures;		/* consecutive */
 	bool		refused;		/* Clerk refused the last request, and would
-								 * again */
+								 * refuse the next one */
 	bool		finished;		/* no further request makes sense */
 } Refresh;
 
@@ -100,6 +119,8 @@ static int	compare_ids(const void *left, const void *right);
 static bool read_pending(Refresh *refresh, const Organization *organization);
 static void read_no_longer_pending(Refresh *refresh,
 								   const Organization *organization);
+static OtherList * next_other_list(OtherList * lists);
+static int64 pages_left(const OtherList * lists);
 static void refresh_organization(Refresh *refresh, Organization *organization,
 								 bool pending_complete);
 static void look_up(Refresh *refresh, const Invitation *invitation);
@@ -109,6 +130,8 @@ static int64 requests_for_organization(const Organization *organization);
 static bool fetch_page(Refresh *refresh, const ClerkListing *wanted,
 					   ClerkInvitationList *page);
 static bool is_request_allowed(Refresh *refresh, const ClerkListing *listing);
+static bool would_be_refused_again(const ClerkListing *listing,
+								   const ClerkError *error);
 static bool is_response_lost(const ClerkError *error);
 static void note_failure(Refresh *refresh, const ClerkError *error);
 static void record_page(Refresh *refresh, const ClerkInvitationList *page);
@@ -289,8 +312,7 @@ read_pending(Refresh *refresh, const Organization *organization)
 	MemoryContextReset(refresh->list_memory);
 	caller = MemoryContextSwitchTo(refresh->list_memory);
 	listing.organization_id = organization == NULL ? NULL : organization->id;
-	listing.statuses = list_make1(CLERK_INVITATION_PENDING);
-	pages = clerk_pages_begin(&listing);
+	pages = clerk_pages_begin(&listing, list_make1(CLERK_INVITATION_PENDING));
 	MemoryContextSwitchTo(caller);
 
 	while (left > 0 && requests_below(refresh, organization) > 1 &&
@@ -313,35 +335,63 @@ read_pending(Refresh *refresh, const Organization *organization)
 }
 
 /*
- * Reads the list of the invitations of an organization, or of the instance if
+ * Reads the lists of the invitations of an organization, or of the instance if
  * it is NULL, that are no longer pending, as far as that saves requests.  The
- * list may change while it is read, so that an invitation is missed; it
+ * lists may change while they are read, so that an invitation is missed; it
  * remains open.
  */
 static void
 read_no_longer_pending(Refresh *refresh, const Organization *organization)
 {
-	ClerkListing listing = {0};
-	MemoryContext caller;
+	OtherList	lists[OTHER_STATUSES] = {0};
 
-	MemoryContextReset(refresh->list_memory);
-	caller = MemoryContextSwitchTo(refresh->list_memory);
-	listing.organization_id = organization == NULL ? NULL : organization->id;
-	listing.statuses = list_make3("accepted", "revoked", "expired");
-	MemoryContextSwitchTo(caller);
-
-	for (int64 requests_made = 0; requests_below(refresh, organization) > 1 &&
-		 requests_made < requests_below(refresh, organization); requests_made++)
+	for (int i = 0; i < OTHER_STATUSES; i++)
 	{
+		lists[i].listing.organization_id = organization == NULL ? NULL : organization->id;
+		lists[i].listing.status = other_statuses[i];
+		lists[i].pages_left = 1;
+	}
+	for (int64 requests_made = 0; pages_left(lists) > 0; requests_made++)
+	{
+		int64		below = requests_below(refresh, organization);
+		OtherList  *list = next_other_list(lists);
 		ClerkInvitationList page;
 
-		if (!fetch_page(refresh, &listing, &page))
+		if (below <= 1 ||
+			(requests_made >= below && pages_left(lists) > below))
+			return;
+		if (!fetch_page(refresh, &list->listing, &page))
 			return;
 		record_page(refresh, &page);
-		listing.offset += page.count;
-		if (page.count == 0 || listing.offset >= page.total_count)
-			return;
+		list->listing.offset += page.count;
+		list->pages_read++;
+		list->pages_left = page.count == 0 ? 0 :
+			(Max(page.total_count - list->listing.offset, 0) + page.count - 1) / page.count;
 	}
+}
+
+/* Returns the list of which the fewest pages have been read, not to its end. */
+static OtherList *
+next_other_list(OtherList * lists)
+{
+	OtherList  *next = NULL;
+
+	for (int i = 0; i < OTHER_STATUSES; i++)
+		if (lists[i].pages_left > 0 &&
+			(next == NULL || lists[i].pages_read < next->pages_read))
+			next = &lists[i];
+	return next;
+}
+
+/* How many pages of all these lists have not been read, by Clerk's count. */
+static int64
+pages_left(const OtherList * lists)
+{
+	int64		left = 0;
+
+	for (int i = 0; i < OTHER_STATUSES; i++)
+		left += lists[i].pages_left;
+	return left;
 }
 
 /*
@@ -449,7 +499,7 @@ fetch_page(Refresh *refresh, const ClerkListing *wanted,
 			refresh->page_size = SAFE_PAGE_SIZE;
 	} while (retry);
 
-	refresh->refused = !received && error->class == CLERK_ERROR_FINAL;
+	refresh->refused = !received && would_be_refused_again(wanted, error);
 	if (received)
 		refresh->failures = 0;
 	else
@@ -482,6 +532,20 @@ is_request_allowed(Refresh *refresh, const ClerkListing *listing)
 	refresh->report->limited_until = budget.closed_until;
 	refresh->finished = true;
 	return false;
+}
+
+/*
+ * Whether Clerk would refuse the next request for the same organization, too.
+ * A refusal of a list's parameters (400, 422) says nothing about lookups, which
+ * have others.
+ */
+static bool
+would_be_refused_again(const ClerkListing *listing, const ClerkError *error)
+{
+	if (error->class != CLERK_ERROR_FINAL)
+		return false;
+	return listing->email_address != NULL ||
+		(error->http_status != 400 && error->http_status != 422);
 }
 
 /* Whether a request failed in a way that a smaller page may avoid. */

@@ -9,6 +9,7 @@
 
 #include "catalog/pg_type_d.h"
 #include "clerk/api_path.h"
+#include "clerk/invitation_json.h"
 #include "clerk/white_space.h"
 #include "compat.h"
 #include "mb/pg_wchar.h"
@@ -26,6 +27,15 @@
  */
 #define MAX_ARRAY_ELEMENTS 100
 
+/*
+ * The statuses that Clerk documents.  It may add others.
+ */
+static const char *const known_statuses[] = {
+	CLERK_INVITATION_PENDING, "accepted", "revoked", "expired"
+};
+
+static List *texts_of_array(Datum array, const char *name);
+static void check_several_statuses(const List *statuses, const char *name);
 static void reject_if_error(const char *error, const char *name);
 pg_noreturn static void reject_null(const char *name);
 
@@ -139,24 +149,36 @@ clerk_optional_object(FunctionCallInfo fcinfo, int position, const char *name)
 }
 
 /*
- * Returns the elements of the argument, a text[], as a list of palloc'd
- * strings, or NIL if the argument is null.  Raises 22004 for a null element.
- * Raises 22023 for more than MAX_ARRAY_ELEMENTS elements, for an element that
- * clerk_text_error() rejects, and for an array without elements: Clerk would
- * receive no filter and return everything, although the caller asked for
- * nothing.
+ * Returns the elements of the argument, a text[] of statuses of invitations,
+ * as a list of palloc'd strings, or NIL if the argument is null.  Raises 22004
+ * for a null element.  Raises 22023 for more than MAX_ARRAY_ELEMENTS elements,
+ * for an element that clerk_text_error() rejects, for several statuses of
+ * which one is unknown, and for an array without elements: Clerk would receive
+ * no filter and return everything, although the caller asked for nothing.
  */
 List *
-clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
+clerk_optional_statuses(FunctionCallInfo fcinfo, int position,
+						const char *name)
+{
+	List	   *statuses;
+
+	if (PG_ARGISNULL(position))
+		return NIL;
+	statuses = texts_of_array(PG_GETARG_DATUM(position), name);
+	check_several_statuses(statuses, name);
+	return statuses;
+}
+
+/* The elements of a text[] that has at least one. */
+static List *
+texts_of_array(Datum array, const char *name)
 {
 	List	   *values = NIL;
 	Datum	   *elements;
 	bool	   *nulls;
 	int			count;
 
-	if (PG_ARGISNULL(position))
-		return NIL;
-	deconstruct_array(PG_GETARG_ARRAYTYPE_P(position), TEXTOID, -1, false,
+	deconstruct_array(DatumGetArrayTypeP(array), TEXTOID, -1, false,
 					  TYPALIGN_INT, &elements, &nulls, &count);
 	if (count == 0)
 		ereport(ERROR,
@@ -177,6 +199,36 @@ clerk_optional_texts(FunctionCallInfo fcinfo, int position, const char *name)
 		reject_if_error(clerk_text_error(llast(values), CLERK_MAX_IDENTIFIER), name);
 	}
 	return values;
+}
+
+/*
+ * Clerk refuses a status that it does not know, but only a request with a
+ * single status tells it which one is wanted (clerk/invitation_pages.c).  So
+ * among several, one that is misspelled is refused here.
+ */
+static void
+check_several_statuses(const List *statuses, const char *name)
+{
+	const ListCell *cell;
+
+	if (list_length(statuses) < 2)
+		return;
+	foreach(cell, statuses)
+	{
+		const char *status = lfirst(cell);
+		int			i = 0;
+
+		while (i < (int) lengthof(known_statuses) &&
+			   strcmp(status, known_statuses[i]) != 0)
+			i++;
+		if (i == (int) lengthof(known_statuses))
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("argument \"%s\" contains an unknown status: \"%s\"",
+							name, status),
+					 errdetail("The statuses are pending, accepted, revoked and expired."),
+					 errhint("Another status can be requested only by itself.")));
+	}
 }
 
 /*

@@ -39,8 +39,8 @@ extern char *clerk_required_identifier(FunctionCallInfo fcinfo, int position,
 									   const char *name);
 extern Jsonb *clerk_optional_object(FunctionCallInfo fcinfo, int position,
 									const char *name);
-extern List *clerk_optional_texts(FunctionCallInfo fcinfo, int position,
-								  const char *name);
+extern List *clerk_optional_statuses(FunctionCallInfo fcinfo, int position,
+									 const char *name);
 extern void clerk_check_expires_in_days(int64 days, const char *name);
 
 /*

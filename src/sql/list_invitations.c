@@ -58,14 +58,15 @@ typedef struct Reading
 } Reading;
 
 static Datum return_next_row(FunctionCallInfo fcinfo,
-							 const ClerkListing *listing, const char *failure);
+							 const ClerkListing *listing, const List *statuses,
+							 const char *failure);
 static bool is_first_call(FunctionCallInfo fcinfo);
 static void check_privilege(FunctionCallInfo fcinfo, const char *name);
 static void begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
-					   const char *failure);
+					   const List *statuses, const char *failure);
 static Reading *begin_reading(FunctionCallInfo fcinfo,
 							  const ClerkListing *listing,
-							  const char *failure);
+							  const List *statuses, const char *failure);
 static bool fetch_next_row(Reading *reading);
 static ClerkInvitation *next_unread_invitation(Reading *reading);
 static void read_page(Reading *reading, const ClerkListing *wanted);
@@ -97,6 +98,7 @@ clerk_read_organization_invitations(PG_FUNCTION_ARGS)
 {
 	static const char name[] = "clerk_list_organization_invitations";
 	ClerkListing listing = {.limit = PAGE_SIZE};
+	List	   *statuses = NIL;
 	const char *failure = NULL;
 
 	if (is_first_call(fcinfo))
@@ -105,12 +107,12 @@ clerk_read_organization_invitations(PG_FUNCTION_ARGS)
 		clerk_require_fit();
 		PreventCommandIfParallelMode("clerk_list_organization_invitations()");
 		listing.organization_id = clerk_required_identifier(fcinfo, 0, "org_id");
-		listing.statuses = clerk_optional_texts(fcinfo, 1, "status");
+		statuses = clerk_optional_statuses(fcinfo, 1, "status");
 		listing.email_address = clerk_optional_address(fcinfo, 2, "email");
 		failure = psprintf("could not list the invitations of organization \"%s\"",
 						   listing.organization_id);
 	}
-	return return_next_row(fcinfo, &listing, failure);
+	return return_next_row(fcinfo, &listing, statuses, failure);
 }
 
 /*
@@ -126,32 +128,33 @@ clerk_read_instance_organization_invitations(PG_FUNCTION_ARGS)
 {
 	static const char name[] = "clerk_list_instance_organization_invitations";
 	ClerkListing listing = {.limit = PAGE_SIZE};
+	List	   *statuses = NIL;
 
 	if (is_first_call(fcinfo))
 	{
 		check_privilege(fcinfo, name);
 		clerk_require_fit();
 		PreventCommandIfParallelMode("clerk_list_instance_organization_invitations()");
-		listing.statuses = clerk_optional_texts(fcinfo, 0, "status");
+		statuses = clerk_optional_statuses(fcinfo, 0, "status");
 		listing.query = clerk_optional_text(fcinfo, 1, "query", CLERK_MAX_ADDRESS);
 	}
-	return return_next_row(fcinfo, &listing,
+	return return_next_row(fcinfo, &listing, statuses,
 						   "could not list the invitations of the Clerk instance");
 }
 
 /*
- * Returns the next row or ends the set.  "listing" and "failure" are used only
- * by the first call of a scan.
+ * Returns the next row or ends the set.  "listing", "statuses" and "failure"
+ * are used only by the first call of a scan.
  */
 static Datum
 return_next_row(FunctionCallInfo fcinfo, const ClerkListing *listing,
-				const char *failure)
+				const List *statuses, const char *failure)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Reading    *reading;
 
 	if (is_first_call(fcinfo))
-		begin_scan(fcinfo, listing, failure);
+		begin_scan(fcinfo, listing, statuses, failure);
 	reading = fcinfo->flinfo->fn_extra;
 	if (fetch_next_row(reading))
 	{
@@ -204,7 +207,7 @@ check_privilege(FunctionCallInfo fcinfo, const char *name)
  */
 static void
 begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
-		   const char *failure)
+		   const List *statuses, const char *failure)
 {
 	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
 	Reading    *reading = fcinfo->flinfo->fn_extra;
@@ -214,14 +217,15 @@ begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("set-valued function called in context that cannot accept a set")));
-	if (reading != NULL && clerk_pages_are_of(reading->pages, listing))
+	if (reading != NULL &&
+		clerk_pages_are_of(reading->pages, listing, statuses))
 		tuplestore_rescan(reading->rows);
 	else
 	{
 		fcinfo->flinfo->fn_extra = NULL;
 		if (reading != NULL)
 			MemoryContextDelete(reading->memory);
-		reading = begin_reading(fcinfo, listing, failure);
+		reading = begin_reading(fcinfo, listing, statuses, failure);
 		fcinfo->flinfo->fn_extra = reading;
 	}
 
@@ -233,7 +237,7 @@ begin_scan(FunctionCallInfo fcinfo, const ClerkListing *listing,
 
 static Reading *
 begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
-			  const char *failure)
+			  const List *statuses, const char *failure)
 {
 	MemoryContext memory = AllocSetContextCreate(fcinfo->flinfo->fn_mcxt,
 												 "clerk_invite list",
@@ -244,7 +248,7 @@ begin_reading(FunctionCallInfo fcinfo, const ClerkListing *listing,
 
 	reading->memory = memory;
 	reading->failure = pstrdup(failure);
-	reading->pages = clerk_pages_begin(listing);
+	reading->pages = clerk_pages_begin(listing, statuses);
 	reading->page_memory = AllocSetContextCreate(memory, "clerk_invite page",
 												 ALLOCSET_DEFAULT_SIZES);
 	reading->slot = MakeSingleTupleTableSlot(clerk_invitation_descriptor(fcinfo),

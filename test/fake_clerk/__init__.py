@@ -6,9 +6,10 @@ is harder on a client.
 
     command     the command line
     server      sockets, TLS, HTTP
-    api         one request: down?, key, version, path, rate limit, then behaviour or operation
+    api         one request: down?, key, path, contract, rate limit, then behaviour or operation
+    contract    what every request and every answer must look like, by the schemas in contract.json
     operations  the six operations
-    validation  what one invitation in a request body must look like
+    validation  what the schemas leave open: addresses, roles, URLs, the size of metadata
     ledger      the invitations and members that exist
     memory      what is kept when the fake is killed
     behaviours  the table of misbehaviours

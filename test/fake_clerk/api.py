@@ -8,9 +8,10 @@ from __future__ import annotations
 import hmac
 import time
 from dataclasses import dataclass
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 from .behaviours import Chooser, misbehave
+from .contract import Contract, Violation
 from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Clock, Invitation, Ledger
@@ -18,16 +19,6 @@ from .memory import Memory
 from .normalizing import normalizer
 from .operations import Call, find_operation, refusal
 from .rate_limit import RateLimits
-
-# Every dated version so far; these operations are the same in all of them (documented).
-API_VERSIONS = (
-    "2021-02-05",
-    "2024-10-01",
-    "2025-03-12",
-    "2025-04-10",
-    "2025-11-10",
-    "2026-05-12",
-)
 
 
 @dataclass
@@ -46,6 +37,9 @@ class Settings:
     exact_filter: bool
     memory: Optional[str]
     latency: float
+    status_reading: str
+    ignored_order: Optional[str]
+    any_client: bool
 
 
 class Outcome(NamedTuple):
@@ -54,6 +48,7 @@ class Outcome(NamedTuple):
     reply: Reply
     created: List[Invitation]
     behaviour: Optional[str]
+    violations: List[str]
 
 
 class Instance:
@@ -62,6 +57,7 @@ class Instance:
     def __init__(self, settings: Settings):
         self.settings = settings
         self.clock = Clock(settings.clock_offset)
+        self.contract = Contract(settings.status_reading, settings.any_client)
         self._begin()
 
     def reset(self):
@@ -98,25 +94,36 @@ class Api:
 
     def answer(self, request: Request) -> Outcome:
         """The request's outcome. What it changes has changed by then; nothing has been sent yet."""
+        call, violation = self._read(request)
+        violations = [violation.text] if violation else []
         try:
-            call = self._admit(request)
+            self._admit(request, call, violation)
         except ClerkError as error:
-            return Outcome(refusal(error), [], None)
+            return Outcome(refusal(error), [], None, violations)
         behaviour = self._instance.chooser.choose(call)
         reply = misbehave(behaviour, call) if behaviour else call.perform()
-        return Outcome(reply, call.created, behaviour)
+        return Outcome(reply, call.created, behaviour, violations + call.violations)
 
-    def _admit(self, request: Request) -> Call:
-        """The call a request makes, unless it is refused before its body matters."""
+    def _read(self, request: Request) -> Tuple[Optional[Call], Optional[Violation]]:
+        """The call that a request makes, if it makes one, and how it violates the contract, if it does."""
+        instance = self._instance
+        try:
+            operation, parameters = find_operation(request.method, request.path)
+        except ClerkError as error:
+            return None, Violation("there is no such operation", error)
+        violation = instance.contract.check_request(operation.name, parameters, request)
+        return Call(operation, parameters, request, instance), violation
+
+    def _admit(self, request: Request, call: Optional[Call], violation: Optional[Violation]):
+        """Raise if the request is refused before its body matters."""
         if self._instance.down:
             raise ClerkError("maintenance_mode")
         self._check_key(request)
-        self._check_version(request)
-        operation, parameters = find_operation(request.method, request.path)
-        wait = self._instance.rate_limits.admit(operation.name, time.monotonic())
+        if violation:
+            raise violation.refusal
+        wait = self._instance.rate_limits.admit(call.operation.name, time.monotonic())
         if wait:
             raise ClerkError("too_many_requests", headers=[("Retry-After", str(wait))])
-        return Call(operation, parameters, request, self._instance.ledger, self._instance.settings.organizations)
 
     def _check_key(self, request: Request):
         given = request.headers.get("authorization")
@@ -126,9 +133,3 @@ class Api:
             raise ClerkError("authorization_header_format_invalid")
         if not self.is_authorized(request):
             raise ClerkError("clerk_key_invalid")
-
-    @staticmethod
-    def _check_version(request: Request):
-        """A request without the header gets the instance's default version (documented)."""
-        if request.headers.get("clerk-api-version", API_VERSIONS[-1]) not in API_VERSIONS:
-            raise ClerkError("api_version_invalid")

@@ -13,8 +13,10 @@ from typing import Optional
 
 from .api import Instance, Settings
 from .behaviours import TABLE
+from .contract import STATUS_READINGS, ViolationLog
 from .journal import Journal
 from .normalizing import NORMALIZATIONS
+from .operations import SORT_KEYS
 from .rate_limit import WINDOW_KINDS
 from .server import FakeClerkServer
 
@@ -30,7 +32,8 @@ def main():
     _allow_deep_recursion()
     instance = Instance(_settings(options))
     journal = Journal(options.journal, options.secret_key)
-    server = FakeClerkServer(options.host, options.port, instance, journal, _tls_context(options.tls))
+    violations = ViolationLog(options.violations)
+    server = FakeClerkServer(options.host, options.port, instance, journal, violations, _tls_context(options.tls))
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -55,6 +58,12 @@ def _parse_options() -> argparse.Namespace:
     add("--port", type=int, default=0, help="0, the default: any free one")
     add("--tls", nargs=2, metavar=("CERT", "KEY"), help="serve https with these PEM files")
     add("--journal", metavar="FILE", help="append each request to this file, as one line of JSON")
+    add(
+        "--violations",
+        metavar="FILE",
+        help="append each violation of Clerk's contract to this file, as one line; a test expects it to stay empty",
+    )
+    add("--any-client", action="store_true", help="accept other headers than clerk_invite's")
     add("--secret-key", default=DEFAULT_KEY)
     add(
         "--organization",
@@ -79,6 +88,17 @@ def _parse_options() -> argparse.Namespace:
     add("--exact-filter", action="store_true", help="the list's filter takes its address as it is")
     add("--memory", metavar="FILE", help="keep all that exists in this file, and begin with what is in it")
     add("--latency", type=float, default=0, metavar="SECONDS", help="between doing what was asked and answering")
+    add(
+        "--repeated-status",
+        choices=STATUS_READINGS,
+        default=STATUS_READINGS[0],
+        help="what a list's repeated filter on the status means: a violation of the contract, all, the first, the last",
+    )
+    add(
+        "--ignore-order",
+        choices=sorted(SORT_KEYS),
+        help="lists are sorted by this, the largest first, whatever order is asked for",
+    )
     add("--exit-with-stdin", action="store_true", help="exit at the end of standard input")
     options = parser.parse_args()
     if not ipaddress.ip_address(options.host).is_loopback and not options.tls:
@@ -107,6 +127,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         exact_filter=options.exact_filter,
         memory=options.memory,
         latency=options.latency,
+        status_reading=options.repeated_status,
+        ignored_order=options.ignore_order,
+        any_client=options.any_client,
     )
 
 

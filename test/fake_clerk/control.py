@@ -32,6 +32,7 @@ class Control:
             ("POST", "revoke_as_admin"): self._revoke,
             ("POST", "expire"): self._expire,
             ("POST", "add_member"): self._add_member,
+            ("POST", "invite_from_domain"): self._invite_from_domain,
             ("POST", "delete_organization"): self._delete_organization,
             ("POST", "invite"): self._invite,
             ("POST", "clock"): self._clock,
@@ -74,6 +75,11 @@ class Control:
     def _add_member(self, arguments: dict) -> dict:
         self._instance.ledger.add_member(arguments["organization_id"], arguments["email_address"])
         return {"ok": True}
+
+    def _invite_from_domain(self, arguments: dict) -> dict:
+        """An invitation that Clerk creates for somebody with an address of an organization's domain."""
+        request = InvitationRequest(arguments["email_address"], "org:member")
+        return self._shown(self._instance.ledger.invite_from_domain(arguments["organization_id"], request))
 
     def _delete_organization(self, arguments: dict) -> dict:
         self._instance.ledger.delete_organization(arguments["organization_id"])

@@ -47,4 +47,5 @@ class Journal:
             "code": outcome.reply.code,
             "created": [invitation.reference() for invitation in outcome.created],
             "behaviour": outcome.behaviour,
+            "violations": outcome.violations,
         }

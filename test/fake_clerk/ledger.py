@@ -55,6 +55,7 @@ class Invitation:
     origin: str = "client"  # or "control"
     created_really_at: int = 0  # by the machine's clock
     deleted: bool = False
+    from_domain: bool = False
 
     def status(self, now: int) -> str:
         if self.settled_status:
@@ -142,14 +143,27 @@ class Ledger:
     def find(self, invitation_id: str) -> Optional[Invitation]:
         return self._by_id.get(invitation_id)
 
+    def invite_from_domain(self, organization_id: str, request: InvitationRequest) -> Invitation:
+        """What Clerk does itself when somebody signs up whose address is of an organization's domain."""
+        with self.lock:
+            invitation = self.create(organization_id, [request])[0]
+            invitation.from_domain = True
+            return invitation
+
     def of_address(self, organization_id: str, email_address: str) -> List[Invitation]:
         return list(self._by_address.get((organization_id, email_address.lower()), ()))
 
+    def listed(self) -> List[Invitation]:
+        """Those that lists have: not those that come from a domain (documented)."""
+        return [each for each in self.invitations if not each.from_domain]
+
     def filtered(self, organization_id: str, email_address: str) -> List[Invitation]:
         """Those that the list's filter on an address finds."""
-        return self.of_address(
-            organization_id, self.normalize(email_address) if self._filter_normalizes else email_address
-        )
+        address = self.normalize(email_address) if self._filter_normalizes else email_address
+        return [each for each in self.of_address(organization_id, address) if not each.from_domain]
+
+    def listed_of_organization(self, organization_id: str) -> List[Invitation]:
+        return [each for each in self.of_organization(organization_id) if not each.from_domain]
 
     def of_organization(self, organization_id: str) -> List[Invitation]:
         return [each for each in self.invitations if each.organization_id == organization_id]
@@ -336,7 +350,6 @@ def public_inviter_data(user_id: Optional[str]) -> Optional[dict]:
         "last_name": "Inviter",
         "image_url": "https://img.example.com/" + user_id,
         "has_image": False,
-        "username": None,
     }
 
 

@@ -7,12 +7,12 @@ from typing import Callable, List, NamedTuple, Tuple
 from urllib.parse import unquote
 
 from . import validation
+from .contract import read_statuses
 from .errors import ClerkError
 from .http_types import Reply, Request
 from .ledger import Invitation, Ledger, public_organization_data
 
 DEFAULT_PAGE = 10  # documented
-LARGEST_PAGE = 500  # documented
 
 _ORGANIZATION = re.compile(r"org_[A-Za-z0-9]+")
 _USER = re.compile(r"user_[A-Za-z0-9]+")
@@ -21,14 +21,16 @@ _USER = re.compile(r"user_[A-Za-z0-9]+")
 class Call:
     """One request that found its operation: what the operation, and a misbehaviour around it, may use."""
 
-    def __init__(self, operation: "Operation", parameters: List[str], request: Request, ledger: Ledger, organizations):
+    def __init__(self, operation: "Operation", parameters: List[str], request: Request, instance):
         self.operation = operation
         self.parameters = parameters
         self.request = request
-        self.ledger = ledger
+        self.ledger: Ledger = instance.ledger
+        self.settings = instance.settings
         self.created: List[Invitation] = []
+        self.violations: List[str] = []
         self.reverse_ties = False
-        self._organizations = organizations
+        self._contract = instance.contract
         self._reply = None
 
     def perform(self) -> Reply:
@@ -38,6 +40,9 @@ class Call:
                 self._reply = Reply(200, self.operation.function(self))
             except ClerkError as error:
                 self._reply = refusal(error)
+            violation = self._contract.check_reply(self.operation.name, self._reply)
+            if violation:
+                self.violations.append(violation.text)
         return self._reply
 
     def perform_first(self, count: int):
@@ -48,8 +53,8 @@ class Call:
     def organization(self) -> str:
         """The organization of the path. Any exists, unless some were named or its id says that it is missing."""
         organization = self.parameters[0]
-        if self._organizations:
-            exists = organization in self._organizations
+        if self.settings.organizations:
+            exists = organization in self.settings.organizations
         else:
             exists = _ORGANIZATION.fullmatch(organization) and not organization.startswith("org_missing")
         if not exists or self.ledger.has_deleted(organization):
@@ -85,16 +90,16 @@ def list_organization_invitations(call: Call) -> dict:
         if address:
             found = call.ledger.filtered(organization, address)
         else:
-            found = call.ledger.of_organization(organization)
+            found = call.ledger.listed_of_organization(organization)
         page, total = _page(call, found)
         return {"data": [_show(call, invitation) for invitation in page], "total_count": total}
 
 
 def list_instance_organization_invitations(call: Call) -> dict:
-    """`query` matches an id, or a part of an address whatever its case (documented)."""
-    wanted = call.request.query.get("query", [""])[-1]
+    """`query` filters by address (documented); of parts, or of ids, nothing is documented."""
+    wanted = call.request.query.get("query", [""])[-1].lower()
     with call.ledger.lock:
-        found = [each for each in call.ledger.invitations if _matches(each, wanted)]
+        found = [each for each in call.ledger.listed() if wanted in ("", each.request.email_address.lower())]
         page, total = _page(call, found)
         documents = [_show(call, invitation) for invitation in page]
     for document in documents:
@@ -108,9 +113,8 @@ def get_organization_invitation(call: Call) -> dict:
 
 def revoke_organization_invitation(call: Call) -> dict:
     body = call.request.json() if call.request.body else {}
-    user = validation.read_requesting_user(body)
     invitation = call.invitation()
-    _check_user(user)
+    _check_user(body.get("requesting_user_id"))
     call.ledger.revoke(invitation)
     return _show(call, invitation)
 
@@ -197,25 +201,24 @@ def _show(call: Call, invitation: Invitation) -> dict:
     return invitation.document(call.ledger.clock.milliseconds())
 
 
-def _matches(invitation: Invitation, wanted: str) -> bool:
-    return invitation.id == wanted or wanted.lower() in invitation.request.email_address.lower()
-
-
 def _page(call: Call, invitations: List[Invitation]) -> Tuple[List[Invitation], int]:
     """The page asked for, newest first unless asked otherwise (documented), and how many there are in all."""
     query = call.request.query
-    limit = validation.read_number(query, "limit", DEFAULT_PAGE, 1, LARGEST_PAGE)
-    offset = validation.read_number(query, "offset", 0, 0, None)
-    statuses = validation.read_statuses(query)
-    name, descending = validation.read_order(query)
+    limit = int(query.get("limit", [DEFAULT_PAGE])[0])
+    offset = int(query.get("offset", [0])[0])
+    statuses = read_statuses(query.get("status", []), call.settings.status_reading)
+    order = query.get("order_by", ["-created_at"])[0]
+    if call.settings.ignored_order:
+        order = "-" + call.settings.ignored_order
+    name, descending = order.lstrip("+-"), order.startswith("-")
     now = call.ledger.clock.milliseconds()
     found = [each for each in invitations if not statuses or each.status(now) in statuses]
     found.sort(key=lambda each: each.sequence, reverse=call.reverse_ties != descending)
-    found.sort(key=_SORT_KEYS[name], reverse=descending)
+    found.sort(key=SORT_KEYS[name], reverse=descending)
     return found[offset : offset + limit], len(found)
 
 
-_SORT_KEYS = {
+SORT_KEYS = {
     "created_at": lambda invitation: invitation.created_at,
     "email_address": lambda invitation: invitation.request.email_address.lower(),
 }

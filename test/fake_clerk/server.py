@@ -17,6 +17,7 @@ from typing import Optional
 from urllib.parse import parse_qs
 
 from .api import Api, Instance
+from .contract import ViolationLog
 from .control import PREFIX, Control
 from .http_types import Reply, Request
 from .journal import Journal
@@ -67,6 +68,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             outcome = self.server.api.answer(request)
             self.server.journal.write(request, self.server.api.is_authorized(request), outcome)
+            self.server.violations.write(request, outcome.violations)
             time.sleep(self.server.instance.settings.latency)
             self._send(outcome.reply, trace_id=secrets.token_hex(16))
 
@@ -90,7 +92,7 @@ class Handler(BaseHTTPRequestHandler):
             method=self.command,
             path=path,
             query=parse_qs(query, keep_blank_values=True),
-            headers={name.lower(): value for name, value in self.headers.items()},
+            headers={name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers},
             body=body,
             connection=self._number,
             time=arrived,
@@ -143,10 +145,19 @@ class FakeClerkServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, host: str, port: int, instance: Instance, journal: Journal, tls: Optional[ssl.SSLContext]):
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        instance: Instance,
+        journal: Journal,
+        violations: ViolationLog,
+        tls: Optional[ssl.SSLContext],
+    ):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.instance = instance
         self.journal = journal
+        self.violations = violations
         self.api = Api(instance)
         self.control = Control(instance)
         self._tls = tls

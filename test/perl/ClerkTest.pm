@@ -296,9 +296,32 @@ use Carp;
 use HTTP::Tiny;
 use JSON::PP qw(decode_json encode_json);
 use PostgreSQL::Test::Utils;
+use Test::More ();
 
 # How many fakes of this process have had this port.
 my %fakes_of_port;
+
+# Where the fakes of this process note violations of Clerk's contract, and the
+# violations that the test expects there.
+my @violation_logs;
+my $process = $$;
+
+# A test fails if a request, or an answer of the fake's, has violated the
+# contract (fake_clerk/contract.json), unless it expects that.
+END
+{
+	if ($$ == $process)
+	{
+		foreach my $log (@violation_logs)
+		{
+			my @unexpected = _unexpected_violations($log);
+
+			next unless @unexpected;
+			Test::More::diag("Clerk's contract was violated:\n", @unexpected);
+			$? ||= 1;
+		}
+	}
+}
 
 # Starts a fake Clerk with these options of fake_clerk.py.  It ends with this
 # object, or with this process if that is killed: its standard input ends.
@@ -326,7 +349,9 @@ sub _launch
 	my $journal = PostgreSQL::Test::Utils::tempdir() . '/journal';
 	my $self = bless { journal => $journal, options => \@options }, $class;
 
-	append_to_file($journal, '');
+	$self->{violations} = { file => "$journal.violations", expected => [] };
+	append_to_file($_, '') foreach $journal, $self->{violations}{file};
+	push @violation_logs, $self->{violations};
 	$self->{port} = $self->_run;
 	$self->{scheme} = (grep { $_ eq '--tls' } @options) ? 'https' : 'http';
 	return $self;
@@ -348,6 +373,7 @@ sub _run
 		open(STDOUT, '>&', $stdout) or die;
 		exec('python3', "$ClerkTest::TEST_FOLDER/fake_clerk.py",
 			'--exit-with-stdin', '--journal', $self->{journal},
+			'--violations', $self->{violations}{file},
 			@{ $self->{options} }, @more);
 		die "could not run the fake Clerk: $!";
 	}
@@ -402,6 +428,37 @@ sub journal
 
 	return map { decode_json($_) }
 	  split(/\n/, PostgreSQL::Test::Utils::slurp_file($self->{journal}));
+}
+
+# Says that violations of the contract that match are what this test is about.
+sub expect_violations
+{
+	my ($self, $pattern) = @_;
+
+	push @{ $self->{violations}{expected} }, $pattern;
+	return;
+}
+
+# All violations of the contract, one a line.
+sub violations
+{
+	my ($self) = @_;
+
+	return PostgreSQL::Test::Utils::slurp_file($self->{violations}{file}) =~
+	  /^.*\n/mg;
+}
+
+sub _unexpected_violations
+{
+	my ($log) = @_;
+	my @found =
+	  PostgreSQL::Test::Utils::slurp_file($log->{file}) =~ /^.*\n/mg;
+
+	foreach my $pattern (@{ $log->{expected} })
+	{
+		@found = grep { !/$pattern/ } @found;
+	}
+	return @found;
 }
 
 # Those requests that name this address.

@@ -70,6 +70,8 @@ foreach my $url ($base, "$base/", "$base/v1", "$base/v1/")
 		"the API is found whether its address ends in /v1 or not ($number)");
 }
 
+$clerk->expect_violations(
+	qr/ \/behind\/a\/proxy\/.*: there is no such operation$/);
 $node->psql('postgres',
 	"SET clerk_invite.api_url = '$base/behind/a/proxy/v1'; "
 	  . invite('carl@example.com'));

@@ -254,6 +254,7 @@ foreach my $caller (@callers)
 		"a session of $who is terminated");
 
 	# Bad keys and bad addresses.
+	$clerk->expect_violations(qr/: headers\.clerk-api-version: violates enum/);
 	foreach my $case (
 		[ 'secret_key_file', 'wrong.key', '28000' ],
 		[ 'secret_key_file', 'misfit.key', '55000' ],
@@ -315,9 +316,17 @@ foreach my $case (
 
 # The search.
 
-my $answer = HTTP::Tiny->new->get(
+my $answer =
+  HTTP::Tiny->new(agent => 'clerk_invite/1.0 PostgreSQL/0')->get(
 	$clerk->url . '/v1/organizations/org_test/invitations?limit=500',
-	{ headers => { authorization => "Bearer $key{accepted}" } });
+	{
+		headers => {
+			'accept' => 'application/json',
+			'authorization' => "Bearer $key{accepted}",
+			'clerk-api-version' => '2026-05-12',
+			'content-type' => 'application/json'
+		}
+	});
 my $created = decode_json($answer->{content});
 my @tickets = map { $_->{url} =~ /\?ticket=(.*)/ }
   grep { $_->{status} eq 'pending' } @{ $created->{data} };

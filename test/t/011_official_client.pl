@@ -19,9 +19,12 @@ system_or_bail(
 	'-nodes', '-batch', '-days', '2',
 	'-subj', '/CN=localhost', '-addext', 'subjectAltName=DNS:localhost',
 	'-keyout', "$folder/key.pem", '-out', $certificate);
+# The client has other headers, and repeats the status.
+my @client = ('--any-client', '--repeated-status', 'all');
 my %clerk = (
-	http => ClerkTest::Fake->start,
-	https => ClerkTest::Fake->start('--tls', $certificate, "$folder/key.pem"));
+	http => ClerkTest::Fake->start(@client),
+	https => ClerkTest::Fake->start(
+		@client, '--tls', $certificate, "$folder/key.pem"));
 my $node = clerk_cluster(
 	'main', undef,
 	extra => [ '--encoding=UTF8', '--locale=C' ],

@@ -90,8 +90,8 @@ sub check_statuses
 		);
 	}
 	is(query($others), $before, 'nothing else of a row changes');
-	is(requests(), 2,
-		'that takes a list of the pending, and one of the others');
+	is(requests(), 4,
+		'that takes a list for each status but one, and a look-up');
 
 	begin_check(keep => 1);
 	like(refresh()->{stderr}, qr/pending invitations: 1, of which 0 have changed/,
