@@ -1299,7 +1299,7 @@ class CommandTest(unittest.TestCase):
     def test_hosts_that_others_could_reach(self):
         for host in ("0.0.0.0", "::", "8.8.8.8", "10.77.2.1", "somewhere"):
             done = subprocess.run(
-                [sys.executable, "-S", PROGRAM, "--exit-with-stdin", "--host", host],
+                [sys.executable, PROGRAM, "--exit-with-stdin", "--host", host],
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 timeout=PATIENCE,
