@@ -1,4 +1,4 @@
-# figures.sh - medians and ratios
+# figures.sh - medians and ratios, and a file that collects them
 #
 # Sourced, not run.
 
@@ -18,4 +18,16 @@ ratio()
 exceeds()
 {
 	awk -v a="$1" -v b="$2" 'BEGIN {exit !(a > b)}'
+}
+
+# note NAME VALUE...: a line of the file RESULTS, if there is one, for report.py
+note()
+{
+	[ -z "${RESULTS:-}" ] || echo "$*" >>"$RESULTS"
+}
+
+# percentile P: of the numbers on standard input, one a line
+percentile()
+{
+	sort -n | awk -v p="$1" '{v[NR] = $1} END {i = int(p / 100 * NR + 0.999999); print v[i < 1 ? 1 : i]}'
 }

@@ -1,0 +1,20 @@
+# install.sh - what is measured, in a folder of its own
+#
+# Sourced, not run, with the name of the measurement's folder in folder and the
+# source's as the working directory.
+
+# install_extensions: the extension into $folder/root; and the other extensions
+# that "make install DESTDIR=" has put into the folder PEERS, if there is one,
+# which need not be installed on the machine then.
+install_extensions()
+{
+	make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
+		{ cat "$folder/build.log"; return 1; }
+	[ -z "${PEERS:-}" ] || cp -r "$PEERS/." "$folder/root/"
+}
+
+# has_extension NAME: whether the running cluster could create it
+has_extension()
+{
+	[ -n "$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = '$1'")" ]
+}
