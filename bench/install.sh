@@ -3,13 +3,18 @@
 # Sourced, not run, with the name of the measurement's folder in folder and the
 # source's as the working directory.
 
-# install_extensions: the extension into $folder/root; and the other extensions
-# that "make install DESTDIR=" has put into the folder PEERS, if there is one,
-# which need not be installed on the machine then.
+# install_extensions: the extension into $folder/root, as it is in the folder BUILT
+# if there is one, else from the source; and the other extensions that "make
+# install DESTDIR=" has put into the folder PEERS, if there is one, which need not
+# be installed on the machine then.
 install_extensions()
 {
-	make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
-		{ cat "$folder/build.log"; return 1; }
+	if [ -n "${BUILT:-}" ]; then
+		cp -r "$BUILT" "$folder/root"
+	else
+		make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
+			{ cat "$folder/build.log"; return 1; }
+	fi
 	[ -z "${PEERS:-}" ] || cp -r "$PEERS/." "$folder/root/"
 }
 
@@ -17,4 +22,11 @@ install_extensions()
 has_extension()
 {
 	[ -n "$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = '$1'")" ]
+}
+
+# peer_settings: a line for postgresql.conf with which the server finds the
+# libraries of others by name alone, as pg_net's worker is started
+peer_settings()
+{
+	echo "dynamic_library_path = '$folder/root$("$PG_CONFIG" --pkglibdir):\$libdir'"
 }

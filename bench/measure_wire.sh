@@ -136,7 +136,7 @@ failed=
 install_extensions
 touch "$journal"
 start_server "$journal"
-start_cluster "$folder" "$folder/root" 'track_commit_timestamp = on' \
+start_cluster "$folder" "$folder/root" "$(peer_settings)" 'track_commit_timestamp = on' \
 	'max_wal_size = 8GB' 'max_connections = 100' \
 	'clerk_invite.single_requests_per_hour = 1000000000' \
 	'clerk_invite.bulk_requests_per_hour = 1000000000' \
@@ -162,7 +162,7 @@ done
 psql -Xq -c 'ALTER SYSTEM SET fsync = off' -c 'SELECT pg_reload_conf()' >"$folder/reload.log"
 measure_starts
 if has_extension pg_net; then
-	psql -Xq -c "ALTER SYSTEM SET shared_preload_libraries = '\$libdir/pg_net'"
+	psql -Xq -c "ALTER SYSTEM SET shared_preload_libraries = pg_net"
 	pg_ctl restart -w -l "$folder/server.log" >"$folder/pg_ctl.log"
 	psql -Xq -v ON_ERROR_STOP=1 -c 'CREATE EXTENSION pg_net'
 	note "version.pg_net $(psql -XAt -c "SELECT extversion FROM pg_extension WHERE extname = 'pg_net'")"
