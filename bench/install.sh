@@ -18,10 +18,13 @@ install_extensions()
 	[ -z "${PEERS:-}" ] || cp -r "$PEERS/." "$folder/root/"
 }
 
-# has_extension NAME: whether the running cluster could create it
+# has_extension NAME: whether the cluster could create it.  The server's own list
+# does not have those in folders of their own, in some versions.
 has_extension()
 {
-	[ -n "$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = '$1'")" ]
+	sharedir=$("$PG_CONFIG" --sharedir)
+	[ -f "$folder/root$sharedir/extension/$1.control" ] ||
+		[ -f "$sharedir/extension/$1.control" ]
 }
 
 # peer_settings: a line for postgresql.conf with which the server finds the

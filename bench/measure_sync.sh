@@ -10,6 +10,7 @@ cd "$folder/source"
 . bench/install.sh
 . bench/nginx.sh
 . bench/contenders.sh
+. bench/trace.sh
 
 proxy=
 stop_everything()

@@ -12,10 +12,11 @@ can_trace()
 	trace "$traced" && kill "$traced" && end_trace
 }
 
-# trace PID: begins to count; fails if that is not allowed
+# trace PID: begins to count; fails if that is not allowed.  A descriptor 3 is the
+# caller's own: who reads at its other end waits for it to be closed.
 trace()
 {
-	strace -f -qq -c -o "$folder/trace" -p "$1" 2>"$folder/trace.log" &
+	strace -f -qq -c -o "$folder/trace" -p "$1" 2>"$folder/trace.log" 3>&- &
 	tracer=$!
 	until grep -q 'TracerPid:[[:space:]]*[1-9]' "/proc/$1/status"; do
 		kill -0 "$tracer" 2>"$folder/gone.log" || return 1
@@ -23,10 +24,9 @@ trace()
 	done
 }
 
-# end_trace [SIGNAL]: waits for the end of the process, or with a signal does not
+# end_trace: waits for the end of the process
 end_trace()
 {
-	[ -z "${1:-}" ] || kill "-$1" "$tracer"
 	wait "$tracer" || true
 }
 
