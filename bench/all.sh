@@ -7,8 +7,8 @@
 # as SVG plots, into docs/benchmarks.md, with the machine that they are from.  With
 # --quick, each is run with numbers so small that they only show that everything
 # works: they go to a copy of the page in a temporary folder, and no limits apply.
-# Takes about an hour, and a machine that has nothing else to do; --quick takes
-# some minutes.
+# Takes three quarters of an hour, and a machine that has nothing else to do;
+# --quick takes some minutes.
 #
 # PAGE may be set in the environment, to write to another page; and PEERS, a folder
 # that "make install DESTDIR=" of pgsql-http or pg_net has filled.  ONLY may name
@@ -27,10 +27,10 @@ case ${1:-} in
 esac
 
 if [ -n "$quick" ]; then
-	export ROUNDS=2 CALLS=50 FAR_ROUNDS=1 FAR_CALLS=3 GROWTH_CALLS=500
+	export IGNORE_LIMITS=yes ROUNDS=2 CALLS=50 FAR_ROUNDS=1 FAR_CALLS=3 GROWTH_CALLS=500
 	export MEMBERS='1 1000' DURATION=2 STARTS=2 BACKLOGS='1000:1 2000:1' SECONDS_IDLE=3 WINDOW=6
 else
-	export MEMBERS='1 10 100 1000 10000 100000'
+	export MEMBERS='1 10 100 1000 10000 100000' WINDOW=30
 fi
 
 # describe_machine: what the figures are from
@@ -82,10 +82,8 @@ if [ -z "$quick" ]; then
 	page=${PAGE:-docs/benchmarks.md}
 else
 	page=${PAGE:-$(mktemp -d /tmp/clerk_invite_page.XXXXXX)/benchmarks.md}
-	[ "$page" -ef docs/benchmarks.md ] && { echo "$0: --quick is not for publishing" >&2; exit 2; }
 	cp docs/benchmarks.md "$page"
 fi
 python3 bench/report.py "$RESULTS" "$page"
 echo "the tables and plots are in $page"
-[ -z "$failed" ] || echo "beyond their limits, or failed:$failed"
-[ -n "$quick" ] || [ -z "$failed" ]
+[ -z "$failed" ] || { echo "beyond their limits, or failed:$failed"; exit 1; }

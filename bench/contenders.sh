@@ -56,7 +56,7 @@ install_clerk_backend()
 	mkdir "$folder/node"
 	cp test/official_client/package.json bench/clerk_backend_loop.mjs "$folder/node/"
 	(
-		cd "$folder/node"
+		cd "$folder/node" || exit
 		HOME=$folder/node npm_config_cache=$folder/node/cache \
 			npm install --no-audit --no-fund --no-package-lock \
 			--engine-strict --fetch-retries=1

@@ -26,8 +26,9 @@ note()
 	[ -z "${RESULTS:-}" ] || echo "$*" >>"$RESULTS"
 }
 
-# percentile P: of the numbers on standard input, one a line
-percentile()
+# within_limits: whether nothing has set failed.  With so few rounds that figures
+# mean nothing, IGNORE_LIMITS in the environment makes it true.
+within_limits()
 {
-	sort -n | awk -v p="$1" '{v[NR] = $1} END {i = int(p / 100 * NR + 0.999999); print v[i < 1 ? 1 : i]}'
+	[ -z "$failed" ] || [ -n "${IGNORE_LIMITS:-}" ]
 }

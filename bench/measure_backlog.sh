@@ -186,4 +186,4 @@ for backlog in $BACKLOGS; do
 	done
 done
 printf '%-22s %9s %6s\n' limit '' "$limit"
-[ -z "$failed" ]
+within_limits

@@ -197,4 +197,4 @@ echo "the server was busy for $(median <"$folder/busy") % of the time; alone it 
 	"$(server_alone invitations/bulk "[$(repeat 10 "$invitation")]" 10) in tens"
 measure_growth 'one organization' many_one
 measure_growth 'an organization each' many_each
-[ -z "$failed" ]
+within_limits

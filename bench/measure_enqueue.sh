@@ -138,4 +138,4 @@ for members in $MEMBERS; do
 	report "$members"
 done
 printf '%12s %12s %12s %8s %12s %8s\n' limit '' '' 1.5 '' 2.5
-[ -z "$failed" ]
+within_limits

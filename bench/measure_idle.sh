@@ -111,7 +111,6 @@ psql -Xq -c 'CREATE EXTENSION clerk_invite'
 echo "in a minute (of $SECONDS_IDLE seconds)"
 printf '%-44s %9s %9s %12s\n' '' wake-ups 'CPU, ms' 'system calls'
 
-# What has settled once does not come again: it is a minute of many.
 psql -Xq -c "INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
 	VALUES ('org_1', 'tomorrow@example.com', 'org:member', now() + interval '1 day')"
 wait_for "EXISTS (SELECT FROM clerk_worker_status() WHERE state = 'waiting')"
@@ -145,4 +144,4 @@ if has_extension pg_net; then
 else
 	echo 'not installed, not measured: pg_net'
 fi
-[ -z "$failed" ]
+within_limits

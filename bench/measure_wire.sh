@@ -144,6 +144,7 @@ start_cluster "$folder" "$folder/root" "$(peer_settings)" 'track_commit_timestam
 (umask 077; echo sk_test_benchmark >"$PGDATA/clerk.key")
 prepare
 
+note "wire.per_client $PER_CLIENT"
 echo "milliseconds from a commit to its request; each client adds $PER_CLIENT a second"
 printf '%-48s %9s %9s %9s\n' '' median p99 commits
 for fsync in off on; do
@@ -173,4 +174,4 @@ else
 	echo 'not installed, not measured: pg_net'
 fi
 printf '%-48s %9s %9s\n' 'limit for 10 clients, fsync off' $limits
-[ -z "$failed" ]
+within_limits

@@ -34,12 +34,17 @@ class Drawing:
         self.parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
         self.parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{color}"/>' for x, y in points]
 
-    def legend(self, names, colors, y):
-        x = 20
+    def legend(self, names, colors):
+        """Below everything else, in as many lines as it takes."""
+        x = WIDTH
         for name, color in zip(names, colors):
-            self.rectangle(x, y - 10, 12, 12, color)
-            self.text(x + 17, y, name)
-            x += 35 + 7 * len(name)
+            width = 35 + 7 * len(name)
+            if x + width > WIDTH:
+                x = 20
+                self.height += 20
+            self.rectangle(x, self.height - 20, 12, 12, color)
+            self.text(x + 17, self.height - 10, name)
+            x += width
 
     def svg(self):
         return "\n".join(
@@ -73,8 +78,7 @@ def bars(title, groups):
     values = sorted(value for _, pairs in groups for _, value in pairs)
     longest = min(values[-1], 10 * values[len(values) // 2]) or 1
     left, right, thickness = 20, WIDTH - 110, 16
-    height = 60 + sum(30 + thickness * len(pairs) for _, pairs in groups)
-    drawing = Drawing(title, height + 10)
+    drawing = Drawing(title, 45 + sum(30 + thickness * len(pairs) for _, pairs in groups))
     y = 40
     for group, pairs in groups:
         y += 18
@@ -87,7 +91,7 @@ def bars(title, groups):
             y += thickness
         y += 12
     if len(names) > 1:
-        drawing.legend(names, [colors[name] for name in names], height)
+        drawing.legend(names, [colors[name] for name in names])
     return drawing.svg()
 
 
@@ -100,7 +104,7 @@ def lines(title, axes, series, zero=False):
     left, right, top, bottom = 80, WIDTH - 20, 45, 320
     xs = [x for _, points in series for x, _ in points]
     ys = [y for _, points in series for _, y in points]
-    drawing = Drawing(title, bottom + 75)
+    drawing = Drawing(title, bottom + 45)
     x_low, x_high = math.log10(min(xs)), math.log10(max(xs))
     x_range = x_high - x_low or 1
 
@@ -133,5 +137,5 @@ def lines(title, axes, series, zero=False):
     drawing.text((left + right) / 2, bottom + 36, axes[0], "middle")
     for i, (_, points) in enumerate(series):
         drawing.curve([(x_of(x), y_of(y)) for x, y in points], COLORS[i % len(COLORS)])
-    drawing.legend([name for name, _ in series], COLORS, bottom + 62)
+    drawing.legend([name for name, _ in series], COLORS)
     return drawing.svg()

@@ -51,9 +51,8 @@ def number(text, digits=None):
 
 
 def table(head, rows):
-    return [" | ".join(head), " | ".join(["---"] + ["---:"] * (len(head) - 1))] + [
-        " | ".join(row) for row in rows
-    ]
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return [" | ".join(line).rstrip() for line in lines]
 
 
 def sizes(figures, prefix):
@@ -148,7 +147,10 @@ class Report:
             ),
         )
         if self.get("sync.growth"):
-            self.add("", f"A session has {self.cell('sync.growth')} kB more private memory after 20,000 calls more.")
+            self.add(
+                "",
+                f"After {self.cell('sync.growth_calls')} more calls, a session has {self.cell('sync.growth')} kB more private memory.",
+            )
 
     def transactions(self):
         members = sizes(self.figures, "enqueue.")
@@ -206,7 +208,7 @@ class Report:
             return
         self.heading("From the commit to the request")
         self.add(
-            f"Each client commits {self.get('wire.per_client') or 20} members a second, one in a transaction. The time is from",
+            f"Each client commits {self.get('wire.per_client')} members a second, one in a transaction. The time is from",
             "the commit, before it is flushed, until the server has read the request.",
             "",
         )
@@ -352,7 +354,7 @@ class Report:
         if rows:
             self.heading("The machine")
             self.add("Everything runs on this machine, over its loopback interface.", "")
-            self.add(" | ", "--- | ---", *[" | ".join(row) for row in rows])
+            self.add("what | which", "--- | ---", *[" | ".join(row) for row in rows])
 
     def page(self):
         self.synchronous_calls()
