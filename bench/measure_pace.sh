@@ -8,17 +8,19 @@ cd "$folder/source"
 . bench/install.sh
 pgxs_src=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 
-# note_drains: the figures of each drain; of more than one attempt, the last
+# note_drains: the figures of each drain; of more than one attempt, the best
 note_drains()
 {
 	note "pace.window $WINDOW"
 	sed -n 's/^# \(.*\): \([0-9]*\) windows of .* s in \([0-9.]*\) s, ideally .* s; a burst of .* s; \([0-9.]*\) %$/\2 \3 \4 \1/p' \
-		"$folder/pace.log" >"$folder/drains"
+		"$folder/pace.log" | sort -k 3,3n >"$folder/drains"
+	# What report.py reads last counts.
 	while read -r windows seconds percent what; do
 		key=$(cut -d ' ' -f 4- "$folder/drains" | sort -u | grep -nxF "$what" | cut -d : -f 1)
 		note "pace.$key.what $what"
 		note "pace.$key.windows $windows"
 		note "pace.$key.percent $percent"
+		note "pace.$key.ceiling $((${what%% *} / windows))"
 		note "pace.$key.rate $(awk -v n="${what%% *}" -v w="$windows" -v p="$percent" \
 			'BEGIN {printf "%.0f\n", n / w * p / 100}')"
 	done <"$folder/drains"

@@ -296,12 +296,13 @@ class Report:
         )
         self.add(
             *table(
-                ["backlog", "of the ceiling", "invitations a window", "windows"],
+                ["backlog", "of the ceiling", "invitations a window", "the ceiling", "windows"],
                 [
                     [
                         self.get(f"pace.{n}.what"),
                         self.cell(f"pace.{n}.percent", 2, " %"),
                         self.cell(f"pace.{n}.rate"),
+                        self.cell(f"pace.{n}.ceiling"),
                         self.cell(f"pace.{n}.windows"),
                     ]
                     for n in shapes
