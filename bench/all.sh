@@ -63,7 +63,7 @@ run()
 }
 
 load=$(cut -d ' ' -f 1 /proc/loadavg)
-prepare_machine libipc-run-perl nginx-light perl
+prepare_machine libipc-run-perl nginx-light perl strace
 make_workspace
 BUILT=${BUILT:-$WORKSPACE/root}
 RESULTS=$WORKSPACE/figures
