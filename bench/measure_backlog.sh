@@ -97,7 +97,7 @@ SQL
 	while kill -0 "$client" 2>"$folder/gone.log"; do
 		awk '/^RssAnon:/ {print $2}' "/proc/$(sed -n 1p "$folder/session")/status" \
 			2>"$folder/gone.log" >>"$folder/samples" || true
-		sleep 0.1
+		sleep 0.2
 	done
 	wait "$client"
 	sort -n "$folder/samples" | tail -n 1 >"$folder/most"

@@ -129,7 +129,7 @@ measure_starts()
 	done
 	percentiles members >"$folder/percentiles"
 	read -r median p99 commits <"$folder/percentiles"
-	report start 'one client, a worker has to start' "$median" "$p99" "$commits"
+	report start 'clients: 1, fsync off, a worker has to start' "$median" "$p99" "$commits"
 }
 
 failed=
@@ -151,7 +151,7 @@ for fsync in off on; do
 	psql -Xq -c "ALTER SYSTEM SET fsync = $fsync" -c 'SELECT pg_reload_conf()' >"$folder/reload.log"
 	wait_for "current_setting('fsync') = '$fsync'"
 	for clients in 1 10 50; do
-		measure "$fsync.$clients" "$clients clients, fsync $fsync" members "$clients"
+		measure "$fsync.$clients" "clients: $clients, fsync $fsync" members "$clients"
 		if [ "$fsync.$clients" = off.10 ]; then
 			# shellcheck disable=SC2086
 			set -- $limits
@@ -168,7 +168,7 @@ if has_extension pg_net; then
 	psql -Xq -v ON_ERROR_STOP=1 -c 'CREATE EXTENSION pg_net'
 	note "version.pg_net $(psql -XAt -c "SELECT extversion FROM pg_extension WHERE extname = 'pg_net'")"
 	for clients in 1 10; do
-		measure "pg_net.$clients" "pg_net, $clients clients, fsync off" guests "$clients"
+		measure "pg_net.$clients" "pg_net, clients: $clients, fsync off" guests "$clients"
 	done
 else
 	echo 'not installed, not measured: pg_net'

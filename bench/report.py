@@ -149,7 +149,8 @@ class Report:
         if self.get("sync.growth"):
             self.add(
                 "",
-                f"After {self.cell('sync.growth_calls')} more calls, a session has {self.cell('sync.growth')} kB more private memory.",
+                f"After {self.cell('sync.growth_calls')} more calls, a session has {self.cell('sync.growth')} kB more"
+                " private memory.",
             )
 
     def transactions(self):
@@ -158,13 +159,14 @@ class Report:
             return
         self.heading("In the user's transaction")
         self.add(
-            "A transaction that adds members to a table. The ratio is to two plain INSERTs, into that table and into the",
-            "outbox.",
+            "A transaction that adds members to a table. The ratio is to two plain INSERTs, into that table and into",
+            "the outbox.",
             "",
         )
         self.add(
             *table(
-                ["members", "statement trigger, ratio", "row trigger, ratio", "two INSERTs", "statement trigger", "row trigger"],
+                ["members", "statement trigger, ratio", "row trigger, ratio"]
+                + ["two INSERTs", "statement trigger", "row trigger"],
                 [
                     [f"{n:,}"]
                     + [self.cell(f"enqueue.{n}.{way}.ratio", 2) for way in ("statement", "row")]
@@ -208,8 +210,8 @@ class Report:
             return
         self.heading("From the commit to the request")
         self.add(
-            f"Each client commits {self.get('wire.per_client')} members a second, one in a transaction. The time is from",
-            "the commit, before it is flushed, until the server has read the request.",
+            f"Each client commits {self.get('wire.per_client')} members a second, one in a transaction. The time is",
+            "from the commit, before it is flushed, until the server has read the request.",
             "",
         )
         self.add(*table(["", "median", "99th percentile"], rows))
@@ -268,7 +270,10 @@ class Report:
                     title,
                     ("invitations in the backlog", unit),
                     [
-                        (SHAPES[shape], [(rows, float(self.get(f"backlog.{shape}.{rows}.{figure}"))) for rows in found])
+                        (
+                            SHAPES[shape],
+                            [(rows, float(self.get(f"backlog.{shape}.{rows}.{figure}"))) for rows in found],
+                        )
                         for shape, found in shapes.items()
                     ],
                     zero=True,
@@ -290,8 +295,8 @@ class Report:
             return
         self.heading("Within Clerk's limits")
         self.add(
-            f"Windows of {self.get('pace.window')} seconds instead of an hour; in each, 250 requests for one invitation and 50 for",
-            "up to ten. The ceiling is what the best packing lets through. No request was refused.",
+            f"Windows of {self.get('pace.window')} seconds instead of an hour; in each, 250 requests for one invitation",
+            "and 50 for up to ten. The ceiling is what the best packing lets through. No request was refused.",
             "",
         )
         self.add(
@@ -314,7 +319,10 @@ class Report:
             "Share of Clerk's ceiling",
             plot.bars(
                 "Within Clerk's limits, percent of the ceiling",
-                [(self.get(f"pace.{n}.what"), [("clerk_invite", float(self.get(f"pace.{n}.percent")))]) for n in shapes],
+                [
+                    (self.get(f"pace.{n}.what"), [("clerk_invite", float(self.get(f"pace.{n}.percent")))])
+                    for n in shapes
+                ],
             ),
         )
         for n in shapes:

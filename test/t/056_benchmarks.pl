@@ -25,7 +25,9 @@ my @figures = (
 		map {
 			my $transport = $_;
 			map {
-				("sync.$transport.$_.ratio 1.12", "sync.$transport.$_.each 67.31", "sync.$transport.$_.first 4321.5")
+				("sync.$transport.$_.ratio 1.12",
+					"sync.$transport.$_.each 67.31",
+					"sync.$transport.$_.first 4321.5")
 			} qw(libcurl clerk_invite backend pgsql_http pgsql_http_kept clerk_backend)
 		} qw(http tls far)),
 	'sync.http.clerk_invite.system_calls 11.5',
