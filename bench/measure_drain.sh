@@ -24,6 +24,12 @@ memory_limit=2048				# kB
 rate_limit=5000					# invitations a second
 ratio_limit=0.90
 
+# repeat COUNT TEXT: with commas in between
+repeat()
+{
+	yes "$2" | head -n "$1" | paste -sd ,
+}
+
 # server_alone ENDPOINT BODY PER_REQUEST: invitations a second that a bare
 # libcurl loop gets out of the server, over one connection
 server_alone()
