@@ -3,6 +3,9 @@
  *		A Clerk that creates whatever it is asked to create, and remembers
  *		nothing: the server of drain.sh, fast enough not to be what is measured.
  *
+ * Argument: none, or a file to which a line is added for each invitation: the
+ * time, in microseconds, when its request had been read, and its address.
+ *
  * Listens on a free port of the loopback address and prints its number.  One
  * thread, HTTP/1.1 over kept connections, requests may be pipelined.  Answers
  *
@@ -94,6 +97,7 @@ typedef struct Request
 
 static int	poller;
 static unsigned long long created;
+static FILE *journal;
 
 static void
 give_up(const char *what)
@@ -103,12 +107,12 @@ give_up(const char *what)
 }
 
 static long long
-now_milliseconds(void)
+now_microseconds(void)
 {
 	struct timespec now;
 
 	clock_gettime(CLOCK_REALTIME, &now);
-	return now.tv_sec * 1000LL + now.tv_nsec / 1000000;
+	return now.tv_sec * 1000000LL + now.tv_nsec / 1000;
 }
 
 static bool
@@ -256,7 +260,7 @@ write_invitation(char *to, Text organization, Text address, long long now)
 static int
 write_invitations(char *to, Text organization, Text body, bool bulk)
 {
-	long long	now = now_milliseconds();
+	long long	now = now_microseconds();
 	int			length = bulk ? sprintf(to, "{\"data\":[") : 0;
 	int			count = 0;
 	Text		address;
@@ -267,7 +271,9 @@ write_invitations(char *to, Text organization, Text body, bool bulk)
 			return 0;
 		if (count > 1)
 			to[length++] = ',';
-		length += write_invitation(to + length, organization, address, now);
+		length += write_invitation(to + length, organization, address, now / 1000);
+		if (journal)
+			fprintf(journal, "%lld %.*s\n", now, address.length, address.start);
 	}
 	if (bulk)
 		length += sprintf(to + length, "],\"total_count\":%d}", count);
@@ -447,11 +453,17 @@ listen_on_free_port(void)
 }
 
 int
-main(void)
+main(int argc, char **argv)
 {
 	int			listener = listen_on_free_port();
 	struct epoll_event event = {.events = EPOLLIN};
 
+	if (argc > 1)
+	{
+		journal = fopen(argv[1], "a");
+		if (journal == NULL || setvbuf(journal, NULL, _IOLBF, 0) != 0)
+			give_up("could not open the journal");
+	}
 	poller = epoll_create1(0);
 	if (poller < 0 || epoll_ctl(poller, EPOLL_CTL_ADD, listener, &event) != 0)
 		give_up("epoll");

@@ -1,4 +1,4 @@
-# figures.sh - medians and ratios
+# figures.sh - medians and ratios, and a file that collects them
 #
 # Sourced, not run.
 
@@ -18,4 +18,17 @@ ratio()
 exceeds()
 {
 	awk -v a="$1" -v b="$2" 'BEGIN {exit !(a > b)}'
+}
+
+# note NAME VALUE...: a line of the file RESULTS, if there is one, for report.py
+note()
+{
+	[ -z "${RESULTS:-}" ] || echo "$*" >>"$RESULTS"
+}
+
+# within_limits: whether nothing has set failed.  With so few rounds that figures
+# mean nothing, IGNORE_LIMITS in the environment makes it true.
+within_limits()
+{
+	[ -z "$failed" ] || [ -n "${IGNORE_LIMITS:-}" ]
 }

@@ -7,12 +7,13 @@ cd "$folder/source"
 . test/throwaway_cluster.sh
 . bench/cores.sh
 . bench/figures.sh
+. bench/install.sh
+. bench/creation_server.sh
 
-server=
 stop_everything()
 {
 	stop_cluster
-	[ -z "$server" ] || kill "$server" 2>"$folder/gone.log" || true
+	stop_server
 }
 trap stop_everything EXIT
 trap 'exit 130' INT TERM
@@ -22,22 +23,6 @@ warm_up=10000					# invitations: plans look 5,000 ahead
 memory_limit=2048				# kB
 rate_limit=5000					# invitations a second
 ratio_limit=0.90
-
-start_server()
-{
-	${CC:-cc} -O2 -o "$folder/creation_server" bench/creation_server.c
-	mkfifo "$folder/port"
-	taskset -c "$server_cpu" "$folder/creation_server" >"$folder/port" &
-	server=$!
-	read -r port <"$folder/port"
-	url=http://127.0.0.1:$port
-}
-
-# Seconds that the server has been running on its core, to a hundredth.
-server_seconds()
-{
-	awk -v ticks="$(getconf CLK_TCK)" '{print ($14 + $15) / ticks}' "/proc/$server/stat"
-}
 
 # repeat COUNT TEXT: with commas in between
 repeat()
@@ -51,6 +36,7 @@ server_alone()
 {
 	microseconds=$(taskset -c "$client_cpu" "$folder/libcurl_loop" \
 		"$url/v1/organizations/$organization/$1" "$2" 20000 '')
+	microseconds=${microseconds#* }
 	awk -v n="$3" -v t="$microseconds" 'BEGIN {printf "%.0f\n", n * 1e6 / t}'
 }
 
@@ -176,8 +162,7 @@ SQL
 }
 
 failed=
-make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
-	{ cat "$folder/build.log"; exit 1; }
+install_extensions
 # shellcheck disable=SC2046
 ${CC:-cc} -O2 -o "$folder/libcurl_loop" bench/libcurl_loop.c \
 	$(curl-config --cflags --libs)
@@ -218,4 +203,4 @@ echo "the server was busy for $(median <"$folder/busy") % of the time; alone it 
 	"$(server_alone invitations/bulk "[$(repeat 10 "$invitation")]" 10) in tens"
 measure_growth 'one organization' many_one
 measure_growth 'an organization each' many_each
-[ -z "$failed" ]
+within_limits

@@ -6,8 +6,8 @@ folder=$1
 cd "$folder/source"
 pgxs_src=$(dirname "$(dirname "$("$PG_CONFIG" --pgxs)")")
 
-make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
-	{ cat "$folder/build.log"; exit 1; }
+. bench/install.sh
+install_extensions
 status=0
 CLERK_DESTDIR="$folder/root" TESTDIR="$folder" TESTDATADIR="$folder/tmp_check" \
 	TESTLOGDIR="$folder/tmp_check/log" PATH="$("$PG_CONFIG" --bindir):$PATH" \

@@ -3,162 +3,138 @@
 set -eu
 
 folder=$1
-bin=$("$PG_CONFIG" --bindir)
 cd "$folder/source"
 . test/throwaway_cluster.sh
 . bench/cores.sh
 . bench/figures.sh
+. bench/install.sh
+. bench/nginx.sh
+. bench/contenders.sh
+. bench/trace.sh
 
+proxy=
 stop_everything()
 {
 	stop_cluster
-	if [ -f "$folder/nginx.pid" ]; then
-		kill "$(cat "$folder/nginx.pid")"
-	fi
+	stop_nginx
+	[ -z "$proxy" ] || kill "$proxy" 2>"$folder/gone.log" || true
 }
 trap stop_everything EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
-# As Clerk answers an invitation that a backend sends in nobody's name: a URL
-# with a signed ticket makes up half of it.
-answer='{"object":"organization_invitation","id":"orginv_2fXk0aLqB3cD4eF5gH6iJ7kL8mN","email_address":"ann@example.com","role":"org:member","role_name":"Member","organization_id":"org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN","inviter_id":null,"public_inviter_data":null,"status":"pending","public_metadata":{"team":"red"},"private_metadata":{},"url":"https://clerk.example.com/v1/tickets/accept?ticket=eyJhbGciOiJSUzI1NiIsInR5cCI6IkpXVCJ9.eyJlaXMiOjI1OTIwMDAsImV4cCI6MTc5NTg5MjA3MSwiaWlkIjoiaW5zXzJnIiwic2lkIjoib3JnaW52XzJmIiwic3QiOiJvcmdhbml6YXRpb25faW52aXRhdGlvbiJ9.c2lnbmF0dXJlLXNpZ25hdHVyZS1zaWduYXR1cmU","expires_at":1795892071000,"created_at":1793300071000,"updated_at":1793300071000}'
+limit=1.10
 
-# Header lines of the SQL function's request, for the others to send as well.
-authorization='Authorization: Bearer sk_test_benchmark'
-type='Content-Type: application/json'
-accept='Accept: application/json'
-version='Clerk-API-Version: 2026-05-12'
-agent='User-Agent: clerk_invite/1.0 PostgreSQL/15.0'
-body='{"email_address":"ann@example.com","role":"org:member","public_metadata":{"team": "red"}}'
-organization=org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN
-
-free_port()
+# start_proxy: what is asked of it is LATENCY milliseconds away
+start_proxy()
 {
-	python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+	mkfifo "$folder/proxy"
+	taskset -c "$server_cpu" python3 bench/delaying_proxy.py "$tls_port" "$LATENCY" \
+		>"$folder/proxy" 2>"$folder/proxy.log" &
+	proxy=$!
+	read -r proxy_port <"$folder/proxy"
 }
 
-start_nginx()
-{
-	openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost \
-		-addext subjectAltName=DNS:localhost,IP:127.0.0.1 \
-		-keyout "$folder/tls.key" -out "$folder/tls.crt" 2>"$folder/openssl.log"
-	plain_port=$(free_port)
-	tls_port=$(free_port)
-	sed -e "s,@FOLDER@,$folder,; s,@PLAIN@,$plain_port,; s,@TLS@,$tls_port," \
-		bench/nginx.conf >"$folder/nginx.conf"
-	printf '%s' "$answer" >"$folder/answer.json"
-	taskset -c "$server_cpu" /usr/sbin/nginx -c "$folder/nginx.conf" \
-		2>"$folder/nginx.log"
-}
-
-# One figure each: microseconds a call.
-time_function()
-{
-	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
-SET clerk_invite.api_url = '$1';
-SET clerk_invite.ca_file = '$folder/tls.crt';
-SET clerk_invite.secret_key_file = 'clerk.key';
-CREATE TEMP TABLE begun AS
-SELECT clock_timestamp() AS at
-FROM clerk_create_organization_invitation('$organization', NULL, 'a@b', 'r');
-TRUNCATE begun;
-INSERT INTO begun VALUES (clock_timestamp());
-SELECT count(clerk_create_organization_invitation('$organization',
-	NULL, 'ann@example.com', 'org:member', metadata => '{"team": "red"}'))
-FROM generate_series(1, $CALLS);
-SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
-FROM begun;
-SQL
-}
-
-time_libcurl()
-{
-	taskset -c "$client_cpu" "$folder/libcurl_loop" "$1/v1/organizations/$organization/invitations" \
-		"$body" "$CALLS" "$2" "$authorization" "$type" "$accept" "$version" \
-		"$agent"
-}
-
-time_libcurl_function()
-{
-	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
-CREATE TEMP TABLE begun AS
-SELECT clock_timestamp() AS at
-FROM libcurl_call('$1/v1/organizations/$organization/invitations', '$body',
-	'$2', ARRAY['$authorization', '$type', '$accept', '$version', '$agent']);
-TRUNCATE begun;
-INSERT INTO begun VALUES (clock_timestamp());
-SELECT count(libcurl_call('', '', '', '{}')) FROM generate_series(1, $CALLS);
-SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
-FROM begun;
-SQL
-}
-
-time_pgsql_http()
-{
-	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
-SET http.curlopt_cainfo = '$folder/tls.crt';
-SELECT http_set_curlopt('CURLOPT_CAINFO', '$folder/tls.crt');
-CREATE TEMP TABLE begun AS SELECT clock_timestamp() AS at;
-SELECT count(content::jsonb ->> 'id')
-FROM generate_series(1, $CALLS) AS n,
-LATERAL http(('POST', '$1/v1/organizations/$organization/invitations',
-	ARRAY[http_header('Authorization', 'Bearer sk_test_benchmark')],
-	'application/json', '$body')::http_request);
-SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
-FROM begun;
-SQL
-}
-
-# What a jsonb of the answer takes.
-time_jsonb()
-{
-	psql -XAtq -v ON_ERROR_STOP=1 <<SQL | tail -n 1
-CREATE TEMP TABLE answer AS SELECT pg_read_file('$folder/answer.json') AS text;
-CREATE TEMP TABLE begun AS SELECT clock_timestamp() AS at;
-SELECT count((text || left(n::text, 0))::jsonb)
-FROM answer, generate_series(1, $CALLS) AS n;
-SELECT round((extract(epoch FROM clock_timestamp() - at) * 1e6 / $CALLS)::numeric, 2)
-FROM begun;
-SQL
-}
-
-# compare NAME URL CA_FILE: the rounds, in turn, then medians and the median of
-# the ratios of each round, since the machine's speed drifts
+# compare KEY TITLE ROUNDS CALLS URL CA_FILE: the rounds, in turn, then medians
+# and the median of the ratios of each round, since the machine's speed drifts
 compare()
 {
-	for figures in ours bare backend jsonb theirs ratios; do
-		: >"$folder/$figures"
+	key=$1
+	rounds=$3
+	CALLS=$4
+	for contender in $contenders; do
+		rm -f "$folder/$contender".*
 	done
-	for round in $(seq "$ROUNDS"); do
-		ours=$(time_function "$2")
-		bare=$(time_libcurl "$2" "$3")
-		echo "$ours" >>"$folder/ours"
-		echo "$bare" >>"$folder/bare"
-		time_libcurl_function "$2" "$3" >>"$folder/backend"
-		time_jsonb >>"$folder/jsonb"
-		ratio "$ours" "$bare" >>"$folder/ratios"
-		if [ -n "$pgsql_http" ]; then
-			time_pgsql_http "$2" >>"$folder/theirs"
-		fi
+	for _ in $(seq "$rounds"); do
+		for contender in $contenders; do
+			timed "$contender" "$5" "$6"
+			read -r first each <"$folder/timed"
+			[ "$contender" != libcurl ] || bare=$each
+			echo "$first" >>"$folder/$contender.first"
+			echo "$each" >>"$folder/$contender.each"
+			ratio "$each" "$bare" >>"$folder/$contender.ratio"
+		done
 	done
-	overhead=$(median <"$folder/ratios")
-	printf '%-12s %12s %8s %6s %12s %8s' "$1" "$(median <"$folder/ours")" \
-		"$(median <"$folder/bare")" "$overhead" "$(median <"$folder/backend")" \
-		"$(median <"$folder/jsonb")"
-	if [ -n "$pgsql_http" ]; then
-		printf ' %12s %10s' "$(median <"$folder/theirs")" \
-			"$(ratio "$(median <"$folder/theirs")" "$(median <"$folder/bare")")"
-	fi
+	printf '%s: microseconds a call, medians of %s rounds of %s calls\n' "$2" "$rounds" "$CALLS"
+	printf '%-28s %8s %12s %12s\n' '' ratio 'a call' 'first call'
+	for contender in $contenders; do
+		report "$contender"
+	done
+	overhead=$(median <"$folder/clerk_invite.ratio")
+	! exceeds "$overhead" "$limit" || failed=1
+}
+
+# report CONTENDER: a line of the table
+report()
+{
+	for figure in ratio each first; do
+		value=$(median <"$folder/$1.$figure")
+		note "sync.$key.$1.$figure $value"
+		case $figure in
+			ratio) printf '%-28s %8s' "$(title "$1")" "$value" ;;
+			*) printf ' %12s' "$value" ;;
+		esac
+	done
 	echo
-	! exceeds "$overhead" 1.15 || failed=1
+}
+
+# calls_of_clerk_invite URL CA_FILE COUNT: the system calls of a session in which
+# the SQL function is called so often
+calls_of_clerk_invite()
+{
+	mkfifo "$folder/traced"
+	psql -XAtq -v ON_ERROR_STOP=1 <"$folder/traced" >"$folder/traced.log" &
+	session=$!
+	exec 3>"$folder/traced"
+	rm "$folder/traced"
+	echo 'SELECT pg_backend_pid();' >&3
+	until [ -s "$folder/traced.log" ]; do
+		sleep 0.01
+	done
+	trace "$(cat "$folder/traced.log")"
+	cat >&3 <<SQL
+SET clerk_invite.api_url = '$1';
+SET clerk_invite.ca_file = '$2';
+SET clerk_invite.secret_key_file = 'clerk.key';
+SELECT count(clerk_create_organization_invitation('$organization', NULL,
+	'ann-' || n || '@example.com', 'org:member', metadata => '{"team": "red"}'))
+FROM generate_series(1, $3) AS n;
+SQL
+	exec 3>&-
+	wait "$session"
+	end_trace
+	calls_of_trace
+}
+
+# The same of a bare loop.
+calls_of_libcurl()
+{
+	strace -f -qq -c -o "$folder/trace" "$folder/libcurl_loop" \
+		"$1/v1/organizations/$organization/invitations" "$body" "$3" "$2" \
+		"$authorization" "$type" "$accept" "$version" "$agent" >"$folder/traced.log"
+	calls_of_trace
+}
+
+# count_system_calls KEY TITLE URL CA_FILE: those of a request, which are what
+# more requests make more
+count_system_calls()
+{
+	for contender in libcurl clerk_invite; do
+		few=$("calls_of_$contender" "$3" "$4" 100)
+		many=$("calls_of_$contender" "$3" "$4" 1100)
+		awk -v few="$few" -v many="$many" 'BEGIN {printf "%.2f\n", (many - few) / 1000}' \
+			>"$folder/$contender.system_calls"
+		note "sync.$1.$contender.system_calls $(cat "$folder/$contender.system_calls")"
+	done
+	echo "system calls of a call, $2: clerk_invite $(cat "$folder/clerk_invite.system_calls")," \
+		"libcurl $(cat "$folder/libcurl.system_calls")"
 }
 
 # Private memory of a session, in kB, before and after 20,000 calls of which
 # each is a statement of its own.
 measure_growth()
 {
-	calls=20000
+	calls=$GROWTH_CALLS
 	{
 		cat <<SQL
 SET clerk_invite.api_url = 'http://127.0.0.1:$plain_port';
@@ -176,35 +152,34 @@ SQL
 	} | psql -XAtq -v ON_ERROR_STOP=1 -F ' ' | awk '$1 == "kB" {print $2}' >"$folder/growth"
 	growth=$(awk '{v[NR] = $1} END {print v[2] - v[1]}' "$folder/growth")
 	echo "a session's memory after $calls more calls: $growth kB more"
+	note "sync.growth $growth"
+	note "sync.growth_calls $calls"
 	[ "$growth" -lt 1024 ] || failed=1
 }
 
 failed=
-make -s PG_CONFIG="$PG_CONFIG" DESTDIR="$folder/root" install >"$folder/build.log" 2>&1 ||
-	{ cat "$folder/build.log"; exit 1; }
-# shellcheck disable=SC2046
-${CC:-cc} -O2 -o "$folder/libcurl_loop" bench/libcurl_loop.c \
-	$(curl-config --cflags --libs)
-# shellcheck disable=SC2046
-${CC:-cc} -O2 -fPIC -shared -o "$folder/libcurl_function.so" bench/libcurl_function.c \
-	-I"$("$PG_CONFIG" --includedir-server)" $(curl-config --cflags --libs)
+install_extensions
 start_cluster "$folder" "$folder/root"
 pin_cluster
 (umask 077; echo sk_test_benchmark >"$PGDATA/clerk.key")
-psql -Xq -c 'CREATE EXTENSION clerk_invite' \
-	-c "CREATE FUNCTION libcurl_call(text, text, text, text[]) RETURNS integer
-		LANGUAGE c VOLATILE AS '$folder/libcurl_function.so'"
-pgsql_http=$(psql -XAt -c "SELECT name FROM pg_available_extensions WHERE name = 'http'")
-[ -z "$pgsql_http" ] || psql -Xq -c 'CREATE EXTENSION http'
+prepare_contenders
 start_nginx
+start_proxy
 
-echo "microseconds a call: medians of $ROUNDS rounds of $CALLS calls"
-printf '%-12s %12s %8s %6s %12s %8s' '' clerk_invite libcurl ratio 'in a backend' jsonb
-[ -z "$pgsql_http" ] || printf ' %12s %10s' pgsql-http ratio
-echo
-compare 'HTTP/1.1' "http://127.0.0.1:$plain_port" ''
-compare 'TLS, HTTP/2' "https://localhost:$tls_port" "$folder/tls.crt"
-echo "the least with jsonb would be libcurl in a backend, and a jsonb of the answer"
-[ -n "$pgsql_http" ] || echo "pgsql-http is not installed: not measured"
+plain="http://127.0.0.1:$plain_port"
+tls="https://localhost:$tls_port"
+compare http 'HTTP/1.1' "$ROUNDS" "$CALLS" "$plain" ''
+jsonb=$(time_jsonb)
+compare tls 'TLS, HTTP/2 where it is spoken' "$ROUNDS" "$CALLS" "$tls" "$folder/tls.crt"
+compare far "the same, $LATENCY ms away" "$FAR_ROUNDS" "$FAR_CALLS" \
+	"https://localhost:$proxy_port" "$folder/tls.crt"
+note "sync.jsonb $jsonb"
+note "sync.latency $LATENCY"
+echo "the least with jsonb would be libcurl in a backend, and $jsonb for a jsonb of the answer"
+[ -z "$missing" ] || echo "not installed, not measured:$missing"
+if can_trace; then
+	count_system_calls http HTTP/1.1 "$plain" ''
+	count_system_calls tls TLS "$tls" "$folder/tls.crt"
+fi
 measure_growth
-[ -z "$failed" ]
+within_limits
