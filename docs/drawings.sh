@@ -17,3 +17,4 @@ for text in *.dot; do
 	} >"$drawing"
 	rm "$drawing.new"
 done
+python3 dashboard/draw.py >dashboard.svg

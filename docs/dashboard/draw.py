@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import re
+import sys
 from html import escape
 
 FOLDER = pathlib.Path(__file__).resolve().parent
@@ -201,7 +202,8 @@ def draw_lines(panel, series, x, y, width, height, step):
         across = left + (right - left) * position / (len(series[0].values) - 1)
         return f"{pixel(across)},{pixel(bottom - (bottom - top) * min(value / tops[on_right], 1))}"
 
-    for each, (lower, upper) in zip(series, edges):
+    # The first one last, so that those above it that are 0 do not cover it.
+    for each, (lower, upper) in reversed(list(zip(series, edges))):
         for run in runs_of(each.values):
             line = [point(position, upper[position], each.right) for position in run]
             if custom["fillOpacity"]:
@@ -210,15 +212,18 @@ def draw_lines(panel, series, x, y, width, height, step):
             kind = "line dash" if each.dashed else "line"
             shapes.append(f'<polyline points="{" ".join(line)}" class="{kind}" stroke="{each.color}"/>')
     shapes += time_axis(left, right, bottom, len(series[0].values), step)
-    return shapes + draw_legend(series, left, bottom + 32)
+    return shapes + draw_legend(series, left, right, bottom + 32)
 
 
-def draw_legend(series, x, y):
+def draw_legend(series, x, right, y):
+    """In one row; what does not fit is cut off."""
     shapes = []
     for each in series:
+        room = int((right - x - 18) / CHARACTER)
+        name = each.name if len(each.name) <= room else each.name[: room - 1] + "…"
         shapes.append(f'<polyline points="{pixel(x)},{y - 4} {pixel(x + 14)},{y - 4}" '
                       f'class="{"line dash" if each.dashed else "line"}" stroke="{each.color}"/>')
-        shapes.append(label(x + 18, y, each.name))
+        shapes.append(label(x + 18, y, name))
         x += 32 + CHARACTER * len(each.name)
     return shapes
 
@@ -257,6 +262,7 @@ def main():
     ]
     for panel in panels:
         shapes += draw_panel(panel, recording)
+    sys.stdout.reconfigure(encoding="utf-8")
     print("\n".join(shapes + ["</svg>"]))
 
 

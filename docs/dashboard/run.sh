@@ -116,7 +116,7 @@ play()
 	sleep 15
 	# People who cannot be invited, or are already, and answers that get lost.
 	import 8 org_acme x-error-422-form_param_format_invalid--%@example.com
-	import 5 org_beta x-error-403-organization_membership_quota_exceeded--%@example.com
+	import 5 org_beta x-error-403-quota_exceeded--%@example.com
 	import 12 org_gamma x-drop-after-once--%@example.com
 	import 1 org_acme member@example.com
 	wait_for 'the first ones' "SELECT count(*) > 0 FROM clerk_invitation_outbox WHERE state = 'sent'"
