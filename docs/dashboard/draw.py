@@ -70,6 +70,8 @@ class Series:
 
     def __init__(self, panel, recorded, position):
         target = next(each for each in panel["targets"] if each["refId"] == recorded["target"])
+        if target["expr"] != recorded["query"]:
+            sys.exit(f"the recording is of another query than {target['expr']}: run record.sh")
         self.name = re.sub(r"\{\{(\w+)\}\}", lambda label: recorded["labels"][label[1]], target["legendFormat"])
         self.values = [number(value) for value in recorded["values"]]
         properties = properties_of(panel, self.name)
@@ -236,6 +238,8 @@ def draw_panel(panel, recording):
     x, y = MARGIN + place["x"] * COLUMN, MARGIN + HEAD + place["y"] * ROW
     width, height = place["w"] * COLUMN - GAP, place["h"] * ROW - GAP
     recorded = [each for each in recording["series"] if each["panel"] == panel["id"]]
+    if {each["target"] for each in recorded} != {target["refId"] for target in panel["targets"]}:
+        sys.exit(f"the recording is of other queries than those of {panel['title']}: run record.sh")
     series = [Series(panel, each, position) for position, each in enumerate(recorded)]
     return [
         rectangle(x, y, width, height, "#fff", f' stroke="{FRAME}"'),

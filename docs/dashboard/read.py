@@ -48,7 +48,13 @@ def main():
             for series in sorted(answer, key=lambda series: sorted(series["metric"].items())):
                 values = [shortened(value) for value in values_of(series, begin, end)]
                 recorded.append(
-                    {"panel": panel["id"], "target": target["refId"], "labels": series["metric"], "values": values}
+                    {
+                        "panel": panel["id"],
+                        "target": target["refId"],
+                        "query": target["expr"],
+                        "labels": series["metric"],
+                        "values": values,
+                    }
                 )
     with open(sys.argv[5], "w", encoding="utf-8") as file:
         file.write(f'{{"step": {STEP}, "series": [\n')
