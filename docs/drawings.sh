@@ -1,8 +1,10 @@
 #!/bin/sh
 # drawings.sh - makes the drawings of these pages from their text
 #
-# Needs graphviz.  Each NAME.dot becomes NAME.svg, in which a comment says of
-# which text it was made: a test compares that with the text.
+# Needs graphviz and python3.  Each NAME.dot becomes NAME.svg, in which a comment
+# says of which text it was made: a test compares that with the text.  The
+# rendering of the Grafana dashboard is made of the dashboard's file and of
+# recorded data, and the test makes it again.
 set -eu
 
 cd "$(dirname "$0")"
@@ -17,3 +19,4 @@ for text in *.dot; do
 	} >"$drawing"
 	rm "$drawing.new"
 done
+python3 dashboard/draw.py >dashboard.svg

@@ -78,6 +78,8 @@ sub check_versions
 		qr/^## \Q$meta->{version}\E /m, 'the changelog has the release');
 	like(slurp_file("$source/debian/changelog"),
 		qr/^clerk-invite \(\Q$meta->{version}\E-/, '... and so has Debian\'s');
+	like(slurp_file("$source/rpm/clerk_invite.spec"),
+		qr/^Version:\s+\Q$meta->{version}\E$/m, '... and the RPM package is of it');
 	return;
 }
 

@@ -161,5 +161,8 @@ sub check_drawings
 		like($drawing, qr/from $name\.dot, SHA-256 $sum/,
 			"$name.svg was made of $name.dot as it is");
 	}
+	my ($dashboard) = run_command([ 'python3', '-B', "$source/docs/dashboard/draw.py" ]);
+	ok("$dashboard\n" eq slurp_file("$source/docs/dashboard.svg"),
+		'dashboard.svg was made of the dashboard and the recording as they are');
 	return;
 }

@@ -1,7 +1,8 @@
 # The collector for sql_exporter: it is well-formed, its metrics have the names
 # that Prometheus asks for, and each query gives a role with the documented
 # rights the columns that its metrics read, without reading the whole outbox.
-# postgres_exporter makes the same metrics of its queries.
+# postgres_exporter makes the same metrics of its queries, and all that the
+# dashboard and the alert rules ask Prometheus for is among them.
 use strict;
 use warnings;
 
@@ -10,7 +11,9 @@ use WorkerTest;
 use Cwd qw(abs_path);
 use HTTP::Tiny;
 use IO::Socket::INET;
+use JSON::PP;
 use PostgreSQL::Test::Utils;
+use PromQuery qw(complaints_about);
 use Test::More;
 
 my $FOLDER = abs_path("$ClerkTest::TEST_FOLDER/../monitoring");
@@ -21,21 +24,28 @@ my $SETTLED = 40000;
 # Types of columns that sql_exporter can read as a number.
 my %NUMBERS = map { $_ => 1 } 'integer', 'bigint', 'double precision';
 
+# Grafana's screen has as many columns.
+my $DASHBOARD_WIDTH = 24;
+
 my $text = slurp_file("$FOLDER/clerk_invite.collector.yml");
 my $collector = parse($text);
 my %queries = map { $_->{query_name} => $_->{query} } @{ $collector->{queries} };
 my @metrics = @{ $collector->{metrics} };
 
+my $dashboard = decode_json(slurp_file("$FOLDER/clerk_invite.dashboard.json"));
+my $rules = slurp_file("$FOLDER/../docs/monitoring.md");
+my @alerts = $rules =~ /^        expr: (?:>-\n)?((?:          )?.*\n(?: {10}.*\n)*)/mg;
 my $clerk = ClerkTest::Fake->start;
 my $node = worker_cluster('main', $clerk);
 
 check_form();
+check_dashboard_form();
 fill_outbox();
 grant();
 check_columns();
-check_exporter();
 check_values();
 check_plans();
+check_exporter();
 
 $node->stop;
 done_testing();
@@ -220,6 +230,91 @@ sub series
 	return \%series;
 }
 
+# Each query of the dashboard, with the legend of its result; the queries of its
+# variables are those of their labels' values.
+sub dashboard_queries
+{
+	return (
+		(
+			map { [ $_->{expr}, $_->{legendFormat} ] }
+			map { @{ $_->{targets} } } @{ $dashboard->{panels} }
+		),
+		(
+			map { [ $_->{query}{query} =~ s/^label_values\((.*), (\w+)\)$/count by ($2) ($1)/r ] }
+			grep { $_->{type} eq 'query' } @{ $dashboard->{templating}{list} }
+		));
+}
+
+# What Grafana asks for in a dashboard, and what it lets pass and shows badly.
+sub check_dashboard_form
+{
+	my @panels = @{ $dashboard->{panels} };
+	my @ids = map { $_->{id} } @panels;
+	my %variables = map { $_->{name} => 1 } @{ $dashboard->{templating}{list} };
+	my @used = JSON::PP->new->canonical->encode($dashboard) =~ /\$\{?(\w+)/g;
+	my %taken;
+
+	is_deeply([ grep { !length($dashboard->{$_} // '') } qw(title uid schemaVersion) ],
+		[], 'the dashboard has a title, an id, and a version of its form');
+	cmp_ok(scalar(@ids), '>', 0, '... and panels');
+	is_deeply([ grep { !/^[1-9][0-9]*$/ } @ids ], [], '... whose ids are numbers');
+	is(scalar(keys %{ { map { $_ => 1 } @ids } }), scalar(@ids), '... and unique');
+	foreach my $panel (@panels)
+	{
+		my $place = $panel->{gridPos};
+		my @refs = map { $_->{refId} } @{ $panel->{targets} };
+
+		foreach my $x ($place->{x} .. $place->{x} + $place->{w} - 1)
+		{
+			$taken{"$x,$_"}++ foreach $place->{y} .. $place->{y} + $place->{h} - 1;
+		}
+		cmp_ok($place->{x} + $place->{w}, '<=', $DASHBOARD_WIDTH, "$panel->{title} fits in");
+		like($panel->{description}, qr/^\S.*\.$/, '... is explained');
+		is(scalar(keys %{ { map { $_ => 1 } @refs } }),
+			scalar(@{ $panel->{targets} }), '... and tells its queries apart');
+		is_deeply([ grep { $_->{datasource}{uid} ne '${datasource}' } $panel, @{ $panel->{targets} } ],
+			[], '... which ask the chosen data source');
+	}
+	is_deeply([ grep { $taken{$_} > 1 } keys %taken ], [], 'no two panels overlap');
+	is_deeply([ grep { !$variables{$_} && $_ ne '__all' } @used ], [], 'every variable is defined');
+	return;
+}
+
+# What is asked for is there, as far as it is known what is there.
+sub check_dashboard
+{
+	my ($served) = @_;
+	my $text = join("\n", map { $_->[0] } dashboard_queries());
+
+	foreach my $query (dashboard_queries(), map { [$_] } @alerts)
+	{
+		my ($expression, $legend) = @$query;
+
+		is_deeply([ complaints_about($expression, $served, $legend) ],
+			[], 'there is what this names: ' . $expression =~ s/\s+/ /gr);
+	}
+	is_deeply([ grep { $text !~ /\b$_\b/ } sort keys %$served ],
+		[], 'every metric is on the dashboard');
+	return;
+}
+
+# A state in which no metric is without a series: there is a key, and something
+# that keeps the worker from sending, which does not try again while the
+# exporter is asked.
+sub make_trouble
+{
+	reconfigure($node,
+		"clerk_invite.api_url = 'http://127.0.0.1:1'\nclerk_invite.retry_delay = '1h'");
+	enqueue($node, 'postgres', 'unreachable@example.com');
+	wait_until(
+		'the worker cannot reach Clerk',
+		sub {
+			$node->safe_psql('postgres',
+				q(SELECT state = 'waiting' AND last_error ~ 'connect' FROM clerk_worker_status())) eq 't';
+		});
+	return;
+}
+
 # What Prometheus gets from postgres_exporter and its file.
 sub check_exporter
 {
@@ -229,8 +324,10 @@ sub check_exporter
 
   SKIP:
 	{
-		skip 'there is no postgres_exporter', scalar(@metrics) + 1 if !$program;
-		my $exported = scrape($program);
+		skip 'there is no postgres_exporter', @metrics + dashboard_queries() + @alerts + 3
+		  if !$program;
+		make_trouble();
+		my ($exported, $served) = scrape($program);
 
 		is_deeply([ sort keys %$exported ], [ sort map { $_->{metric_name} }
 				grep { %{ series($_->{metric_name}) } } @metrics ],
@@ -248,11 +345,14 @@ sub check_exporter
 			}
 			is_deeply($exported->{$name} // {}, $expected, "... with the same values of $name");
 		}
+		is(scalar(keys %$served), scalar(@metrics), '... all of which have series now');
+		check_dashboard($served);
 	}
 	return;
 }
 
-# The metrics of ours, as series() has them, that an exporter gives.
+# The metrics of ours, as series() has them, that an exporter gives, and the
+# labels of each of their series.
 sub scrape
 {
 	my ($program) = @_;
@@ -260,7 +360,7 @@ sub scrape
 	my $url = "http://127.0.0.1:$port/metrics";
 	my $log = PostgreSQL::Test::Utils::tempdir() . "/postgres_exporter.log";
 	my $answer;
-	my %exported;
+	my (%exported, %served);
 
 	local $ENV{DATA_SOURCE_NAME} = sprintf(
 		'host=%s port=%d user=monitor dbname=postgres sslmode=disable',
@@ -278,11 +378,12 @@ sub scrape
 	foreach my $line (split(/\n/, $answer->{content}))
 	{
 		my ($name, $labels, $value) = $line =~ /^(clerk_invite_\w+)\{(.*)\} (\S+)$/ or next;
-		my @labels = grep { !/^server=/ } split(/,/, $labels);
+		my @labels = grep { !/^server=/ } $labels =~ /(\w+="(?:[^"\\]|\\.)*")/g;
 
 		$exported{$name}{ join(',', map { /="(.*)"$/ } @labels) } = $value + 0;
+		push @{ $served{$name} }, { map { /^(\w+)="(.*)"$/ } @labels };
 	}
-	return \%exported;
+	return (\%exported, \%served);
 }
 
 sub check_values
