@@ -606,8 +606,8 @@ ON @extschema@.clerk_webhook_receipt (sent_at);
 REVOKE ALL ON @extschema@.clerk_webhook_receipt FROM PUBLIC;
 
 COMMENT ON TABLE @extschema@.clerk_webhook_receipt IS
-'which webhooks clerk_receive_webhook() has received in the last ten minutes; not
-for users';
+'which webhooks clerk_receive_webhook() has received in the last ten minutes;
+not for users';
 
 COMMENT ON COLUMN @extschema@.clerk_webhook_receipt.id IS
 'id of the webhook, from its header svix-id or webhook-id';
@@ -638,9 +638,9 @@ clerk_invitation_outbox the status that the event tells
 (organizationInvitation.created, .accepted, .revoked); sends no request to Clerk
 in: the body exactly as it was received, and an object of header names (in any
   case) and values
-out: what was done: updated, unchanged (the row had that status, or a final one),
-  unknown (no row has the invitation), ignored (another event), duplicate (it
-  was received before)
+out: what was done: updated, unchanged (the row had that status, or a final
+  one), unknown (no row has the invitation), ignored (another event), duplicate
+  (it was received before)
 raises: PT400 (not a webhook), PT401 (not signed with the secret, more than five
   minutes old, or a copy of one that was received), 55000 (no secret)';
 
