@@ -313,7 +313,7 @@ sub check_changed_in_flight
 		[ 'counted up', "UPDATE $table SET attempts = 7, state = 'failed'", 'failed 7' ])
 	{
 		my ($title, $sql, $states) = @$case;
-		my @emails = map { "x-slow-1500--flight$number-$_\@example.com" } 1 .. 2;
+		my @emails = map { "x-slow-4000--flight$number-$_\@example.com" } 1 .. 2;
 		my $sender = start_psql($node, '');
 		my $log = -s $node->logfile;
 
