@@ -52,11 +52,11 @@ DECLARE
 	begun timestamptz := clock_timestamp();
 BEGIN
 	WHILE pg_catalog.current_setting('ledger.lose_lock', true) = 'on'
-		AND clock_timestamp() < begun + interval '6 s'
+		AND clock_timestamp() < statement_timestamp() + interval '5 s'
 		AND NOT EXISTS (SELECT FROM pg_catalog.pg_locks WHERE pid = pg_catalog.pg_backend_pid()
 			AND locktype = 'advisory' AND objsubid = x'434C'::integer)
 		AND NOT EXISTS (SELECT FROM public.clerk_invitation_outbox WHERE state = 'sent'
-			AND first_claimed_at < begun AND claimed_at > begun AND settled_at > begun + interval '1.5 s')
+			AND first_claimed_at BETWEEN begun - interval '1 s' AND begun AND claimed_at > begun + interval '1.5 s')
 	LOOP
 		PERFORM pg_catalog.pg_sleep(0.02);
 	END LOOP;
