@@ -7,7 +7,9 @@
 # of a throwaway cluster to a fake Clerk while 500 faults happen, or as many as
 # the arguments say; a seed decides which.  Prints a table of the faults and of
 # what became of the rows, and every difference between the outbox and the
-# fake's ledger.  Fails if there is any.  Takes about eight minutes.
+# fake's ledger.  Fails if there is any.  Clerk's clock is set by minutes, but not
+# twice without a response in between: nobody can know what was created by a clock
+# that no response has shown.  Takes about ten minutes.
 set -eu
 
 cd "$(dirname "$0")/.."

@@ -50,7 +50,7 @@
 #include "utils/timestamp.h"
 
 /* More Clerk instances than the databases of one server are likely to use. */
-#define INSTANCES 16
+#define INSTANCES CLERK_BUDGET_FILE_INSTANCES
 
 /*
  * The number is the version of the memory's layout.

@@ -10,8 +10,8 @@
  *
  * An invitation that was created after the row was first claimed, by Clerk's
  * clock, and that belongs to no other row, is the row's, whatever its status
- * is now.  If Clerk's clock was set since then, the time of the claim by the
- * clock before that counts as well.
+ * is now.  If Clerk's clock was set since then, the claim counts as early as
+ * any of the clock's settings has it.
  *
  * Clerk's lists lack the invitations that come from an organization's domain.
  * If Clerk refuses a request because an invitation is pending, and its lists
@@ -23,6 +23,7 @@
 
 #include "access/xact.h"
 #include "clerk/email_address.h"
+#include "clerk/remote_clock.h"
 #include "common/server_clock.h"
 #include "common/settings.h"
 #include "compat.h"
@@ -50,16 +51,16 @@ static const char *const organization_not_found[] = {
 #define MAX_SHARED_ATTEMPTS 2
 
 /*
- * When a row was claimed, by Clerk's clock.  If that was set since the last
- * claim, its times before and after that cannot be compared.
+ * When an invitation that is the row's can have been created, by Clerk's clock.
+ * If that was set since the claim, times before and after that cannot be
+ * compared: the earliest claim and the latest lookup count.
  */
 typedef struct ClaimTimes
 {
-	TimestampTz first_claim;	/* by the clock as it is at the lookup ... */
-	TimestampTz lookup;			/* ... and the lookup */
-	TimestampTz last_claim;		/* by the clock as it was at the claim; 0: not
-								 * known ... */
-	TimestampTz lookup_then;	/* ... and the lookup, by that clock */
+	TimestampTz claim;
+	TimestampTz lookup;
+	bool		clock_was_set;	/* perhaps; then an invitation from the future
+								 * may be one from before that */
 } ClaimTimes;
 
 /*
@@ -93,11 +94,13 @@ static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
 											 const List *adopted);
 static bool is_created_since_claim(const ClerkInvitation *invitation,
 								   const ClaimTimes *times);
-static bool is_clock_unchanged(const ClaimTimes *times);
 static bool belongs_to_another_row(const char *invitation_id,
 								   const List *adopted);
 static ClaimTimes claim_by_clerks_clock(const ClerkOutboxRow *row,
 										const ClerkHttpRequest *request);
+static int64 elapsed_since_claim(const ClerkOutboxRow *row,
+								 const ClerkHttpRequest *request);
+static void add_claim_time(ClaimTimes *times, TimestampTz claim);
 static bool is_filter_trusted(const ClerkOutboxRow *row);
 static const ClerkInvitation *sole_pending(const ClerkInvitationList *found);
 static bool any_pending(const ClerkOutboxRow *row,
@@ -354,7 +357,7 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 		change->progress.state = CLERK_OUTBOX_SKIPPED;
 	else if (accepted)
 		empty_lookup_outcome(change,
-							 is_reason_unlisted(row, found, times.first_claim));
+							 is_reason_unlisted(row, found, times.claim));
 	else
 	{
 		change->progress.state = CLERK_OUTBOX_VERIFYING;
@@ -562,7 +565,10 @@ next_retry_time(int attempts)
 
 /*
  * Returns the invitation that is certainly the row's; NULL if there is none.
- * If there are several, the one whose address is most similar counts.
+ * If there are several, the one whose address is most similar counts, and of
+ * these the newest.  The list has the newest first, unless Clerk's clock was
+ * set; one that is pending is the newest in any case, since Clerk creates none
+ * while one is pending.
  */
 static const ClerkInvitation *
 own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
@@ -578,7 +584,9 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 		const ClerkInvitation *invitation = &found->invitations[i];
 
 		if ((address_likeness(invitation, row) > closest ||
-			 (own == NULL && invitation == from_filter)) &&
+			 (own == NULL && invitation == from_filter) ||
+			 (own != NULL && address_likeness(invitation, row) == closest &&
+			  is_pending(invitation) && !is_pending(own))) &&
 			is_created_since_claim(invitation, times) &&
 			!belongs_to_another_row(clerk_invitation_text(invitation, CLERK_INVITATION_ID),
 									adopted))
@@ -592,7 +600,7 @@ own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
 
 /*
  * Whether the invitation was created between the row's claim and the lookup,
- * by Clerk's clock as it was at the claim or as it is now.
+ * by any setting that Clerk's clock may have had since.
  *
  * An invitation from the future was created before the clock was set back.  If
  * that may have been since the claim, it counts, since a row that misses its
@@ -606,23 +614,8 @@ is_created_since_claim(const ClerkInvitation *invitation, const ClaimTimes *time
 	if (invitation->nulls[CLERK_INVITATION_CREATED_AT])
 		return false;
 	created_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]);
-	if (is_clock_unchanged(times))
-		return created_at >= times->first_claim && created_at <= times->lookup;
-	return created_at >= times->first_claim ||
-		(times->last_claim != 0 &&
-		 created_at >= times->last_claim && created_at <= times->lookup_then);
-}
-
-/*
- * Whether it is known that Clerk's clock was not set since the row's last
- * claim: that was between the first one and now.
- */
-static bool
-is_clock_unchanged(const ClaimTimes *times)
-{
-	return times->last_claim != 0 &&
-		times->last_claim >= times->first_claim - CLOCK_TOLERANCE &&
-		times->last_claim <= times->lookup;
+	return created_at >= times->claim &&
+		(times->clock_was_set || created_at <= times->lookup);
 }
 
 /* Returns the pending invitation if there is exactly one; else NULL. */
@@ -701,40 +694,70 @@ address_likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
 }
 
 /*
- * Returns the times when the row was claimed by Clerk's clock.  The first claim
- * is the time in the response's Date header, minus the time that has elapsed
- * since the claim.  The header is truncated to the second and has aged on its way here,
- * so the result is early by that, never late: an invitation created after the
- * claim is never taken for an older one.
+ * Returns the times of the row's claim and of the lookup by Clerk's clock.  The
+ * first claim is the time in the response's Date header, minus the time that
+ * has elapsed since the claim.  The header is truncated to the second and has
+ * aged on its way here, so the result is early by that, never late: an
+ * invitation created after the claim is never taken for an older one.
  *
- * The elapsed time is measured by two clocks.  The wall clock can be set; if
- * it was set back, it shows too little.  The monotonic clock
- * (common/server_clock.h) cannot be set, but may stop while the machine
- * sleeps, and does not know times from before a server restart.  Neither shows
- * too much unless the wall clock was set ahead.  Therefore the larger value
- * counts.
- *
- * All of this assumes that Clerk's clock was not set since the claim.  The last
- * claim has the time as it was known then (clerk/remote_clock.h), for an
- * invitation that was created before the clock was set.
+ * This assumes that Clerk's clock was not set since the claim.  The last claim
+ * has the time as it was known then, and clerk/remote_clock.c knows what
+ * responses have shown in the meantime, for an invitation that was created
+ * before the clock was set.
  */
 static ClaimTimes
 claim_by_clerks_clock(const ClerkOutboxRow *row, const ClerkHttpRequest *request)
 {
 	ClaimTimes	times;
-	TimestampTz response_at = clerk_http_response_time(request);
-	int64		elapsed = response_at - row->first_claimed_at;
+	int64		elapsed = elapsed_since_claim(row, request);
 	pg_time_t	date = clerk_http_date(request);
+	int64		age = clerk_server_clock_elapsed(clerk_http_response_clock(request),
+												 clerk_server_clock()) * 1000;
+	TimestampTz now[CLERK_CLOCK_SETTINGS];
+	int			settings;
+
+	times.lookup = date != 0 ? time_t_to_timestamptz(date) :
+		clerk_http_response_time(request);
+	times.claim = times.lookup - elapsed;
+	times.clock_was_set = row->claimed_clerk_clock == 0 ||
+		row->claimed_clerk_clock < times.claim - CLOCK_TOLERANCE ||
+		row->claimed_clerk_clock > times.lookup + CLOCK_TOLERANCE;
+	times.lookup += CLOCK_TOLERANCE;
+	settings = clerk_remote_clock_settings(elapsed + age, now);
+	for (int i = 0; i < settings; i++)
+		add_claim_time(&times, now[i] - elapsed - age);
+	if (row->claimed_clerk_clock != 0)
+		times.claim = Min(times.claim, row->claimed_clerk_clock);
+	return times;
+}
+
+/*
+ * Returns the time from the row's first claim to the response, in microseconds.
+ *
+ * It is measured by two clocks.  The wall clock can be set; if it was set back,
+ * it shows too little.  The monotonic clock (common/server_clock.h) cannot be
+ * set, but may stop while the machine sleeps, and does not know times from
+ * before a server restart.  Neither shows too much unless the wall clock was
+ * set ahead.  Therefore the larger value counts.
+ */
+static int64
+elapsed_since_claim(const ClerkOutboxRow *row, const ClerkHttpRequest *request)
+{
+	int64		elapsed = clerk_http_response_time(request) - row->first_claimed_at;
 
 	if (row->first_claimed_clock != 0)
 		elapsed = Max(elapsed,
 					  clerk_server_clock_elapsed(row->first_claimed_clock,
 												 clerk_http_response_clock(request)) * 1000);
-	if (date != 0)
-		response_at = time_t_to_timestamptz(date);
-	times.first_claim = response_at - elapsed;
-	times.lookup = response_at + CLOCK_TOLERANCE;
-	times.last_claim = row->claimed_clerk_clock;
-	times.lookup_then = row->claimed_clerk_clock + elapsed + CLOCK_TOLERANCE;
-	return times;
+	return elapsed;
+}
+
+/* The first claim by another setting that Clerk's clock may have had. */
+static void
+add_claim_time(ClaimTimes *times, TimestampTz claim)
+{
+	if (claim < times->claim - CLOCK_TOLERANCE ||
+		claim > times->claim + CLOCK_TOLERANCE)
+		times->clock_was_set = true;
+	times->claim = Min(times->claim, claim);
 }

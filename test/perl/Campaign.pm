@@ -330,6 +330,26 @@ sub let_senders_fight
 	return;
 }
 
+# Until the server has a response that Clerk has sent since then: a row that was
+# claimed, or has begun to be looked up, since then is settled as sent.
+sub await_response_since
+{
+	my ($self, $moment) = @_;
+	my $sent = "SELECT count(*) FROM (SELECT FROM clerk_invitation_outbox
+		WHERE state = 'sent' AND claimed_at > to_timestamp($moment) LIMIT 1) AS s";
+
+	ClerkTest::wait_until(
+		'Clerk has responded',
+		sub {
+			return 1 if $self->_try_sql($sent) eq "1\n";
+			$self->_ensure_server;
+			$self->_enqueue_some;
+			$self->_try_sql('SET client_min_messages = error; CALL clerk_send_invitations();');
+			return 0;
+		});
+	return;
+}
+
 # Until the server has noticed, but not for long.
 sub fill_disk
 {

@@ -65,6 +65,9 @@ send_invitations();
 is(state_of($locked), 'sent 1', '... and is brought back later');
 
 check_clerks_clock($_) foreach 300, -300;
+check_clock_that_responses_have_shown(0, 'that only another response has shown');
+check_clock_that_responses_have_shown(1, '... also if the server has crashed');
+check_claim_after_crash();
 check_invitation_from_the_future();
 
 $node->stop;
@@ -124,6 +127,70 @@ sub check_clerks_clock
 	# Set back, it makes an older invitation look newer, too.
 	is(state_of($other), 'skipped 1',
 		'... and one of somebody else is not taken for ours') if $step > 0;
+	$clerk->control('clock', { offset => 0 });
+	return;
+}
+
+# An invitation is created by a clock that was neither at the claim nor is at
+# the lookup, and is behind both.
+sub check_clock_that_responses_have_shown
+{
+	my ($crash, $title) = @_;
+	my $email = "x-drop-after-once--shown$crash\@example.com";
+
+	$clerk->control('clock', { offset => 0 });
+	enqueue(email_address => "now$crash\@example.com");
+	send_invitations();
+	$clerk->control('clock', { offset => -300 });
+	my $own = enqueue(email_address => $email);
+	misbehave_in_lookups('503');
+	send_invitations();
+	is(state_of($own), 'verifying 1', 'an outcome is unknown');
+	crash() if $crash;
+	find_revoked($own, 100, "Clerk's clock is set twice: an invitation is found by a clock $title");
+	return;
+}
+
+# No response has been received since the crash, before the claim.
+sub check_claim_after_crash
+{
+	$clerk->control('clock', { offset => 0 });
+	enqueue(email_address => 'uncrashed@example.com');
+	send_invitations();
+	crash();
+	my $own = enqueue(email_address => 'x-drop-after-once--crashed@example.com');
+
+	misbehave_in_lookups('drop');
+	send_invitations();
+	is(state_of($own), 'verifying 1', 'an outcome is unknown after a crash');
+	find_revoked($own, 300, "Clerk's clock is set after a crash, before any response: an invitation is found");
+	return;
+}
+
+sub crash
+{
+	$node->stop('immediate');
+	$node->start;
+	return;
+}
+
+# The row's invitation is revoked, and Clerk's clock is set before the lookup.
+sub find_revoked
+{
+	my ($id, $offset, $title) = @_;
+
+	$clerk->control('revoke_as_admin', { id => $_->{id} })
+	  foreach $clerk->invitations_for(value($id, 'email_address'));
+	$clerk->control('clock', { offset => $offset });
+	make_due();
+	wait_until(
+		'it is looked up',
+		sub {
+			send_invitations();
+			return state_of($id) !~ /^(?:queued|verifying)/;
+		});
+	is(state_of($id) . ' ' . value($id, 'status'), 'sent 1 revoked', $title);
+	is(created(value($id, 'email_address')), 1, '... and is the only one');
 	$clerk->control('clock', { offset => 0 });
 	return;
 }
