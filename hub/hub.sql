@@ -166,7 +166,17 @@ DECLARE
     row_id bigint;
     is_unknown boolean;
     wanted public.clerk_invitation_outbox;
+    made_by text;
 BEGIN
+    -- A server that was promoted or restored applies nothing before
+    -- clerk_hub.connect() has seen to what it may have forgotten.
+    SELECT p.server INTO made_by FROM clerk_hub.publisher AS p;
+    IF split_part(made_by, '/', 2) <> left(pg_walfile_name(pg_current_wal_lsn()), 8) THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'this hub was promoted or restored',
+            HINT = 'CALL clerk_hub.connect() copies anew what is open.';
+    END IF;
+
     -- An apply worker of this subscription does nothing but this, and what it
     -- does is as good as done by hand: the outbox's own triggers must fire.
     IF current_setting('session_replication_role') <> 'origin' THEN

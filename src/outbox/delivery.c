@@ -345,10 +345,8 @@ send_batch(Pass *pass)
 		 */
 		if (!clerk_outbox_claim_is_safe())
 			stop_without_standby(pass);
-		else if (clerk_outbox_still_has_lock())
+		else if (clerk_pass_has_lock(&pass->shared))
 			clerk_send_batch(entries, count, &claimed);
-		else
-			pass->shared.report->busy = true;
 	}
 	settle(pass, entries, count);
 	return true;

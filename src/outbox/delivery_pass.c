@@ -39,7 +39,8 @@ clerk_pass_fits(ClerkDeliveryPass *pass)
 }
 
 /*
- * Returns whether this session is still the only sender.  If another session
+ * CHECK LOCK: returns whether this session is still the only sender, or is
+ * again.  If another session
  * has become the sender, sets report->busy, which ends the pass.  Must be
  * called in a transaction.
  */

@@ -6,8 +6,7 @@
  * because it must outlive transactions, including those that are aborted.
  * Therefore pg_advisory_unlock_all() releases it, which a user's trigger on
  * the outbox may call while a sender is at work.  So a sender asks for the
- * lock again before it claims rows or looks them up, and sends nothing if it
- * has lost the lock while it claimed them.  If another sender has
+ * lock again before it claims, sends, or looks up rows.  If another sender has
  * taken over meanwhile, that one treats all rows in flight as having an
  * unknown outcome, as after a crash.  Since each change of the first sender
  * names the state that it has seen, nothing is sent twice.
@@ -42,20 +41,6 @@ clerk_outbox_lock(void)
 
 	return clerk_lock_is_held(&tag, ExclusiveLock) ||
 		LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-/*
- * CHECK LOCK: whether this session has had the lock since clerk_outbox_lock().
- * A lock that was lost must not be acquired again for the rows in flight: a
- * sender in between has treated them as having an unknown outcome, and may
- * even have settled them.
- */
-bool
-clerk_outbox_still_has_lock(void)
-{
-	LOCKTAG		tag = sender_lock_tag();
-
-	return clerk_lock_is_held(&tag, ExclusiveLock);
 }
 
 /* UNLOCK: releases the lock if this session holds it. */

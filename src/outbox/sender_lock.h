@@ -6,7 +6,6 @@
 #define CLERK_SENDER_LOCK_H
 
 extern bool clerk_outbox_lock(void);
-extern bool clerk_outbox_still_has_lock(void);
 extern void clerk_outbox_unlock(void);
 extern bool clerk_outbox_keep_senders_out(void);
 
