@@ -25,6 +25,7 @@ OBJS = \
 	src/worker/wakeup.o \
 	src/worker/worker.o \
 	src/outbox/claim.o \
+	src/outbox/creation_window.o \
 	src/outbox/delivery.o \
 	src/outbox/delivery_pass.o \
 	src/outbox/delivery_plan.o \
@@ -32,6 +33,7 @@ OBJS = \
 	src/outbox/enqueued_rows.o \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
+	src/outbox/lookup_outcome.o \
 	src/outbox/outbox.o \
 	src/outbox/outbox_row.o \
 	src/outbox/outbox_statement.o \

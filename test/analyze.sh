@@ -15,7 +15,7 @@ prepare_machine clang
 known_reports()
 {
 	cat <<'END'
-src/outbox/outcome.c core.NullDereference an element of an array has an address, also if it is compared with a pointer that may be null
+src/outbox/lookup_outcome.c core.NullDereference an element of an array has an address, also if it is compared with a pointer that may be null
 END
 }
 

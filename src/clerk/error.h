@@ -9,6 +9,11 @@
 #define CLERK_HINT_KEY \
 	"Check \"clerk_invite.secret_key_file\", \"clerk_invite.secret_key\", and the server's environment variable CLERK_SECRET_KEY. The first one that is set is used."
 
+/* Clerk's error codes that decide what becomes of a row. */
+#define CLERK_CODE_ALREADY_A_MEMBER "already_a_member_in_organization"
+#define CLERK_CODE_PENDING_ALREADY "organization_invitation_not_unique"
+#define CLERK_CODE_DUPLICATE_RECORD "duplicate_record"
+
 /* What a failure means for a retry. */
 typedef enum ClerkErrorClass
 {

@@ -42,13 +42,13 @@ static const ClerkErrorRule refusals[] = {
 	"Clerk's rate limit was exceeded", NULL},
 
 	/* Clerk already has the invitation or the member. */
-	{0, "organization_invitation_not_unique", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+	{0, CLERK_CODE_PENDING_ALREADY, CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"an invitation for this address is already pending",
 	"The pending invitation remains valid. To replace it, revoke it first."},
-	{0, "duplicate_record", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+	{0, CLERK_CODE_DUPLICATE_RECORD, CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"an invitation for this address is already pending",
 	"The pending invitation remains valid. To replace it, revoke it first."},
-	{0, "already_a_member_in_organization", CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
+	{0, CLERK_CODE_ALREADY_A_MEMBER, CLERK_ERROR_EXISTS, ERRCODE_UNIQUE_VIOLATION,
 		"this address already belongs to a member of the organization",
 	"No invitation is needed."},
 

@@ -1,39 +1,20 @@
 /*
  * outcome.c
- *		What the result of a request means for a row of the outbox.
+ *		What the end of a request means for a row of the outbox.
  *
  * Only three results are certain: Clerk reports that it created the
  * invitation, Clerk refuses it, or the request was never sent.  In any other
  * case the outcome is unknown, and the row is "verifying" until a lookup of
- * its address's invitations decides.  Until then it must neither fail nor be
- * sent again.
- *
- * An invitation that was created after the row was first claimed, by Clerk's
- * clock, and that belongs to no other row, is the row's, whatever its status
- * is now.  If Clerk's clock was set since then, the claim counts as early as
- * any of the clock's settings has it.
- *
- * Clerk's lists lack the invitations that come from an organization's domain.
- * If Clerk refuses a request because an invitation is pending, and its lists
- * show none that can be the reason, neither at once nor after
- * clerk_invite.verify_delay, then it is such an invitation: Clerk has it
- * already, and would refuse every further request.
+ * its address's invitations decides (outbox/lookup_outcome.c).  Until then it
+ * must neither fail nor be sent again.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "clerk/email_address.h"
-#include "clerk/remote_clock.h"
-#include "common/server_clock.h"
 #include "common/settings.h"
 #include "compat.h"
-#include "outbox/outbox.h"
 #include "outbox/outcome.h"
 #include "utils/timestamp.h"
-
-#define ALREADY_A_MEMBER "already_a_member_in_organization"
-#define PENDING_ALREADY "organization_invitation_not_unique"
-#define DUPLICATE_RECORD "duplicate_record"
 
 /*
  * Codes of a 404 response that mean that Clerk does not have the organization
@@ -50,64 +31,12 @@ static const char *const organization_not_found[] = {
  */
 #define MAX_SHARED_ATTEMPTS 2
 
-/*
- * When an invitation that is the row's can have been created, by Clerk's clock.
- * If that was set since the claim, times before and after that cannot be
- * compared: the earliest claim and the latest lookup count.
- */
-typedef struct ClaimTimes
-{
-	TimestampTz claim;
-	TimestampTz lookup;
-	bool		clock_was_set;	/* perhaps; then an invitation from the future
-								 * may be one from before that */
-} ClaimTimes;
-
-/*
- * How much clocks at Clerk may differ, such as the one that invitations are
- * created by and that of its responses, in microseconds.  A minute is far more
- * than clocks of a data center differ.
- */
-#define CLOCK_TOLERANCE (60 * USECS_PER_SEC)
-
 static void lookup_error_outcome(ClerkOutboxChange *change,
 								 const ClerkError *error);
 static bool is_organization_not_found(const ClerkError *error);
 static void missing_address_outcome(ClerkOutboxChange *change);
-static void keep_last_failure(ClerkOutboxChange *change);
 static void note_failure(ClerkOutboxChange *change, const ClerkError *error);
 static void undo_claim(ClerkOutboxChange *change);
-static TimestampTz trusted_from(const ClerkOutboxRow *row);
-static bool is_refused_as_pending(const ClerkOutboxRow *row);
-static void empty_lookup_outcome(ClerkOutboxChange *change,
-								 bool reason_is_unlisted);
-static bool is_reason_unlisted(const ClerkOutboxRow *row,
-							   const ClerkInvitationList *found,
-							   TimestampTz first_claimed_at);
-static bool was_pending_after(const ClerkInvitation *invitation,
-							  TimestampTz time);
-static bool are_attempts_used_up(const ClerkOutboxRow *row);
-static TimestampTz next_retry_time(int attempts);
-static const ClerkInvitation *own_invitation(const ClerkOutboxRow *row,
-											 const ClerkInvitationList *found,
-											 const ClaimTimes *times,
-											 const List *adopted);
-static bool is_created_since_claim(const ClerkInvitation *invitation,
-								   const ClaimTimes *times);
-static bool belongs_to_another_row(const char *invitation_id,
-								   const List *adopted);
-static ClaimTimes claim_by_clerks_clock(const ClerkOutboxRow *row,
-										const ClerkHttpRequest *request);
-static int64 elapsed_since_claim(const ClerkOutboxRow *row,
-								 const ClerkHttpRequest *request);
-static void add_claim_time(ClaimTimes *times, TimestampTz claim);
-static bool is_filter_trusted(const ClerkOutboxRow *row);
-static const ClerkInvitation *sole_pending(const ClerkInvitationList *found);
-static bool any_pending(const ClerkOutboxRow *row,
-						const ClerkInvitationList *found);
-static bool is_pending(const ClerkInvitation *invitation);
-static ClerkLikeness address_likeness(const ClerkInvitation *invitation,
-									  const ClerkOutboxRow *row);
 
 /* Clerk created this invitation for the row.  The change refers to it. */
 void
@@ -128,14 +57,14 @@ clerk_outcome_error(ClerkOutboxChange *change, const ClerkError *error)
 {
 	const ClerkOutboxRow *row = change->row;
 
-	keep_last_failure(change);
+	clerk_keep_last_failure(change);
 	note_failure(change, error);
 	if (strcmp(row->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
 		lookup_error_outcome(change, error);
 		return;
 	}
-	change->next_attempt_at = next_retry_time(row->progress.attempts);
+	change->next_attempt_at = clerk_next_retry_time(row->progress.attempts);
 
 	change->progress.state = CLERK_OUTBOX_QUEUED;
 	switch (error->class)
@@ -197,7 +126,7 @@ lookup_error_outcome(ClerkOutboxChange *change, const ClerkError *error)
 		error->class != CLERK_ERROR_CONFIGURATION &&
 		error->class != CLERK_ERROR_NOT_SENT)
 		change->progress.consecutive_failures++;
-	change->next_attempt_at = next_retry_time(Max(change->progress.consecutive_failures, 1));
+	change->next_attempt_at = clerk_next_retry_time(Max(change->progress.consecutive_failures, 1));
 }
 
 static bool
@@ -227,7 +156,7 @@ clerk_outcome_shared_error(ClerkOutboxChange *change, const ClerkError *error,
 {
 	bool		named = clerk_error_names(error, change->row->invitation.email_address);
 	bool		pending = error->class == CLERK_ERROR_EXISTS &&
-	(error->code == NULL || strcmp(error->code, ALREADY_A_MEMBER) != 0);
+	(error->code == NULL || strcmp(error->code, CLERK_CODE_ALREADY_A_MEMBER) != 0);
 
 	clerk_outcome_error(change, error);
 	switch (error->class)
@@ -291,7 +220,7 @@ clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 static void
 missing_address_outcome(ClerkOutboxChange *change)
 {
-	keep_last_failure(change);
+	clerk_keep_last_failure(change);
 	change->progress.state = CLERK_OUTBOX_VERIFYING;
 	change->progress.http_status = 0;
 	change->progress.error_code = NULL;
@@ -310,7 +239,7 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 {
 	const ClerkOutboxRow *row = change->row;
 
-	keep_last_failure(change);
+	clerk_keep_last_failure(change);
 	if (strcmp(row->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
 	{
 		change->progress.consecutive_failures = row->progress.consecutive_failures;
@@ -322,50 +251,6 @@ clerk_outcome_unsent(ClerkOutboxChange *change)
 }
 
 /*
- * SETTLE LOOKUP: a lookup that started at "asked_at" succeeded; "found" are
- * the invitations that Clerk has for the row's address.  "adopted" is a list of
- * the IDs of invitations that rows have been given in this transaction; this
- * function may append one.  Must be called in a transaction; raises the errors
- * of clerk_outbox_run().
- */
-void
-clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
-					 TimestampTz asked_at, const ClerkInvitationList *found,
-					 List **adopted)
-{
-	const ClerkOutboxRow *row = change->row;
-	ClaimTimes	times = claim_by_clerks_clock(row, request);
-	const ClerkInvitation *own = own_invitation(row, found, &times, *adopted);
-	bool		member = row->progress.error_code != NULL &&
-	strcmp(row->progress.error_code, ALREADY_A_MEMBER) == 0;
-	bool		answered = member || is_refused_as_pending(row);
-	bool		accepted = asked_at >= trusted_from(row);
-
-	if (own != NULL)
-	{
-		clerk_outcome_created(change, own);
-		*adopted = lappend(*adopted, clerk_invitation_text(own, CLERK_INVITATION_ID));
-		return;
-	}
-	keep_last_failure(change);
-
-	/*
-	 * A request that has no answer may still arrive, and be carried out if
-	 * the other invitation is revoked before.
-	 */
-	if ((member || any_pending(row, found)) && (answered || accepted))
-		change->progress.state = CLERK_OUTBOX_SKIPPED;
-	else if (accepted)
-		empty_lookup_outcome(change,
-							 is_reason_unlisted(row, found, times.claim));
-	else
-	{
-		change->progress.state = CLERK_OUTBOX_VERIFYING;
-		change->next_attempt_at = trusted_from(row);
-	}
-}
-
-/*
  * The address cannot be looked up, since it cannot be converted to what Clerk
  * expects.  For the same reason, no request for it can have been sent, so the
  * outcome is known: the row's sender died before it could record that.
@@ -373,26 +258,9 @@ clerk_outcome_lookup(ClerkOutboxChange *change, const ClerkHttpRequest *request,
 void
 clerk_outcome_unsendable(ClerkOutboxChange *change, const ClerkError *error)
 {
-	keep_last_failure(change);
+	clerk_keep_last_failure(change);
 	note_failure(change, error);
 	change->progress.state = CLERK_OUTBOX_FAILED;
-}
-
-/*
- * Returns the form of the row's address by which to look it up.
- *
- * Clerk may store an address in another form than it was sent, and find it
- * only in that form.  Then a lookup finds nothing, and the next request is
- * refused because of the pending invitation.  After such a refusal, the
- * lookups of every second attempt use the normalized form.
- */
-const char *
-clerk_lookup_address(const ClerkOutboxRow *row)
-{
-	const char *address = row->invitation.email_address;
-
-	return row->progress.attempts % 2 == 0 && is_refused_as_pending(row) ?
-		clerk_normalized_text(address) : address;
 }
 
 /* Returns whether the change leads to a final state. */
@@ -404,122 +272,9 @@ clerk_is_final(const ClerkOutboxChange *change)
 		strcmp(change->progress.state, CLERK_OUTBOX_FAILED) == 0;
 }
 
-/*
- * Whether Clerk refused the row's last request because an invitation is
- * pending.
- */
-static bool
-is_refused_as_pending(const ClerkOutboxRow *row)
-{
-	return row->progress.error_code != NULL &&
-		(strcmp(row->progress.error_code, PENDING_ALREADY) == 0 ||
-		 strcmp(row->progress.error_code, DUPLICATE_RECORD) == 0);
-}
-
-/*
- * Returns the time from which on a lookup that does not find the row's
- * invitation is accepted: after clerk_invite.verify_delay an abandoned request
- * can no longer arrive at Clerk.  What counts is when the lookup started, since
- * a request that arrives later is not in its response.
- */
-static TimestampTz
-trusted_from(const ClerkOutboxRow *row)
-{
-	return TimestampTzPlusMilliseconds(row->claimed_at, (int64) clerk_verify_delay);
-}
-
-/* A lookup that is accepted found no invitation for the row. */
-static void
-empty_lookup_outcome(ClerkOutboxChange *change, bool reason_is_unlisted)
-{
-	const ClerkOutboxRow *row = change->row;
-
-	if (reason_is_unlisted)
-	{
-		change->progress.state = CLERK_OUTBOX_SKIPPED;
-		return;
-	}
-
-	/* The sender died before it could record a reason. */
-	if (change->progress.error_message == NULL)
-		change->progress.error_message = "the request ended without a response, and Clerk has no such invitation";
-	if (are_attempts_used_up(row))
-		change->progress.state = CLERK_OUTBOX_FAILED;
-	else
-	{
-		change->progress.state = CLERK_OUTBOX_QUEUED;
-		change->next_attempt_at = next_retry_time(row->progress.attempts);
-	}
-}
-
-/*
- * Whether Clerk refused the row's last request because of an invitation that
- * its lists lack; "found" is what they have for the row's address, of which
- * nothing is pending.
- *
- * The reason may have been an invitation that was accepted, revoked or expired
- * only since then, and Clerk may have needed a moment to notice.  Then another
- * request may succeed.
- *
- * If the address has another normalized form, only lookups of both forms show
- * what Clerk has.  The row's own invitation is not missed: its request was
- * followed by a lookup of the address as it was sent.
- */
-static bool
-is_reason_unlisted(const ClerkOutboxRow *row, const ClerkInvitationList *found,
-				   TimestampTz first_claimed_at)
-{
-	const char *address = row->invitation.email_address;
-	TimestampTz since = TimestampTzPlusMilliseconds(first_claimed_at,
-													-(int64) clerk_verify_delay);
-
-	if (!is_refused_as_pending(row))
-		return false;
-	for (int i = 0; i < found->count; i++)
-		if (was_pending_after(&found->invitations[i], since))
-			return false;
-	return strcmp(clerk_lookup_address(row), clerk_normalized_text(address)) == 0 ||
-		are_attempts_used_up(row);
-}
-
-/*
- * Whether an invitation may have been pending after a time by Clerk's clock,
- * although it is not now.
- */
-static bool
-was_pending_after(const ClerkInvitation *invitation, TimestampTz time)
-{
-	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
-	TimestampTz expires_at = DT_NOBEGIN;
-
-	if (status == NULL || invitation->nulls[CLERK_INVITATION_UPDATED_AT])
-		return true;
-
-	/* The update of an invitation may not be due to its expiration. */
-	if (strcmp(status, "expired") == 0)
-	{
-		if (invitation->nulls[CLERK_INVITATION_EXPIRES_AT])
-			return true;
-		expires_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_EXPIRES_AT]);
-	}
-	return expires_at >= time ||
-		DatumGetTimestampTz(invitation->values[CLERK_INVITATION_UPDATED_AT]) >= time;
-}
-
-/*
- * Whether the row must not be sent again.  A row that is to be sent by itself
- * has shared an unsuccessful request before, perhaps because of another row:
- * it gets one attempt of its own, however few are allowed.
- */
-static bool
-are_attempts_used_up(const ClerkOutboxRow *row)
-{
-	return row->progress.attempts >= Max(clerk_max_attempts, row->progress.send_alone ? 2 : 1);
-}
-
 /* Keeps the row's state and its last failure. */
-static void
-keep_last_failure(ClerkOutboxChange *change)
+void
+clerk_keep_last_failure(ClerkOutboxChange *change)
 {
 	change->progress = change->row->progress;
 	change->progress.consecutive_failures = 0;
@@ -551,8 +306,8 @@ undo_claim(ClerkOutboxChange *change)
  * Exponential backoff from clerk_invite.retry_delay up to retry_delay_max,
  * with up to 25 % jitter.
  */
-static TimestampTz
-next_retry_time(int attempts)
+TimestampTz
+clerk_next_retry_time(int attempts)
 {
 	double		delay = clerk_retry_delay;
 
@@ -561,203 +316,4 @@ next_retry_time(int attempts)
 	delay = Min(delay, clerk_retry_delay_max);
 	delay *= 1 + clerk_random_fraction() / 4;
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
-}
-
-/*
- * Returns the invitation that is certainly the row's; NULL if there is none.
- * If there are several, the one whose address is most similar counts, and of
- * these the newest.  The list has the newest first, unless Clerk's clock was
- * set; one that is pending is the newest in any case, since Clerk creates none
- * while one is pending.
- */
-static const ClerkInvitation *
-own_invitation(const ClerkOutboxRow *row, const ClerkInvitationList *found,
-			   const ClaimTimes *times, const List *adopted)
-{
-	const ClerkInvitation *own = NULL;
-	ClerkLikeness closest = CLERK_ADDRESS_OTHER;
-	const ClerkInvitation *from_filter = is_filter_trusted(row) ?
-	sole_pending(found) : NULL;
-
-	for (int i = 0; i < found->count; i++)
-	{
-		const ClerkInvitation *invitation = &found->invitations[i];
-
-		if ((address_likeness(invitation, row) > closest ||
-			 (own == NULL && invitation == from_filter) ||
-			 (own != NULL && address_likeness(invitation, row) == closest &&
-			  is_pending(invitation) && !is_pending(own))) &&
-			is_created_since_claim(invitation, times) &&
-			!belongs_to_another_row(clerk_invitation_text(invitation, CLERK_INVITATION_ID),
-									adopted))
-		{
-			own = invitation;
-			closest = address_likeness(invitation, row);
-		}
-	}
-	return own;
-}
-
-/*
- * Whether the invitation was created between the row's claim and the lookup,
- * by any setting that Clerk's clock may have had since.
- *
- * An invitation from the future was created before the clock was set back.  If
- * that may have been since the claim, it counts, since a row that misses its
- * own invitation would be sent twice.
- */
-static bool
-is_created_since_claim(const ClerkInvitation *invitation, const ClaimTimes *times)
-{
-	TimestampTz created_at;
-
-	if (invitation->nulls[CLERK_INVITATION_CREATED_AT])
-		return false;
-	created_at = DatumGetTimestampTz(invitation->values[CLERK_INVITATION_CREATED_AT]);
-	return created_at >= times->claim &&
-		(times->clock_was_set || created_at <= times->lookup);
-}
-
-/* Returns the pending invitation if there is exactly one; else NULL. */
-static const ClerkInvitation *
-sole_pending(const ClerkInvitationList *found)
-{
-	const ClerkInvitation *pending = NULL;
-
-	for (int i = 0; i < found->count; i++)
-		if (is_pending(&found->invitations[i]))
-		{
-			if (pending != NULL)
-				return NULL;
-			pending = &found->invitations[i];
-		}
-	return pending;
-}
-
-/*
- * Whether a row has this invitation, in the table or by a change of this
- * transaction.
- */
-static bool
-belongs_to_another_row(const char *invitation_id, const List *adopted)
-{
-	const ListCell *cell;
-
-	foreach(cell, adopted)
-		if (strcmp(lfirst(cell), invitation_id) == 0)
-		return true;
-	return clerk_outbox_has_invitation(invitation_id);
-}
-
-/*
- * Whether all invitations that Clerk's filter finds for the row's address
- * count as being for that address, even if theirs differs.  The filter may
- * match more than the address.  It is trusted if Clerk has reported that an
- * invitation for the address is pending, and also if the row has no attempt
- * left in which Clerk could report that.
- */
-static bool
-is_filter_trusted(const ClerkOutboxRow *row)
-{
-	return is_refused_as_pending(row) || are_attempts_used_up(row);
-}
-
-/* Whether an invitation for the row's address is pending. */
-static bool
-any_pending(const ClerkOutboxRow *row, const ClerkInvitationList *found)
-{
-	bool		filter_trusted = is_filter_trusted(row);
-
-	for (int i = 0; i < found->count; i++)
-		if (is_pending(&found->invitations[i]) &&
-			(filter_trusted ||
-			 address_likeness(&found->invitations[i], row) != CLERK_ADDRESS_OTHER))
-			return true;
-	return false;
-}
-
-static bool
-is_pending(const ClerkInvitation *invitation)
-{
-	const char *status = clerk_invitation_text(invitation, CLERK_INVITATION_STATUS);
-
-	return status != NULL && strcmp(status, CLERK_INVITATION_PENDING) == 0;
-}
-
-/* How similar the invitation's address is to the row's. */
-static ClerkLikeness
-address_likeness(const ClerkInvitation *invitation, const ClerkOutboxRow *row)
-{
-	return clerk_address_likeness(clerk_invitation_text(invitation,
-														CLERK_INVITATION_EMAIL_ADDRESS),
-								  row->invitation.email_address);
-}
-
-/*
- * Returns the times of the row's claim and of the lookup by Clerk's clock.  The
- * first claim is the time in the response's Date header, minus the time that
- * has elapsed since the claim.  The header is truncated to the second and has
- * aged on its way here, so the result is early by that, never late: an
- * invitation created after the claim is never taken for an older one.
- *
- * This assumes that Clerk's clock was not set since the claim.  The last claim
- * has the time as it was known then, and clerk/remote_clock.c knows what
- * responses have shown in the meantime, for an invitation that was created
- * before the clock was set.
- */
-static ClaimTimes
-claim_by_clerks_clock(const ClerkOutboxRow *row, const ClerkHttpRequest *request)
-{
-	ClaimTimes	times;
-	int64		elapsed = elapsed_since_claim(row, request);
-	pg_time_t	date = clerk_http_date(request);
-	int64		age = clerk_server_clock_elapsed(clerk_http_response_clock(request),
-												 clerk_server_clock()) * 1000;
-	TimestampTz now[CLERK_CLOCK_SETTINGS];
-	int			settings;
-
-	times.lookup = date != 0 ? time_t_to_timestamptz(date) :
-		clerk_http_response_time(request);
-	times.claim = times.lookup - elapsed;
-	times.clock_was_set = row->claimed_clerk_clock == 0 ||
-		row->claimed_clerk_clock < times.claim - CLOCK_TOLERANCE ||
-		row->claimed_clerk_clock > times.lookup + CLOCK_TOLERANCE;
-	times.lookup += CLOCK_TOLERANCE;
-	settings = clerk_remote_clock_settings(elapsed + age, now);
-	for (int i = 0; i < settings; i++)
-		add_claim_time(&times, now[i] - elapsed - age);
-	if (row->claimed_clerk_clock != 0)
-		times.claim = Min(times.claim, row->claimed_clerk_clock);
-	return times;
-}
-
-/*
- * Returns the time from the row's first claim to the response, in microseconds.
- *
- * It is measured by two clocks.  The wall clock can be set; if it was set back,
- * it shows too little.  The monotonic clock (common/server_clock.h) cannot be
- * set, but may stop while the machine sleeps, and does not know times from
- * before a server restart.  Neither shows too much unless the wall clock was
- * set ahead.  Therefore the larger value counts.
- */
-static int64
-elapsed_since_claim(const ClerkOutboxRow *row, const ClerkHttpRequest *request)
-{
-	int64		elapsed = clerk_http_response_time(request) - row->first_claimed_at;
-
-	if (row->first_claimed_clock != 0)
-		elapsed = Max(elapsed,
-					  clerk_server_clock_elapsed(row->first_claimed_clock,
-												 clerk_http_response_clock(request)) * 1000);
-	return elapsed;
-}
-
-/* The first claim by another setting that Clerk's clock may have had. */
-static void
-add_claim_time(ClaimTimes *times, TimestampTz claim)
-{
-	if (claim < times->claim - CLOCK_TOLERANCE ||
-		claim > times->claim + CLOCK_TOLERANCE)
-		times->clock_was_set = true;
-	times->claim = Min(times->claim, claim);
 }

@@ -1,6 +1,6 @@
 /*
  * outcome.h
- *		What the result of a request means for a row of the outbox.
+ *		What the end of a request means for a row of the outbox.
  *
  * Each clerk_outcome_ function fills in the change of a row; change->row must
  * be set.  Strings are in the current memory context, or are those of the
@@ -11,7 +11,6 @@
 
 #include "clerk/error.h"
 #include "clerk/invitation_json.h"
-#include "http/http.h"
 #include "outbox/outbox_row.h"
 
 extern void clerk_outcome_created(ClerkOutboxChange *change,
@@ -24,14 +23,10 @@ extern void clerk_outcome_shared_error(ClerkOutboxChange *change,
 extern void clerk_outcome_bulk(ClerkOutboxChange *changes, int count,
 							   const ClerkInvitationList *created);
 extern void clerk_outcome_unsent(ClerkOutboxChange *change);
-extern void clerk_outcome_lookup(ClerkOutboxChange *change,
-								 const ClerkHttpRequest *request,
-								 TimestampTz asked_at,
-								 const ClerkInvitationList *found,
-								 List **adopted);
 extern void clerk_outcome_unsendable(ClerkOutboxChange *change,
 									 const ClerkError *error);
-extern const char *clerk_lookup_address(const ClerkOutboxRow *row);
 extern bool clerk_is_final(const ClerkOutboxChange *change);
+extern void clerk_keep_last_failure(ClerkOutboxChange *change);
+extern TimestampTz clerk_next_retry_time(int attempts);
 
 #endif							/* CLERK_OUTCOME_H */

@@ -14,6 +14,7 @@
 #include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "miscadmin.h"
+#include "outbox/lookup_outcome.h"
 #include "outbox/outcome.h"
 #include "outbox/request_batch.h"
 #include "utils/timestamp.h"

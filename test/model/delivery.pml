@@ -553,7 +553,7 @@ inline settle_row(s, r)
 #define may_be_skipped(s, r) (row[r].refused || is_believed(s, r))
 #endif
 
-/* STEP SETTLE LOOKUP: what the answer to a lookup means for a row, outcome.c */
+/* STEP SETTLE LOOKUP: what the answer to a lookup means for a row, lookup_outcome.c */
 inline settle_lookup(s, r)
 {
 	if
