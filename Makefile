@@ -34,6 +34,7 @@ OBJS = \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
 	src/outbox/lookup_outcome.o \
+	src/outbox/open_invitations.o \
 	src/outbox/outbox.o \
 	src/outbox/outbox_row.o \
 	src/outbox/outbox_statement.o \

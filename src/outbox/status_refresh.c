@@ -45,6 +45,7 @@
 #include "clerk/operations.h"
 #include "clerk/rate_limit.h"
 #include "compat.h"
+#include "outbox/open_invitations.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/status_refresh.h"
 #include "outbox/status_statements.h"
@@ -65,33 +66,13 @@ static const char *const other_statuses[] = {"accepted", "revoked", "expired"};
 
 #define OTHER_STATUSES ((int) lengthof(other_statuses))
 
-struct Organization;
-
-/* An invitation that was pending in the outbox. */
-typedef struct Invitation
-{
-	const ClerkOutboxPending *row;
-	struct Organization *organization;
-	bool		open;			/* no response has named it */
-} Invitation;
-
-/* An organization with invitations that were pending in the outbox. */
-typedef struct Organization
-{
-	const char *id;
-	Invitation *invitations;	/* an array */
-	int64		count;
-	int64		open;			/* number of open ones */
-	int64		pending;		/* open, or named as pending */
-} Organization;
-
 /* A list of invitations with one of other_statuses, as far as it was read. */
 typedef struct OtherList
 {
 	ClerkListing listing;		/* the next page */
 	int64		pages_read;
 	int64		pages_left;		/* by Clerk's count; at least 1 until the end */
-}			OtherList;
+} OtherList;
 
 /* The state of a refresh. */
 typedef struct Refresh
@@ -101,10 +82,7 @@ typedef struct Refresh
 	MemoryContext memory;		/* holds all of this */
 	MemoryContext list_memory;	/* holds a list being read */
 	MemoryContext page_memory;	/* holds a page, its request and its changes */
-	Organization *organizations;
-	int			organization_count;
-	Invitation **by_id;			/* each invitation once, ordered by id */
-	int64		count;
+	ClerkOpenInvitations invitations;
 	int			page_size;
 	int			failures;		/* consecutive */
 	bool		refused;		/* Clerk refused the last request, and would
@@ -112,21 +90,19 @@ typedef struct Refresh
 	bool		finished;		/* no further request makes sense */
 } Refresh;
 
-static void load_pending(Refresh *refresh);
-static void group_by_organization(Refresh *refresh, Invitation *invitations);
-static void sort_by_id(Refresh *refresh, Invitation *invitations);
-static int	compare_ids(const void *left, const void *right);
-static bool read_pending(Refresh *refresh, const Organization *organization);
+static bool read_pending(Refresh *refresh,
+						 const ClerkOpenOrganization *organization);
 static void read_no_longer_pending(Refresh *refresh,
-								   const Organization *organization);
-static OtherList * next_other_list(OtherList * lists);
-static int64 pages_left(const OtherList * lists);
-static void refresh_organization(Refresh *refresh, Organization *organization,
+								   const ClerkOpenOrganization *organization);
+static OtherList *next_other_list(OtherList *lists);
+static int64 pages_left(const OtherList *lists);
+static void refresh_organization(Refresh *refresh,
+								 ClerkOpenOrganization *organization,
 								 bool pending_complete);
-static void look_up(Refresh *refresh, const Invitation *invitation);
+static void look_up(Refresh *refresh, const ClerkOpenInvitation *invitation);
 static int64 requests_below(const Refresh *refresh,
-							const Organization *organization);
-static int64 requests_for_organization(const Organization *organization);
+							const ClerkOpenOrganization *organization);
+static int64 requests_for_organization(const ClerkOpenOrganization *organization);
 static bool fetch_page(Refresh *refresh, const ClerkListing *wanted,
 					   ClerkInvitationList *page);
 static bool is_request_allowed(Refresh *refresh, const ClerkListing *listing);
@@ -135,8 +111,6 @@ static bool would_be_refused_again(const ClerkListing *listing,
 static bool is_response_lost(const ClerkError *error);
 static void note_failure(Refresh *refresh, const ClerkError *error);
 static void record_page(Refresh *refresh, const ClerkInvitationList *page);
-static Invitation *find_invitation(const Refresh *refresh, const char *id);
-static void close_invitation(Invitation *invitation, const char *status);
 static void count_unreported(Refresh *refresh);
 static void count_changes(ClerkRefreshReport *report, const List *statuses);
 
@@ -162,8 +136,10 @@ clerk_refresh_statuses(Oid schema, void (*commit) (void),
 		.commit = commit,
 		.page_size = CLERK_LIST_MAX
 	};
+	MemoryContext caller;
 	bool		pending_complete;
 	int			first;
+	int			count;
 
 	memset(report, 0, sizeof(*report));
 	refresh.memory = AllocSetContextCreate(CurrentMemoryContext,
@@ -176,7 +152,10 @@ clerk_refresh_statuses(Oid schema, void (*commit) (void),
 												"clerk_invite page",
 												ALLOCSET_DEFAULT_SIZES);
 	clerk_outbox_find(schema);
-	load_pending(&refresh);
+	caller = MemoryContextSwitchTo(refresh.memory);
+	clerk_open_invitations_load(&refresh.invitations);
+	MemoryContextSwitchTo(caller);
+	report->pending = refresh.invitations.count;
 	commit();
 
 	pending_complete = read_pending(&refresh, NULL);
@@ -195,104 +174,16 @@ clerk_refresh_statuses(Oid schema, void (*commit) (void),
 	 * Begin at random, so that runs that end early do not always favor the
 	 * same ones.
 	 */
-	first = (int) (clerk_random_fraction() * refresh.organization_count);
-	for (int i = 0; i < refresh.organization_count && !refresh.finished; i++)
+	count = refresh.invitations.organization_count;
+	first = (int) (clerk_random_fraction() * count);
+	for (int i = 0; i < count && !refresh.finished; i++)
 		refresh_organization(&refresh,
-							 &refresh.organizations[(first + i) % refresh.organization_count],
+							 &refresh.invitations.organizations[(first + i) % count],
 							 pending_complete);
 
 	count_unreported(&refresh);
 	MemoryContextDelete(refresh.list_memory);
 	MemoryContextDelete(refresh.page_memory);
-}
-
-/* Loads the invitations that are pending in the outbox. */
-static void
-load_pending(Refresh *refresh)
-{
-	MemoryContext caller = MemoryContextSwitchTo(refresh->memory);
-	ClerkOutboxPending *rows;
-	Invitation *invitations;
-
-	refresh->count = clerk_outbox_pending(&rows);
-	invitations = MemoryContextAllocHuge(refresh->memory,
-										 Max(refresh->count, 1) * sizeof(Invitation));
-	for (int64 i = 0; i < refresh->count; i++)
-	{
-		invitations[i].row = &rows[i];
-		invitations[i].open = true;
-	}
-	group_by_organization(refresh, invitations);
-	sort_by_id(refresh, invitations);
-	refresh->report->pending = refresh->count;
-	MemoryContextSwitchTo(caller);
-}
-
-/*
- * Rows are ordered by organization, and those of one share the pointer to its
- * id.
- */
-static void
-group_by_organization(Refresh *refresh, Invitation *invitations)
-{
-	int			count = 0;
-
-	for (int64 i = 0; i < refresh->count; i++)
-		if (i == 0 ||
-			invitations[i].row->organization_id != invitations[i - 1].row->organization_id)
-			count++;
-	refresh->organizations = palloc0(Max(count, 1) * sizeof(Organization));
-	for (int64 i = 0; i < refresh->count; i++)
-	{
-		Organization *organization;
-
-		if (i == 0 ||
-			invitations[i].row->organization_id != invitations[i - 1].row->organization_id)
-		{
-			organization = &refresh->organizations[refresh->organization_count++];
-			organization->id = invitations[i].row->organization_id;
-			organization->invitations = &invitations[i];
-		}
-		organization = &refresh->organizations[refresh->organization_count - 1];
-		organization->count++;
-		organization->open++;
-		organization->pending++;
-		invitations[i].organization = organization;
-	}
-}
-
-/*
- * Sorts invitations by id, and closes all but one of those that are in several
- * rows.
- */
-static void
-sort_by_id(Refresh *refresh, Invitation *invitations)
-{
-	int64		kept = 0;
-
-	refresh->by_id = MemoryContextAllocHuge(refresh->memory,
-											Max(refresh->count, 1) * sizeof(Invitation *));
-	for (int64 i = 0; i < refresh->count; i++)
-		refresh->by_id[i] = &invitations[i];
-	qsort(refresh->by_id, refresh->count, sizeof(Invitation *), compare_ids);
-	for (int64 i = 0; i < refresh->count; i++)
-	{
-		if (kept > 0 &&
-			compare_ids(&refresh->by_id[i], &refresh->by_id[kept - 1]) == 0)
-			close_invitation(refresh->by_id[i], CLERK_INVITATION_PENDING);
-		else
-			refresh->by_id[kept++] = refresh->by_id[i];
-	}
-	refresh->count = kept;
-}
-
-static int
-compare_ids(const void *left, const void *right)
-{
-	const Invitation *const *a = left;
-	const Invitation *const *b = right;
-
-	return strcmp((*a)->row->invitation_id, (*b)->row->invitation_id);
 }
 
 /*
@@ -302,7 +193,7 @@ compare_ids(const void *left, const void *right)
  * time.
  */
 static bool
-read_pending(Refresh *refresh, const Organization *organization)
+read_pending(Refresh *refresh, const ClerkOpenOrganization *organization)
 {
 	ClerkListing listing = {.limit = refresh->page_size};
 	ClerkInvitationPages *pages;
@@ -341,7 +232,7 @@ read_pending(Refresh *refresh, const Organization *organization)
  * remains open.
  */
 static void
-read_no_longer_pending(Refresh *refresh, const Organization *organization)
+read_no_longer_pending(Refresh *refresh, const ClerkOpenOrganization *organization)
 {
 	OtherList	lists[OTHER_STATUSES] = {0};
 
@@ -372,7 +263,7 @@ read_no_longer_pending(Refresh *refresh, const Organization *organization)
 
 /* Returns the list of which the fewest pages have been read, not to its end. */
 static OtherList *
-next_other_list(OtherList * lists)
+next_other_list(OtherList *lists)
 {
 	OtherList  *next = NULL;
 
@@ -385,7 +276,7 @@ next_other_list(OtherList * lists)
 
 /* How many pages of all these lists have not been read, by Clerk's count. */
 static int64
-pages_left(const OtherList * lists)
+pages_left(const OtherList *lists)
 {
 	int64		left = 0;
 
@@ -400,7 +291,7 @@ pages_left(const OtherList * lists)
  * complete ("pending_complete"), the organization's list would not show more.
  */
 static void
-refresh_organization(Refresh *refresh, Organization *organization,
+refresh_organization(Refresh *refresh, ClerkOpenOrganization *organization,
 					 bool pending_complete)
 {
 	refresh->refused = false;
@@ -417,7 +308,7 @@ refresh_organization(Refresh *refresh, Organization *organization,
 
 /* A page of the maximum size has room for all invitations of an address. */
 static void
-look_up(Refresh *refresh, const Invitation *invitation)
+look_up(Refresh *refresh, const ClerkOpenInvitation *invitation)
 {
 	ClerkListing listing = {
 		.organization_id = invitation->row->organization_id,
@@ -434,7 +325,7 @@ look_up(Refresh *refresh, const Invitation *invitation)
  * below the instance if it is NULL, could resolve everything that is open.
  */
 static int64
-requests_below(const Refresh *refresh, const Organization *organization)
+requests_below(const Refresh *refresh, const ClerkOpenOrganization *organization)
 {
 	int64		requests = 0;
 
@@ -442,8 +333,8 @@ requests_below(const Refresh *refresh, const Organization *organization)
 		return 0;
 	if (organization != NULL)
 		return organization->open;
-	for (int i = 0; i < refresh->organization_count; i++)
-		requests += requests_for_organization(&refresh->organizations[i]);
+	for (int i = 0; i < refresh->invitations.organization_count; i++)
+		requests += requests_for_organization(&refresh->invitations.organizations[i]);
 	return requests;
 }
 
@@ -453,7 +344,7 @@ requests_below(const Refresh *refresh, const Organization *organization)
  * pending.
  */
 static int64
-requests_for_organization(const Organization *organization)
+requests_for_organization(const ClerkOpenOrganization *organization)
 {
 	if (organization->open <= 1)
 		return organization->open;
@@ -600,14 +491,14 @@ record_page(Refresh *refresh, const ClerkInvitationList *page)
 	{
 		const char *status = clerk_invitation_text(&page->invitations[i],
 												   CLERK_INVITATION_STATUS);
-		Invitation *invitation;
+		ClerkOpenInvitation *invitation;
 
-		invitation = find_invitation(refresh,
-									 clerk_invitation_text(&page->invitations[i],
-														   CLERK_INVITATION_ID));
+		invitation = clerk_open_invitation_find(&refresh->invitations,
+												clerk_invitation_text(&page->invitations[i],
+																	  CLERK_INVITATION_ID));
 		if (invitation == NULL || !invitation->open)
 			continue;
-		close_invitation(invitation, status);
+		clerk_open_invitation_close(invitation, status);
 		if (status == NULL ||
 			(invitation->row->status_known &&
 			 strcmp(status, CLERK_INVITATION_PENDING) == 0))
@@ -624,41 +515,15 @@ record_page(Refresh *refresh, const ClerkInvitationList *page)
 	MemoryContextSwitchTo(caller);
 }
 
-/* Returns NULL if the invitation is not one of the outbox's. */
-static Invitation *
-find_invitation(const Refresh *refresh, const char *id)
-{
-	ClerkOutboxPending row = {.invitation_id = id};
-	Invitation	wanted = {.row = &row};
-	Invitation *key = &wanted;
-	Invitation **found = bsearch(&key, refresh->by_id, refresh->count,
-								 sizeof(Invitation *), compare_ids);
-
-	return found == NULL ? NULL : *found;
-}
-
-/*
- * A response has named the invitation.  Even without a status, another
- * response would say no more.
- */
-static void
-close_invitation(Invitation *invitation, const char *status)
-{
-	invitation->open = false;
-	invitation->organization->open--;
-	if (status != NULL && strcmp(status, CLERK_INVITATION_PENDING) != 0)
-		invitation->organization->pending--;
-}
-
 static void
 count_unreported(Refresh *refresh)
 {
 	ClerkRefreshReport *report = refresh->report;
 	MemoryContext caller = MemoryContextSwitchTo(refresh->memory);
 
-	for (int i = 0; i < refresh->organization_count; i++)
+	for (int i = 0; i < refresh->invitations.organization_count; i++)
 	{
-		const Organization *organization = &refresh->organizations[i];
+		const ClerkOpenOrganization *organization = &refresh->invitations.organizations[i];
 
 		if (organization->open == 0)
 			continue;

@@ -347,7 +347,12 @@ sub _launch
 {
 	my ($class, @options) = @_;
 	my $journal = PostgreSQL::Test::Utils::tempdir() . '/journal';
-	my $self = bless { journal => $journal, options => \@options }, $class;
+	my $self = bless {
+		journal => $journal,
+		journal_read => 0,
+		requests => [],
+		options => \@options
+	}, $class;
 
 	$self->{violations} = { file => "$journal.violations", expected => [] };
 	append_to_file($_, '') foreach $journal, $self->{violations}{file};
@@ -421,13 +426,19 @@ sub url
 	return "$self->{scheme}://$host:$self->{port}";
 }
 
-# Everything that the fake has been asked, oldest first.
+# Everything that the fake has been asked, oldest first.  Tests ask again and
+# again while they wait, so each line is decoded once.
 sub journal
 {
 	my ($self) = @_;
+	my $new = PostgreSQL::Test::Utils::slurp_file($self->{journal},
+		$self->{journal_read}) // '';
 
-	return map { decode_json($_) }
-	  split(/\n/, PostgreSQL::Test::Utils::slurp_file($self->{journal}));
+	# The last line may not be complete yet.
+	$new =~ s/[^\n]*\z//;
+	$self->{journal_read} += length $new;
+	push @{ $self->{requests} }, map { decode_json($_) } split(/\n/, $new);
+	return @{ $self->{requests} };
 }
 
 # Says that violations of the contract that match are what this test is about.
