@@ -4,19 +4,7 @@ set -eu
 
 folder=$1
 cd "$folder/source"
-. test/throwaway_cluster.sh
-. bench/cores.sh
-. bench/figures.sh
-. bench/install.sh
-. bench/creation_server.sh
-
-stop_everything()
-{
-	stop_cluster
-	stop_server
-}
-trap stop_everything EXIT
-trap 'exit 130' INT TERM
+. bench/cluster_and_server.sh
 
 organization=org_2fXk0aLqB3cD4eF5gH6iJ7kL8mN
 warm_up=10000					# invitations: plans look 5,000 ahead

@@ -4,21 +4,8 @@ set -eu
 
 folder=$1
 cd "$folder/source"
-. test/throwaway_cluster.sh
-. bench/cores.sh
-. bench/figures.sh
-. bench/install.sh
-. bench/creation_server.sh
+. bench/cluster_and_server.sh
 . bench/trace.sh
-
-stop_everything()
-{
-	stop_cluster
-	stop_server
-}
-trap stop_everything EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
 
 # wait_for SQL: until it is true; for a minute at most
 wait_for()

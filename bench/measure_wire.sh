@@ -4,20 +4,7 @@ set -eu
 
 folder=$1
 cd "$folder/source"
-. test/throwaway_cluster.sh
-. bench/cores.sh
-. bench/figures.sh
-. bench/install.sh
-. bench/creation_server.sh
-
-stop_everything()
-{
-	stop_cluster
-	stop_server
-}
-trap stop_everything EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM HUP
+. bench/cluster_and_server.sh
 
 journal=$folder/journal
 limits='1 5'
