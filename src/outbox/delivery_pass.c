@@ -40,9 +40,8 @@ clerk_pass_fits(ClerkDeliveryPass *pass)
 
 /*
  * CHECK LOCK: returns whether this session is still the only sender, or is
- * again.  If another session
- * has become the sender, sets report->busy, which ends the pass.  Must be
- * called in a transaction.
+ * again.  If another session has become the sender, sets report->busy, which
+ * ends the pass.  Must be called in a transaction.
  */
 bool
 clerk_pass_has_lock(ClerkDeliveryPass *pass)

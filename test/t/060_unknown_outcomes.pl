@@ -32,6 +32,8 @@ my @OBSTACLES = (
 
 check_lookups_without_turn($_) foreach @OBSTACLES;
 check_revoked_meanwhile();
+check_arrival_during_lookup();
+check_other_invitation_pending();
 check_cancellation();
 check_clock_set_back();
 check_organization_gone();
@@ -77,6 +79,51 @@ sub check_revoked_meanwhile
 	is(of_rows('string_agg(DISTINCT state || $$ $$ || status, $$,$$)', @ids),
 		'sent revoked', 'an invitation that was revoked meanwhile is found');
 	is_created_once(@ids);
+	return;
+}
+
+# A look-up that begins before a request can have arrived shows nothing, even if
+# its answer comes after that: the request arrives in between.
+sub check_arrival_during_lookup
+{
+	my $email = 'x-drop-once--arrives-later@example.com';
+	my $id = enqueue(email_address => $email);
+	my $sender = start_psql($node, "SET clerk_invite.verify_delay = '1s';");
+	my $before = lookups();
+
+	refuse_lookups('slow-1500', 1);
+	send_to_psql($sender, 'CALL clerk_send_invitations();');
+	wait_until('a look-up is under way', sub { lookups() > $before });
+	$clerk->control('invite', { organization_id => 'org_test', email_address => $email });
+	$clerk->control('revoke_as_admin', { id => $_->{id} }) foreach $clerk->invitations_for($email);
+	output_of_psql($sender);
+	$sender->{harness}->finish;
+	make_due();
+	send_until_settled($node);
+	is(value($id, 'state || $$ $$ || status'), 'sent revoked',
+		'a request that arrives during a look-up is found by the next one');
+	is_created_once($id);
+	return;
+}
+
+# Clerk refuses a request while somebody else's invitation is pending, but one
+# without an answer may arrive when that is revoked.
+sub check_other_invitation_pending
+{
+	my $email = 'x-drop--pending@example.com';
+	my $verify_delay = "SET clerk_invite.verify_delay = '1h';";
+	my $id = enqueue(email_address => $email);
+
+	# Created long before the row is claimed.
+	$clerk->control('clock', { offset => -3600 });
+	$clerk->control('invite', { organization_id => 'org_test', email_address => $email });
+	$clerk->control('clock', { offset => 0 });
+	send_invitations($verify_delay);
+	is(state_of($id), 'verifying 1',
+		'while a request may arrive, the invitation of somebody else does not count');
+	make_due();
+	send_until_settled($node);
+	is(state_of($id), 'skipped 1', '... but then it does');
 	return;
 }
 
