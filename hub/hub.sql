@@ -25,7 +25,9 @@ CREATE TABLE IF NOT EXISTS clerk_hub.publisher (
     remote_schema text NOT NULL,
     generation text NOT NULL DEFAULT gen_random_uuid()::text,
     version bigint NOT NULL DEFAULT 0,
+    confirmed_version bigint NOT NULL DEFAULT 0,
     server text,
+    timeline text,
     last_foreign_request bigint NOT NULL DEFAULT 0,
     added_at timestamptz NOT NULL DEFAULT now()
 );
@@ -40,6 +42,10 @@ COMMENT ON COLUMN clerk_hub.publisher.generation IS
 'identifies what this hub knows: another one is chosen if it may have forgotten
 something';
 COMMENT ON COLUMN clerk_hub.publisher.version IS 'number of the last report';
+COMMENT ON COLUMN clerk_hub.publisher.confirmed_version IS
+'number of the last report that the publisher has confirmed';
+COMMENT ON COLUMN clerk_hub.publisher.timeline IS
+'timeline of the publisher when the subscription was made; NULL: unknown';
 COMMENT ON COLUMN clerk_hub.publisher.server IS
 'system identifier and timeline of the server that has made the generation; NULL:
 none has so far';
@@ -330,6 +336,8 @@ DECLARE
     publisher clerk_hub.publisher;
     this_server text;
     remote_status jsonb;
+    remote_timeline text;
+    remote_version integer;
     prefix text;
     slot text;
     slot_state text;
@@ -355,11 +363,22 @@ BEGIN
     slot := prefix || pg_catalog.left(publisher.generation, 8);
     slot_state := clerk_hub.remote(pg_catalog.format(
         'SELECT wal_status FROM pg_replication_slots WHERE slot_name = %L', slot));
+    remote_version := clerk_hub.remote('SHOW server_version_num');
+    BEGIN
+        remote_timeline := clerk_hub.remote('SELECT left(pg_walfile_name(pg_current_wal_lsn()), 8)');
+    EXCEPTION WHEN OTHERS THEN
+        -- Not every service has these functions.
+        remote_timeline := NULL;
+    END;
 
+    -- A publisher may have been restored, or a standby of it promoted, with the
+    -- slot: the subscription would skip what has an earlier position in its WAL
+    -- than what came from the old server.
     IF is_subscribed AND slot_state <> 'lost' AND
        publisher.server = this_server AND
+       publisher.timeline IS NOT DISTINCT FROM remote_timeline AND
        remote_status ->> 'generation' = publisher.generation AND
-       (remote_status ->> 'version')::bigint <= publisher.version
+       (remote_status ->> 'version')::bigint BETWEEN publisher.confirmed_version AND publisher.version
     THEN
         RETURN;
     END IF;
@@ -399,8 +418,11 @@ BEGIN
         publisher.generation := pg_catalog.gen_random_uuid()::text;
     END IF;
     slot := prefix || pg_catalog.left(publisher.generation, 8);
+    -- A failover slot is for synchronized_standby_slots: the hub then receives
+    -- no request that a standby lacks.
     PERFORM clerk_hub.remote(pg_catalog.format(
-        'SELECT pg_create_logical_replication_slot(%L, ''pgoutput'')::text', slot));
+        'SELECT pg_create_logical_replication_slot(%L, ''pgoutput''%s)::text', slot,
+        CASE WHEN remote_version >= 170000 THEN ', failover => true' ELSE '' END));
     last_request := clerk_hub.remote(pg_catalog.format(
         'SELECT coalesce(max(id), 0) FROM %I.clerk_invitation_request', publisher.remote_schema));
     IF remote_status ->> 'generation' IS NULL OR remote_status ->> 'generation' = publisher.generation THEN
@@ -419,8 +441,9 @@ BEGIN
         UPDATE public.clerk_invitation_outbox SET role = role WHERE false;
     END IF;
     UPDATE clerk_hub.publisher AS p
-    SET generation = publisher.generation, server = this_server,
+    SET generation = publisher.generation, server = this_server, timeline = remote_timeline,
         version = CASE WHEN p.generation = publisher.generation THEN p.version ELSE 0 END,
+        confirmed_version = 0,
         last_foreign_request = greatest(p.last_foreign_request, last_request);
     COMMIT;
 
@@ -429,8 +452,10 @@ BEGIN
     BEGIN
         EXECUTE pg_catalog.format(
             'CREATE SUBSCRIPTION clerk_invite CONNECTION %L PUBLICATION clerk_invite '
-            'WITH (create_slot = false, slot_name = %L, copy_data = true)',
-            publisher.connection_string, slot);
+            'WITH (create_slot = false, slot_name = %L, copy_data = true%s)',
+            publisher.connection_string, slot,
+            CASE WHEN least(remote_version, pg_catalog.current_setting('server_version_num')::integer) >= 170000
+                 THEN ', failover = true' ELSE '' END);
     EXCEPTION WHEN OTHERS THEN
         -- The context would tell the connection string.
         RAISE USING ERRCODE = SQLSTATE, MESSAGE = SQLERRM;
@@ -441,7 +466,7 @@ $$;
 
 COMMENT ON PROCEDURE clerk_hub.connect() IS
 'makes the subscription, or makes it anew if the publisher has lost its slot, if
-the publisher had another hub, or if this database was restored or promoted;
+the publisher had another hub, or if either database was restored or promoted;
 otherwise does nothing; can be called again after any failure
 raises: 55006 (another hub is connected, or another session is here)';
 
@@ -532,6 +557,7 @@ BEGIN
             WHERE c.id = ANY (ids) AND EXISTS (
                 SELECT FROM clerk_hub.invitation AS i
                 WHERE i.id = ANY (postponed) AND (i.id = c.invitation OR i.outbox_id = c.outbox_id));
+            UPDATE clerk_hub.publisher AS p SET confirmed_version = publisher.version;
             -- What has no row any more, and is known to the publisher, is over.
             DELETE FROM clerk_hub.invitation AS i
             USING pg_catalog.jsonb_array_elements(states) AS e

@@ -13,7 +13,8 @@ use Test::More;
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000', '--bulk-limit', '100000');
 
 check_promoted_hub();
-check_promoted_publisher();
+check_promoted_publisher('forum', 0);
+check_promoted_publisher('blog', 1);
 done_testing();
 
 sub check_promoted_hub
@@ -68,12 +69,16 @@ sub check_promoted_hub
 }
 
 # Rows that only the old primary had are gone, and their numbers are given out
-# again.
+# again.  The slot is gone as well, unless the provider copies it.  Then the new
+# primary's WAL has positions that the old one's had, with other contents.  Before
+# PostgreSQL 17, servers do not copy slots; this plays a provider that does.
 sub check_promoted_publisher
 {
-	my $hub = Hub->start('second', $clerk);
-	my $publisher = Hub::Publisher->start('forum');
-	my $standby = standby_of($publisher->node, 'spare_forum', $ENV{CLERK_PUBLISHER_PATH});
+	my ($name, $keeps_slot) = @_;
+	my $hub = Hub->start("hub_of_$name", $clerk);
+	my $publisher = Hub::Publisher->start($name);
+	my $standby = standby_of($publisher->node, "spare_$name", $ENV{CLERK_PUBLISHER_PATH});
+	my $slot;
 	my %emails;
 
 	$hub->add($publisher);
@@ -84,23 +89,28 @@ sub check_promoted_publisher
 	$hub->node->stop;
 	$emails{waiting} = enqueue($publisher, 'waiting', 5);
 	catch_up($publisher->node, $standby);
+	$slot = $publisher->sql('SELECT slot_name FROM pg_replication_slots WHERE database = current_database()');
+	copy_slot($publisher->node, $standby, $slot) if $keeps_slot && has_failover_slots($standby);
 	$standby->stop;
 	$hub->node->start;
 	wait_for_sent($publisher, @{ $emails{waiting} });
+	$publisher->node->safe_psql('postgres', 'SELECT pg_switch_wal()');
 	$emails{lost} = enqueue($publisher, 'lost', 5);
 	wait_for_sent($publisher, @{ $emails{lost} });
 	$publisher->node->stop('immediate');
 
 	$standby->start;
 	$standby->promote;
-	my $promoted = bless { name => 'forum', node => $standby }, 'Hub::Publisher';
+	my $promoted = bless { name => $name, node => $standby }, 'Hub::Publisher';
+	$standby->safe_psql('app', "SELECT pg_create_logical_replication_slot('$slot', 'pgoutput')")
+	  if $keeps_slot && !has_failover_slots($standby);
 	$hub->stop_reports;
 	$hub->add($promoted);
 	$hub->start_reports($promoted);
 	$emails{later} = enqueue($promoted, 'later', 7);
 	$promoted->wait_for(
 		q(SELECT string_agg(DISTINCT state, ' ') FROM clerk_invitation_outbox), 'sent');
-	pass('a promoted publisher is served, and every state arrives');
+	pass('a promoted publisher ' . ($keeps_slot ? 'with' : 'without') . ' the slot is served, and every state arrives');
 	is(created_once(@{ $emails{$_} }), 5, "... and invited is once: $_") foreach qw(replicated waiting lost);
 	is(created_once(@{ $emails{later} }), 7, '... and once: later');
 	is($promoted->sql('SELECT count(*) FROM clerk_invitation_outbox'),
@@ -125,6 +135,32 @@ sub standby_of
 	chmod(0600, glob($standby->data_dir . '/*.key'));
 	$standby->start;
 	return $standby;
+}
+
+sub has_failover_slots
+{
+	return $_[0]->pg_version >= 17;
+}
+
+# Has the standby a copy of this slot of the primary's.
+sub copy_slot
+{
+	my ($primary, $standby, $slot) = @_;
+	my $physical = $standby->name;
+
+	$primary->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('$physical')");
+	$standby->append_conf('postgresql.conf', <<"END");
+hot_standby_feedback = on
+primary_slot_name = '$physical'
+primary_conninfo = 'host=${\ $primary->host} port=${\ $primary->port} dbname=postgres'
+END
+	$standby->restart;
+	wait_until('the slot is synchronized', sub {
+		$standby->psql('postgres', 'SELECT pg_sync_replication_slots()');
+		return $standby->safe_psql('postgres',
+			"SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = '$slot'") eq 't';
+	});
+	return;
 }
 
 # Until the standby has all that its primary has written.
