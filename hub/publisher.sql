@@ -1159,5 +1159,9 @@ BEGIN
     IF current_setting('wal_level') <> 'logical' THEN
         RAISE WARNING 'wal_level is "%", but a hub needs "logical"', current_setting('wal_level');
     END IF;
+    IF current_setting('max_slot_wal_keep_size') = '-1' THEN
+        RAISE WARNING 'max_slot_wal_keep_size is -1, so what is kept for a hub that is down can fill the disk'
+            USING HINT = 'Set it to what you can spare: nothing is lost with the hub''s slot.';
+    END IF;
 END
 $publisher$;

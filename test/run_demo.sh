@@ -272,7 +272,8 @@ show_hub()
 	chapter 'A managed database, on which nothing can be installed'
 	mkdir "$folder/managed"
 	hub_data=$PGDATA
-	start_cluster "$folder/managed" "$folder/nothing" "wal_level = 'logical'"
+	start_cluster "$folder/managed" "$folder/nothing" "wal_level = 'logical'" \
+		"max_slot_wal_keep_size = '1GB'"
 	psql -Xq -v ON_ERROR_STOP=1 -c 'SET client_min_messages = warning' \
 		-f hub/publisher.sql >/dev/null
 	echo 'It has run hub/publisher.sql, which is plain SQL; a hub of its own has the extension.'

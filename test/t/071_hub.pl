@@ -271,7 +271,16 @@ sub check_refusals
 
 	refused($poor, qr/has no publication "clerk_invite"; run hub\/publisher\.sql/,
 		'without publisher.sql');
-	$poor->sql(slurp_file("$Hub::FOLDER/publisher.sql"));
+	foreach my $limit ('-1', '1GB')
+	{
+		$node->append_conf('postgresql.conf', "max_slot_wal_keep_size = $limit\n");
+		$node->restart;
+		my $run = attempt($node, 'app',
+			"SET ROLE app_owner;\n" . slurp_file("$Hub::FOLDER/publisher.sql"));
+		is($run->{stderr} =~ /max_slot_wal_keep_size is -1/ ? 'a warning' : '',
+			$limit eq '-1' ? 'a warning' : '',
+			"publisher.sql warns if slots may keep any amount of WAL: $limit");
+	}
 	refused($poor, qr/run: SELECT public\.clerk_grant_to_hub\('clerk_hub'\)/,
 		'without privileges');
 	$poor->install;
