@@ -183,12 +183,13 @@ sub end_call
 }
 
 # An answer that was lost is not forgotten while others are waited for.  That
-# another one is known to be created shows that the session had time to see it.
+# another one is known to be created shows that the session had time to see it;
+# each try leaves it more.
 sub check_unknown_before_end
 {
 	my $stderr = '';
 
-	for (1 .. 10)
+	for my $try (1 .. 10)
 	{
 		my $org = 'lost' . ++$calls;
 		my $psql = start_psql($node, '');
@@ -197,6 +198,7 @@ sub check_unknown_before_end
 		send_to_psql($psql,
 			invite_all($org, tens('drop-after', 'hang', 'slow-20')) . ';');
 		wait_until('all tens were sent', sub { requests_to($org) == 3 });
+		select(undef, undef, undef, 0.03 * $try);
 		run_in_psql($observer, "SELECT pg_cancel_backend($pid);");
 		(undef, $stderr) = output_of_psql($psql);
 		$psql->{harness}->finish;
