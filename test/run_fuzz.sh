@@ -12,8 +12,8 @@ cd "$folder/source"
 encodings='UTF8 LATIN1 EUC_JP SQL_ASCII'
 key=sk_test_fuzz
 
-# The decoder: what reads responses, and nothing else does.
-decoder='^clerk/(json_.*|invitation_.*|error_response|request_error)\.c$'
+# The decoder: what reads responses and webhooks, and nothing else does.
+decoder='^clerk/(json_.*|invitation_.*|error_response|request_error|webhook)\.c$'
 
 stop_everything()
 {
@@ -63,18 +63,28 @@ CREATE TABLE corpus (operation text, status integer, headers bytea, body bytea,
 CREATE FUNCTION fuzz_responses(operations text[], statuses integer[],
 	headers bytea[], bodies bytea[], seed bigint, first bigint, responses bigint)
 RETURNS text STRICT LANGUAGE c AS '$folder/driver/driver.so';
+CREATE FUNCTION fuzz_webhooks(bodies bytea[], seed bigint, first bigint,
+	webhooks bigint)
+RETURNS text STRICT LANGUAGE c AS '$folder/driver/driver.so';
+CREATE TABLE webhooks (body bytea);
+\i $folder/source/test/fuzz/webhooks.sql
 END
 }
 
-# fuzz ENCODING RESPONSES SEED
+# fuzz ENCODING RESPONSES WEBHOOKS SEED: a session for each
 fuzz()
 {
-	PGDATABASE=$1 psql -XAtq -v ON_ERROR_STOP=1 -c "
-		SELECT fuzz_responses(array_agg(operation ORDER BY number),
-			array_agg(status ORDER BY number), array_agg(headers ORDER BY number),
-			array_agg(body ORDER BY number), $3, 0, $2)
-		FROM corpus" >"$folder/$1.outcomes" 2>"$folder/$1.errors" || {
-		echo "the responses in $1 (seed $3) have failed:"
+	{
+		PGDATABASE=$1 psql -XAtq -v ON_ERROR_STOP=1 -c "
+			SELECT fuzz_responses(array_agg(operation ORDER BY number),
+				array_agg(status ORDER BY number), array_agg(headers ORDER BY number),
+				array_agg(body ORDER BY number), $4, 0, $2)
+			FROM corpus" &&
+			PGDATABASE=$1 psql -XAtq -v ON_ERROR_STOP=1 -c "
+				SELECT fuzz_webhooks(array_agg(body ORDER BY body), $4, 0, $3)
+				FROM webhooks"
+	} >"$folder/$1.outcomes" 2>"$folder/$1.errors" || {
+		echo "the responses or webhooks in $1 (seed $4) have failed:"
 		cat "$folder/$1.errors"
 		return 1
 	}
@@ -94,14 +104,14 @@ show_outcomes()
 }
 
 # Two encodings at a time.
-fuzz_responses()
+fuzz_all()
 {
-	share=$((RESPONSES / $(echo "$encodings" | wc -w)))
+	databases=$(echo "$encodings" | wc -w)
 	failed=
 	previous=
 	for encoding in $encodings; do
 		make_database "$encoding"
-		fuzz "$encoding" "$share" "$FUZZ_SEED" &
+		fuzz "$encoding" $((RESPONSES / databases)) $((WEBHOOKS / databases)) "$FUZZ_SEED" &
 		[ -z "$previous" ] || wait "$previous" || failed=1
 		previous=$!
 	done
@@ -124,7 +134,7 @@ make_corpus
 echo "$(grep -c ^INSERT "$folder/corpus.sql") responses of the fake Clerk"
 start_cluster "$folder" "$folder/root"
 status=0
-fuzz_responses || status=1
+fuzz_all || status=1
 pg_ctl stop -w -m fast >/dev/null
 echo "calls:"
 fuzz_arguments || status=1

@@ -309,8 +309,8 @@ insert_piece(FuzzRandom *random, FuzzText *text, Span span)
  * Changes one value or field of a text.  "donor" is another text, from which
  * values may be taken.
  */
-void
-fuzz_mutate_json(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
+static void
+mutate_json(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
 {
 	Spans		found;
 	Span		span;
@@ -357,8 +357,8 @@ fuzz_mutate_json(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
  * Changes bytes of a text, whatever they mean.  "donor" is another text, parts
  * of which may be inserted.
  */
-void
-fuzz_mutate_bytes(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
+static void
+mutate_bytes(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
 {
 	size_t		at = fuzz_random(random, text->length);
 	size_t		end = at + fuzz_random(random, text->length - at < 64 ?
@@ -399,4 +399,26 @@ fuzz_mutate_bytes(FuzzRandom *random, FuzzText *text, const FuzzText *donor)
 				text->data[at] = (char) fuzz_random(random, 256);
 			break;
 	}
+}
+
+/*
+ * A changed copy of a text.  Most have one or two changes, some up to twelve,
+ * some none.  "donor" is another text, from which parts may be taken.
+ */
+FuzzText
+fuzz_mutated(FuzzRandom *random, const FuzzText *original, const FuzzText *donor,
+			 bool is_json)
+{
+	FuzzText	text = fuzz_copy(original->data, original->length);
+	int			changes = fuzz_random(random, 6) == 0 ? 0 :
+	1 + fuzz_random(random, fuzz_random(random, 5) == 0 ? 12 : 2);
+
+	for (int i = 0; i < changes; i++)
+	{
+		if (is_json && fuzz_random(random, 4) != 0)
+			mutate_json(random, &text, donor);
+		else
+			mutate_bytes(random, &text, donor);
+	}
+	return text;
 }

@@ -5,6 +5,7 @@
 #ifndef FUZZ_MUTATOR_H
 #define FUZZ_MUTATOR_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,9 +23,7 @@ typedef uint64_t FuzzRandom;
 
 extern uint64_t fuzz_random(FuzzRandom *random, uint64_t limit);
 extern FuzzText fuzz_copy(const char *data, size_t length);
-extern void fuzz_mutate_json(FuzzRandom *random, FuzzText *text,
-							 const FuzzText *donor);
-extern void fuzz_mutate_bytes(FuzzRandom *random, FuzzText *text,
-							  const FuzzText *donor);
+extern FuzzText fuzz_mutated(FuzzRandom *random, const FuzzText *original,
+							 const FuzzText *donor, bool is_json);
 
 #endif							/* FUZZ_MUTATOR_H */

@@ -199,25 +199,6 @@ any_sample(FuzzRandom *random)
 	return sample;
 }
 
-/* Most have one or two changes, some up to twelve, some none. */
-static FuzzText
-mutated(FuzzRandom *random, const FuzzText *original, const FuzzText *donor,
-		bool is_json)
-{
-	FuzzText	text = fuzz_copy(original->data, original->length);
-	int			changes = fuzz_random(random, 6) == 0 ? 0 :
-	1 + fuzz_random(random, fuzz_random(random, 5) == 0 ? 12 : 2);
-
-	for (int i = 0; i < changes; i++)
-	{
-		if (is_json && fuzz_random(random, 4) != 0)
-			fuzz_mutate_json(random, &text, donor);
-		else
-			fuzz_mutate_bytes(random, &text, donor);
-	}
-	return text;
-}
-
 /*
  * Replaces the response of a request, whose memory is exactly as large as the
  * response and the NUL byte behind it.
@@ -296,9 +277,9 @@ respond(FuzzRandom *random, ClerkHttpRequest *request, const Sample *sample)
 	transfer->retry_after = mutated_retry_after(random);
 	transfer->response_time = GetCurrentTimestamp();
 	set_buffer(&transfer->response_body,
-			   mutated(random, &sample->body, &donor->body, true));
+			   fuzz_mutated(random, &sample->body, &donor->body, true));
 	set_buffer(&transfer->response_headers,
-			   mutated(random, &sample->headers, &donor->headers, false));
+			   fuzz_mutated(random, &sample->headers, &donor->headers, false));
 	if (fuzz_random(random, 200) == 0)
 	{
 		transfer->outcome = fuzz_random(random, 2) == 0 ? CLERK_HTTP_LOST :
@@ -514,10 +495,11 @@ read_list(FuzzRandom *random, ClerkHttpRequest *request, const Sample *sample,
 	ClerkListing listing = {
 		.organization_id = fuzz_random(random, 2) == 0 ? "org_test" : NULL,
 		.email_address = "ann@example.com",
-		.statuses = list_make1("pending"),
 		.limit = 1 + fuzz_random(random, 4),
 	};
-	ClerkInvitationPages *pages = clerk_pages_begin(&listing);
+	List	   *statuses = fuzz_random(random, 2) == 0 ? list_make1("pending") :
+	list_make2("pending", "accepted");
+	ClerkInvitationPages *pages = clerk_pages_begin(&listing, statuses);
 	int			read = 0;
 
 	while (read < MAX_PAGES)
@@ -532,7 +514,7 @@ read_list(FuzzRandom *random, ClerkHttpRequest *request, const Sample *sample,
 			break;
 		if (wanted->offset < 0)
 			fail("a negative offset");
-		if (!clerk_pages_are_of(pages, &listing))
+		if (!clerk_pages_are_of(pages, &listing, statuses))
 			fail("pages of another list");
 		if (read++ > 0)
 			*length += respond(random, request,

@@ -1,6 +1,6 @@
 # Other ways to build than check.sh's own: by VPATH from another directory, by
 # several jobs at a time, with LLVM bitcode where the server has LLVM, and by
-# clang.  What is installed is complete.
+# clang.  What is installed is complete, and tests in C compile.
 use strict;
 use warnings;
 
@@ -21,6 +21,7 @@ my @sources = sources();
 
 build_elsewhere();
 build_by_clang();
+check_drivers();
 
 done_testing();
 
@@ -49,6 +50,27 @@ sub build_by_clang
 			'by clang', "$folder/clang-root", '-C', $tree, "CC=$clang",
 			'COPT=-O0 -Wno-unused-command-line-argument -Wno-unknown-warning-option',
 			'with_llvm=no');
+	}
+	return;
+}
+
+# The C code of tests that check.sh does not run fits the source as well.
+sub check_drivers
+{
+	my ($compiler) = split ' ', $ENV{CC} // `pg_config --cc`;
+	my @flags = (
+		"-I$source/src", '-isystem', `pg_config --includedir-server` =~ s/\n//r,
+		split(' ', `curl-config --cflags`));
+	my @drivers = glob("$source/test/fuzz/*.c");
+
+	cmp_ok(scalar @drivers, '>', 1, 'there are drivers');
+	foreach my $driver (@drivers)
+	{
+		my $log = "$folder/driver.log";
+		my $status = system('sh', '-c', 'exec "$@" >"$0" 2>&1',
+			$log, $compiler, '-fsyntax-only', '-Wall', '-Werror', @flags, $driver);
+
+		is($status, 0, '... and ' . ($driver =~ s/.*\///r) . ' compiles') or diag(slurp_file($log));
 	}
 	return;
 }
