@@ -27,7 +27,7 @@ my $START = '2030-01-01 00:00:00+00';
 # What a server is in when it stops: each is to meet the middle of a burst.
 my @ways = (
 	[ 'a fast stop', sub { $_[0]->stop('fast'); $_[0]->start; } ],
-	[ 'an immediate stop', sub { $_[0]->stop('immediate'); $_[0]->start; } ],
+	[ 'an immediate stop', \&restart_immediately ],
 	[ 'SIGKILL of the worker', sub { kill_process($_[0], worker_of($_[0], 'postgres')) } ],
 	[ 'pg_terminate_backend() of the worker', \&terminate_worker ],
 	[ 'SIGKILL of the postmaster', \&kill_postmaster ]);
@@ -243,7 +243,7 @@ sub check_file
 		is($used->(), $expected, "$title is worth $expected requests");
 		$call->();
 		is($used->(), $expected + 1, '... and counting goes on');
-		$node->restart('immediate');
+		restart_immediately($node);
 		is($used->(), $expected + 1, '... and is remembered');
 		$node->stop;
 	}
@@ -262,7 +262,7 @@ sub check_file
 	cmp_ok($complaints, '<=', 2, '... once for each that it tries');
 	rmdir $file or die "could not remove a folder: $!";
 	$call->();
-	$node->restart('immediate');
+	restart_immediately($node);
 	is($used->(), 4, 'when it can be written again, all is written');
 
 	check_under_way($node);
@@ -331,6 +331,15 @@ sub check_under_way
 			$answered->(1, 0), $restart, clock(500), $used->()),
 		'0',
 		'what is old is forgotten');
+	return;
+}
+
+sub restart_immediately
+{
+	my ($node) = @_;
+
+	$node->stop('immediate');
+	$node->start;
 	return;
 }
 

@@ -10,7 +10,10 @@ use WebhookTest;
 
 my $clerk = ClerkTest::Fake->start('--single-limit', '100000');
 my $secret = new_secret();
-my $node = clerk_cluster('main', $clerk, conf => "log_statement = none\n");
+my $node = clerk_cluster(
+	'main', $clerk,
+	conf => "log_statement = none\n",
+	extra => [ '--encoding=UTF8', '--locale=C' ]);
 my $secret_file = $node->data_dir . '/webhook.secret';
 
 check_unconfigured();
