@@ -23,7 +23,7 @@ start_cluster()
 	PGUSER=postgres
 	PGDATABASE=postgres
 	export PATH PGDATA PGHOST PGPORT PGUSER PGDATABASE
-	initdb -U postgres -A trust -N >"$cluster_folder/initdb.log"
+	initdb -U postgres -A trust -N -E UTF8 --locale=C >"$cluster_folder/initdb.log"
 	{
 		echo "listen_addresses = ''"
 		echo "unix_socket_directories = '$cluster_folder'"
