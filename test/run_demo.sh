@@ -284,14 +284,11 @@ CREATE TABLE members (email text PRIMARY KEY, team text);
 CREATE TRIGGER invite AFTER INSERT ON members
 FOR EACH ROW EXECUTE FUNCTION clerk_invitation_trigger('=org_acme', '', 'email', '=org:member');
 SQL
-	(
-		PGHOST=$folder PGDATA=$hub_data
-		CLERK_PUBLISHER="host=$folder/managed port=$PGPORT user=$PGUSER dbname=postgres"
-		export CLERK_PUBLISHER
+	PGHOST=$folder PGDATA=$hub_data \
+		CLERK_PUBLISHER="host=$folder/managed port=$PGPORT user=$PGUSER dbname=postgres" \
 		sh hub/add_publisher.sh managed >"$folder/hub.log" 2>&1 ||
-			{ cat "$folder/hub.log" >&2; exit 1; }
-		exec sh hub/report.sh managed >>"$folder/hub.log" 2>&1
-	) &
+		{ cat "$folder/hub.log" >&2; exit 1; }
+	PGHOST=$folder PGDATA=$hub_data sh hub/report.sh managed >>"$folder/hub.log" 2>&1 &
 	report=$!
 	wait_for 'the first report of the hub' \
 		'SELECT last_report_at IS NOT NULL FROM clerk_hub_status'
