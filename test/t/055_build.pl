@@ -57,7 +57,7 @@ sub build_by_clang
 # The C code of tests that check.sh does not run fits the source as well.
 sub check_drivers
 {
-	my ($compiler) = split ' ', $ENV{CC} // `pg_config --cc`;
+	my ($compiler) = split ' ', $ENV{CC} || `pg_config --cc`;
 	my @flags = (
 		"-I$source/src", '-isystem', `pg_config --includedir-server` =~ s/\n//r,
 		split(' ', `curl-config --cflags`));
