@@ -86,11 +86,11 @@ sub check_promoted_publisher
 	$emails{replicated} = enqueue($publisher, 'replicated', 5);
 	wait_for_sent($publisher, @{ $emails{replicated} });
 	catch_up($publisher->node, $standby);
+	$slot = $publisher->sql('SELECT slot_name FROM pg_replication_slots WHERE database = current_database()');
+	copy_slot($publisher->node, $standby, $slot) if $keeps_slot && has_failover_slots($standby);
 	$hub->node->stop;
 	$emails{waiting} = enqueue($publisher, 'waiting', 5);
 	catch_up($publisher->node, $standby);
-	$slot = $publisher->sql('SELECT slot_name FROM pg_replication_slots WHERE database = current_database()');
-	copy_slot($publisher->node, $standby, $slot) if $keeps_slot && has_failover_slots($standby);
 	$standby->stop;
 	$hub->node->start;
 	wait_for_sent($publisher, @{ $emails{waiting} });
@@ -151,12 +151,14 @@ sub copy_slot
 	$primary->safe_psql('postgres', "SELECT pg_create_physical_replication_slot('$physical')");
 	$standby->append_conf('postgresql.conf', <<"END");
 hot_standby_feedback = on
+sync_replication_slots = on
 primary_slot_name = '$physical'
 primary_conninfo = 'host=${\ $primary->host} port=${\ $primary->port} dbname=postgres'
 END
 	$standby->restart;
+	# A slot that lags behind the standby is not copied; this lets it advance.
 	wait_until('the slot is synchronized', sub {
-		$standby->psql('postgres', 'SELECT pg_sync_replication_slots()');
+		$primary->safe_psql('postgres', 'SELECT pg_log_standby_snapshot()');
 		return $standby->safe_psql('postgres',
 			"SELECT synced AND NOT temporary FROM pg_replication_slots WHERE slot_name = '$slot'") eq 't';
 	});
