@@ -1,9 +1,12 @@
 /*
  * cppcheck.h
  *		What cppcheck must know of the server's headers and of the build: that
- *		raising an error does not return, what makes a loop, and that the
- *		version is a string.
+ *		raising an error does not return, what makes a loop, and which versions
+ *		there are.
  */
+#define PG_VERSION_NUM 150000
+#define PG_MODULE_MAGIC struct module_magic
+#define __has_attribute(attribute) 0
 #define ERROR 21
 #define WARNING 19
 #define ereport(elevel, ...) do { if ((elevel) >= ERROR) abort(); } while (0)
