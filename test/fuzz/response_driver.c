@@ -34,6 +34,7 @@
 #include "utils/timestamp.h"
 
 #include "mutator.h"
+#include "outcome_counts.h"
 
 /* The corpus has it where the fake Clerk repeats the key. */
 #define KEY "sk_test_fuzz"
@@ -79,17 +80,8 @@ typedef struct Sample
 	FuzzText	body;
 } Sample;
 
-/* How often something was the outcome. */
-typedef struct Tally
-{
-	char		name[48];
-	int64		count;
-} Tally;
-
 static Sample *samples;
 static int	sample_count;
-static Tally tallies[64];
-static int	tally_count;
 
 /* The response that is being read: tells which one ended the process. */
 static uint64 current_seed;
@@ -109,24 +101,6 @@ tell_response(void)
 {
 	fprintf(stderr, "seed " UINT64_FORMAT ", response " INT64_FORMAT "\n",
 			current_seed, current_response);
-}
-
-static void
-count(const char *name)
-{
-	int			i = 0;
-
-	while (i < tally_count && strcmp(tallies[i].name, name) != 0)
-		i++;
-	if (i == lengthof(tallies))
-		elog(ERROR, "too many kinds of outcomes");
-	if (i == tally_count)
-	{
-		strlcpy(tallies[i].name, name, sizeof(tallies[i].name));
-		tallies[i].count = 0;
-		tally_count++;
-	}
-	tallies[i].count++;
 }
 
 /* Ends the run; the message tells how to make the response again. */
@@ -408,7 +382,7 @@ check_error(FuzzRandom *random, const ClerkError *error)
 	}
 	PG_END_TRY();
 	snprintf(name, sizeof(name), "error %s", unpack_sql_state(error->sqlstate));
-	count(name);
+	fuzz_count(name);
 }
 
 static void
@@ -439,7 +413,7 @@ read_one(FuzzRandom *random, ClerkHttpRequest *request, Operation operation)
 	}
 	check_invitation(&invitation);
 	check_request(&invitation);
-	count("one invitation");
+	fuzz_count("one invitation");
 }
 
 /* As outbox/ does it: whose invitation is whose? */
@@ -484,7 +458,7 @@ read_bulk(FuzzRandom *random, ClerkHttpRequest *request)
 	}
 	check_list(&list);
 	match_addresses(&list);
-	count("bulk invitations");
+	fuzz_count("bulk invitations");
 }
 
 /* Reads pages until the list ends or a page cannot be used; counts them. */
@@ -529,7 +503,7 @@ read_list(FuzzRandom *random, ClerkHttpRequest *request, const Sample *sample,
 		if (reason != NULL)
 		{
 			check_message(reason);
-			count("unusable page");
+			fuzz_count("unusable page");
 			break;
 		}
 		while ((invitation = clerk_pages_next(pages)) != NULL)
@@ -537,7 +511,7 @@ read_list(FuzzRandom *random, ClerkHttpRequest *request, const Sample *sample,
 		if (clerk_pages_left(pages) < 0)
 			fail("a negative number of pages");
 		clerk_pages_set_size(pages, 1 + fuzz_random(random, 4));
-		count("page");
+		fuzz_count("page");
 	}
 	return read;
 }
@@ -609,7 +583,7 @@ watch_response(FuzzRandom *random, ClerkHttpRequest *request)
 		FlushErrorState();
 		snprintf(name, sizeof(name), "raised %s",
 				 unpack_sql_state(error->sqlerrcode));
-		count(name);
+		fuzz_count(name);
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -640,9 +614,7 @@ report(int64 growth)
 	StringInfoData lines;
 
 	initStringInfo(&lines);
-	for (int i = 0; i < tally_count; i++)
-		appendStringInfo(&lines, INT64_FORMAT " %s\n", tallies[i].count,
-						 tallies[i].name);
+	fuzz_append_counts(&lines, "");
 	appendStringInfo(&lines, "= growth " INT64_FORMAT " bytes\n", growth);
 	appendStringInfo(&lines, "= most memory %zu bytes, for %zu bytes\n",
 					 most_memory, most_memory_length);
@@ -671,7 +643,7 @@ fuzz_responses(PG_FUNCTION_ARGS)
 	read_samples(fcinfo);
 	__sanitizer_set_death_callback(tell_response);
 	current_seed = PG_GETARG_INT64(4);
-	tally_count = 0;
+	fuzz_forget_counts();
 	for (current_response = first; read < wanted; current_response++)
 	{
 		FuzzRandom	random = current_seed * UINT64_C(1000003) + current_response;

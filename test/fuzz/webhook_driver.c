@@ -25,20 +25,11 @@
 #include "utils/timestamp.h"
 
 #include "mutator.h"
+#include "outcome_counts.h"
 
 /* As in response_driver.c. */
 #define MEMORY_PER_BYTE 100
 #define MEMORY_OF_ANY (4 * 1024 * 1024)
-
-/* How often something was the outcome; refusals by their messages. */
-typedef struct Tally
-{
-	char		name[96];
-	int64		count;
-} Tally;
-
-static Tally tallies[64];
-static int	tally_count;
 
 /* The webhook that is being read: tells which one ended the process. */
 static uint64 current_seed;
@@ -60,24 +51,6 @@ fail(const char *what)
 {
 	elog(ERROR, "%s: seed " UINT64_FORMAT ", webhook " INT64_FORMAT, what,
 		 current_seed, current_webhook);
-}
-
-static void
-count(const char *name)
-{
-	int			i = 0;
-
-	while (i < tally_count && strcmp(tallies[i].name, name) != 0)
-		i++;
-	if (i == lengthof(tallies))
-		elog(ERROR, "too many kinds of outcomes");
-	if (i == tally_count)
-	{
-		strlcpy(tallies[i].name, name, sizeof(tallies[i].name));
-		tallies[i].count = 0;
-		tally_count++;
-	}
-	tallies[i].count++;
 }
 
 /* A signature of the body, as it is in a header. */
@@ -165,7 +138,7 @@ verify(Jsonb *headers, char *body)
 		refusal = clerk_webhook_time(&found, GetCurrentTimestamp(), &sent_at);
 	if (refusal != NULL)
 	{
-		count(refusal->message);
+		fuzz_count(refusal->message);
 		return;
 	}
 	check_text(found.id);
@@ -173,7 +146,7 @@ verify(Jsonb *headers, char *body)
 	refusal = clerk_webhook_verify(&found, body, &secret, 1);
 	if (refusal == NULL && !is_right)
 		fail("a forged webhook");
-	count(refusal == NULL ? "verified" : refusal->message);
+	fuzz_count(refusal == NULL ? "verified" : refusal->message);
 }
 
 static void
@@ -183,13 +156,13 @@ read_body(char *body)
 	const ClerkWebhookRefusal *refusal = clerk_webhook_read(body, &event);
 
 	if (refusal != NULL)
-		count(refusal->message);
+		fuzz_count(refusal->message);
 	else if (event.status == NULL)
-		count("an event of another type");
+		fuzz_count("an event of another type");
 	else
 	{
 		check_text(event.invitation_id);
-		count(event.status);
+		fuzz_count(event.status);
 	}
 }
 
@@ -206,7 +179,7 @@ read_webhook(FuzzRandom *random, const FuzzText *bodies, int body_count,
 	free(changed.data);
 	if (body == NULL)
 	{
-		count("a body that SQL cannot have");
+		fuzz_count("a body that SQL cannot have");
 		return;
 	}
 	headers = headers_for(random, body);
@@ -243,7 +216,7 @@ watch_webhook(FuzzRandom *random, const FuzzText *bodies, int body_count)
 			ReThrowError(error);
 		}
 		FlushErrorState();
-		count(psprintf("raised %s", unpack_sql_state(error->sqlerrcode)));
+		fuzz_count(psprintf("raised %s", unpack_sql_state(error->sqlerrcode)));
 	}
 	PG_END_TRY();
 	MemoryContextSwitchTo(caller);
@@ -281,7 +254,7 @@ fuzz_webhooks(PG_FUNCTION_ARGS)
 	}
 	__sanitizer_set_death_callback(tell_webhook);
 	current_seed = PG_GETARG_INT64(1);
-	tally_count = 0;
+	fuzz_forget_counts();
 	for (current_webhook = first; current_webhook < first + wanted; current_webhook++)
 	{
 		FuzzRandom	random = current_seed * UINT64_C(1000003) + current_webhook;
@@ -290,9 +263,7 @@ fuzz_webhooks(PG_FUNCTION_ARGS)
 		watch_webhook(&random, bodies, body_count);
 	}
 	initStringInfo(&lines);
-	for (int i = 0; i < tally_count; i++)
-		appendStringInfo(&lines, INT64_FORMAT " webhook: %s\n", tallies[i].count,
-						 tallies[i].name);
+	fuzz_append_counts(&lines, "webhook: ");
 	for (int i = 0; i < body_count; i++)
 		free(bodies[i].data);
 	PG_RETURN_TEXT_P(cstring_to_text(lines.data));
