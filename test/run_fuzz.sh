@@ -42,7 +42,7 @@ build_driver()
 make_corpus()
 {
 	mkfifo "$folder/life" "$folder/port"
-	python3 test/fake_clerk.py --exit-with-stdin --secret-key "$key" \
+	python3 test/fake_clerk.py --exit-with-stdin --any-client --secret-key "$key" \
 		--single-limit 10000 --bulk-limit 10000 <"$folder/life" >"$folder/port" &
 	exec 9>"$folder/life"
 	read -r port <"$folder/port"
