@@ -122,6 +122,8 @@ search 'not covered: ambiguous' delivery.pml fails -DONE_PERSON -DAMBIGUOUS
 search 'mutant: check without lock' rate_limit.pml fails -DMUTANT_CHECKED_WITHOUT_LOCK
 search 'mutant: held ones not counted' rate_limit.pml fails -DMUTANT_HELD_NOT_COUNTED
 search 'mutant: leaves a bucket early' rate_limit.pml fails -DMUTANT_LEAVES_EARLY
+search 'mutant: leaves in its tick' rate_limit.pml fails -DMUTANT_LEAVES_IN_ITS_TICK
+search 'mutant: leaves with its first' rate_limit.pml fails -DMUTANT_FIRST_INSTEAD_OF_LATEST
 search 'mutant: counts from its start' rate_limit.pml fails -DMUTANT_COUNTS_FROM_START
 search 'mutant: file written too late' rate_limit.pml fails -DMUTANT_FILE_AFTER_SENDING
 search 'mutant: ended counts as not sent' rate_limit.pml fails -DMUTANT_ENDED_IS_NOT_SENT

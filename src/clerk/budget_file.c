@@ -29,7 +29,7 @@
 #include "storage/fd.h"
 
 /* The digit at the end is the version of the record format. */
-#define FILE_NAME PGSTAT_STAT_PERMANENT_DIRECTORY "/clerk_invite.budgets.1"
+#define FILE_NAME PGSTAT_STAT_PERMANENT_DIRECTORY "/clerk_invite.budgets.2"
 
 /* "CLK1", which distinguishes a record from other contents of a file. */
 #define MAGIC 0x434c4b31

@@ -58,7 +58,7 @@
  * have the same size.  The file's name has a number of its own, for the layout
  * of Record.
  */
-#define SHARED_MEMORY_NAME "clerk_invite rate limit 2"
+#define SHARED_MEMORY_NAME "clerk_invite rate limit 3"
 
 typedef struct State
 {
@@ -320,7 +320,6 @@ restore_instance(const Record *record, ClerkInstanceBudgets *instance,
 	for (int i = 0; i < CLERK_COUNTED_ENDPOINTS; i++)
 	{
 		ClerkRequestWindow *window = &instance->windows[i];
-		uint32	   *bucket;
 
 		/*
 		 * A reload time that another run of the server recorded does not
@@ -330,9 +329,7 @@ restore_instance(const Record *record, ClerkInstanceBudgets *instance,
 		if (window->width == 0)
 			continue;
 		clerk_window_advance(window, now);
-		bucket = clerk_window_bucket(window, responded_at);
-		if (bucket != NULL)
-			*bucket += window->under_way;
+		clerk_window_add(window, responded_at, window->under_way);
 		window->under_way = 0;
 	}
 }

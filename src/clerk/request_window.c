@@ -3,9 +3,12 @@
  *		Counts requests in a sliding time window.
  *
  * The counts are in a ring of CLERK_WINDOW_BUCKETS (128) buckets.  A bucket is
- * 1/127 of the window long, and counts until all of it has left the window.
- * So a request leaves the window up to 1/127 of its length (0.8 %) later than
- * necessary, but never too early.
+ * 1/127 of the window long, and counts until the latest response in it has
+ * left the window.  So a request leaves the window up to 1/127 of its length
+ * (0.8 %) later than necessary, but never too early.  A burst, which is what a
+ * sender makes of a budget that is available again, leaves it as soon as its
+ * last response does, because a bucket stores when that arrived, to 1/256 of
+ * its length.
  */
 #include "postgres.h"
 
@@ -17,6 +20,9 @@ static bool has_newer_configuration(const ClerkRequestWindow *window);
 static void count_all_as_newest(ClerkRequestWindow *window, int64 newest);
 static int64 bucket_width(void);
 static int64 bucket_number(int64 time, int64 width);
+static int64 oldest_bucket(const ClerkRequestWindow *window);
+static int64 bucket_expiry_time(const ClerkRequestWindow *window, int64 number,
+								int part);
 
 /*
  * Advances a window to the time "now", and sets its length to
@@ -48,16 +54,30 @@ void
 clerk_window_advance(ClerkRequestWindow *window, int64 now)
 {
 	int64		newest = bucket_number(now, window->width);
+	int			oldest;
 
 	if (window->newest > newest)
 		count_all_as_newest(window, newest);
 	if (newest - window->newest >= CLERK_WINDOW_BUCKETS)
 	{
 		memset(window->counts, 0, sizeof(window->counts));
+		memset(window->latest, 0, sizeof(window->latest));
 		window->newest = newest;
 	}
 	while (window->newest < newest)
-		window->counts[++window->newest % CLERK_WINDOW_BUCKETS] = 0;
+	{
+		int			next = ++window->newest % CLERK_WINDOW_BUCKETS;
+
+		window->counts[next] = 0;
+		window->latest[next] = 0;
+	}
+
+	/* Of the buckets in the ring, only the oldest can have left the window. */
+	oldest = oldest_bucket(window) % CLERK_WINDOW_BUCKETS;
+	if (window->counts[oldest] > 0 &&
+		now >= bucket_expiry_time(window, oldest_bucket(window),
+								  window->latest[oldest]))
+		window->counts[oldest] = 0;
 }
 
 /*
@@ -86,8 +106,12 @@ count_all_as_newest(ClerkRequestWindow *window, int64 newest)
 	int64		count = clerk_window_sum(window);
 
 	memset(window->counts, 0, sizeof(window->counts));
+	memset(window->latest, 0, sizeof(window->latest));
 	window->newest = newest;
+	if (count == 0)
+		return;
 	window->counts[newest % CLERK_WINDOW_BUCKETS] = (uint32) Min(count, PG_UINT32_MAX);
+	window->latest[newest % CLERK_WINDOW_BUCKETS] = CLERK_BUCKET_PARTS - 1;
 }
 
 /*
@@ -108,17 +132,44 @@ bucket_number(int64 time, int64 width)
 	return Max(time, 0) / width;
 }
 
-/*
- * Returns the bucket for a time, or NULL if that is before the window.  A time
- * in the future counts as now.
- */
-uint32 *
-clerk_window_bucket(ClerkRequestWindow *window, int64 time)
+/* Never negative: the times before 0 are never used. */
+static int64
+oldest_bucket(const ClerkRequestWindow *window)
 {
-	int64		number = Min(bucket_number(time, window->width), window->newest);
+	return Max(window->newest - CLERK_WINDOW_BUCKETS + 1, 0);
+}
 
-	return number > window->newest - CLERK_WINDOW_BUCKETS ?
-		&window->counts[number % CLERK_WINDOW_BUCKETS] : NULL;
+/*
+ * Returns the time at which a response that arrived in this part of this
+ * bucket will have left the window.
+ */
+static int64
+bucket_expiry_time(const ClerkRequestWindow *window, int64 number, int part)
+{
+	int64		parts = window->width * (part + 1);
+
+	return (number + CLERK_WINDOW_BUCKETS - 1) * window->width +
+		(parts + CLERK_BUCKET_PARTS - 1) / CLERK_BUCKET_PARTS;
+}
+
+/*
+ * Counts responses that arrived at this time.  Has no effect if that is before
+ * the window.  A time in the future counts as now.
+ */
+void
+clerk_window_add(ClerkRequestWindow *window, int64 time, uint32 count)
+{
+	int64		number = bucket_number(time, window->width);
+	int			part = CLERK_BUCKET_PARTS - 1;
+	int			bucket;
+
+	if (count == 0 || number <= window->newest - CLERK_WINDOW_BUCKETS)
+		return;
+	if (number <= window->newest)
+		part = (int) (Max(time, 0) % window->width * CLERK_BUCKET_PARTS / window->width);
+	bucket = Min(number, window->newest) % CLERK_WINDOW_BUCKETS;
+	window->counts[bucket] += count;
+	window->latest[bucket] = Max(window->latest[bucket], part);
 }
 
 /*
@@ -141,10 +192,13 @@ clerk_window_sum(const ClerkRequestWindow *window)
 int64
 clerk_window_expiry_time(const ClerkRequestWindow *window, int64 count)
 {
-	int64		number = Max(window->newest - CLERK_WINDOW_BUCKETS + 1, 0);
+	for (int64 number = oldest_bucket(window); number <= window->newest; number++)
+	{
+		int			bucket = number % CLERK_WINDOW_BUCKETS;
 
-	while (number < window->newest &&
-		   (count -= window->counts[number % CLERK_WINDOW_BUCKETS]) > 0)
-		number++;
-	return (number + CLERK_WINDOW_BUCKETS) * window->width;
+		count -= window->counts[bucket];
+		if (count <= 0)
+			return bucket_expiry_time(window, number, window->latest[bucket]);
+	}
+	return bucket_expiry_time(window, window->newest, CLERK_BUCKET_PARTS - 1);
 }

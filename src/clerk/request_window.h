@@ -10,12 +10,15 @@
 #include "datatype/timestamp.h"
 
 #define CLERK_WINDOW_BUCKETS 128
+#define CLERK_BUCKET_PARTS 256
 
 /*
  * Requests to one endpoint, by the time of their responses.  Bucket number N
  * is in counts[N % CLERK_WINDOW_BUCKETS].  It counts the requests whose
  * responses arrived from N * width to (N + 1) * width.  The ring holds the
  * bucket "newest" and the CLERK_WINDOW_BUCKETS - 1 buckets before it.
+ * latest[N % CLERK_WINDOW_BUCKETS] is the part of bucket N in which its latest
+ * response arrived, from 0 to CLERK_BUCKET_PARTS - 1.
  */
 typedef struct ClerkRequestWindow
 {
@@ -26,11 +29,13 @@ typedef struct ClerkRequestWindow
 	uint32		held;			/* reserved, but not started yet */
 	uint32		under_way;		/* started, but no response yet */
 	uint32		counts[CLERK_WINDOW_BUCKETS];
+	uint8		latest[CLERK_WINDOW_BUCKETS];
 } ClerkRequestWindow;
 
 extern void clerk_window_configure(ClerkRequestWindow *window, int64 now);
 extern void clerk_window_advance(ClerkRequestWindow *window, int64 now);
-extern uint32 *clerk_window_bucket(ClerkRequestWindow *window, int64 time);
+extern void clerk_window_add(ClerkRequestWindow *window, int64 time,
+							 uint32 count);
 extern int64 clerk_window_sum(const ClerkRequestWindow *window);
 extern int64 clerk_window_expiry_time(const ClerkRequestWindow *window,
 									  int64 count);

@@ -163,7 +163,6 @@ clerk_reservation_responded(ClerkReservation *reservation,
 	ClerkMoment now;
 	ClerkInstanceBudgets *entry;
 	ClerkRequestWindow *window;
-	uint32	   *bucket;
 
 	if (reservation->state != CLERK_RESERVATION_STARTED)
 		return;
@@ -174,10 +173,7 @@ clerk_reservation_responded(ClerkReservation *reservation,
 	/* If it has been released, it has been counted already. */
 	if (remove_own(reservation, window))
 	{
-		bucket = clerk_window_bucket(window, arrival_time(reservation,
-														  responded_at, now));
-		if (bucket != NULL)
-			(*bucket)++;
+		clerk_window_add(window, arrival_time(reservation, responded_at, now), 1);
 		if (reservation->reserved)
 			clerk_budget_store_write(entry, now);
 		else
@@ -289,7 +285,7 @@ release_own(ClerkEndpoint endpoint, bool reserved, bool unreserved, int64 now)
 			over += unsettled->unreserved;
 		over = Min(over, window->under_way);
 		window->under_way -= over;
-		*clerk_window_bucket(window, now) += over;
+		clerk_window_add(window, now, over);
 		if (over > 0)
 			clerk_budget_store_write_later(own_instance);
 	}

@@ -38,12 +38,14 @@
 
 /* Of the shared memory: a window of clerk/request_window.c. */
 byte bucket[BUCKETS];			/* the newest first */
+bit latest[BUCKETS];			/* the tick of its latest response */
 byte under_way;
 byte held;
 bit tick_of_bucket;				/* how much of the newest bucket has passed */
 
 /* The same in the file, which has no "held", and its age in ticks. */
 byte file_bucket[BUCKETS];
+bit file_latest[BUCKETS];
 byte file_under_way;
 byte file_age = OLD;
 
@@ -61,10 +63,16 @@ byte clerk[WINDOW + 1];
 
 #define counted_by_clerk (clerk[0] + clerk[1] + clerk[2] + clerk[3] + clerk[4])
 
-#ifdef MUTANT_LEAVES_EARLY
+/*
+ * The oldest bucket has left the window when the tick of its latest response
+ * has: clerk_window_advance()
+ */
+#if defined(MUTANT_LEAVES_EARLY)
 #define in_window (bucket[0] + bucket[1])
+#elif defined(MUTANT_LEAVES_IN_ITS_TICK)
+#define in_window (bucket[0] + bucket[1] + (tick_of_bucket >= latest[2] -> 0 : bucket[2]))
 #else
-#define in_window (bucket[0] + bucket[1] + bucket[2])
+#define in_window (bucket[0] + bucket[1] + (tick_of_bucket > latest[2] -> 0 : bucket[2]))
 #endif
 
 #ifdef MUTANT_HELD_NOT_COUNTED
@@ -79,13 +87,30 @@ inline write_file()
 	file_bucket[0] = bucket[0];
 	file_bucket[1] = bucket[1];
 	file_bucket[2] = bucket[2];
+	file_latest[0] = latest[0];
+	file_latest[1] = latest[1];
+	file_latest[2] = latest[2];
 	file_under_way = under_way;
 	file_age = 0
 }
 
-/* The bucket of a time so many ticks ago: clerk_window_bucket() */
+/* The bucket of a time so many ticks ago, and its tick of that bucket */
 #define bucket_of(ago) \
 	((ago) > tick_of_bucket -> ((ago) - tick_of_bucket + 1) / WIDTH : 0)
+#define tick_of(ago) ((ago + tick_of_bucket) % WIDTH)
+
+/* Responses that arrived in this tick of this bucket: clerk_window_add() */
+#ifdef MUTANT_FIRST_INSTEAD_OF_LATEST
+#define is_latest(b, tick, count) (bucket[b] == 0 && (count) > 0)
+#else
+#define is_latest(b, tick, count) ((tick) > latest[b] && (count) > 0)
+#endif
+#define add(b, tick, count) \
+	latest[b] = (is_latest(b, tick, count) -> (tick) : latest[b]); \
+	bucket[b] = bucket[b] + (count)
+
+/* A bucket begins, with the next element of each array. */
+#define shift(array) array[2] = array[1]; array[1] = array[0]; array[0] = 0
 
 inline end_request(s)
 {
@@ -120,7 +145,7 @@ end:
 	:: d_step { holds[s] > 0 && request[s] == NOT_STARTED ->
 		holds[s]--; held--;
 #ifdef MUTANT_COUNTS_FROM_START
-		bucket[0]++;
+		add(0, tick_of_bucket, 1);
 #else
 		under_way++;
 #endif
@@ -132,12 +157,12 @@ end:
 	/* STEP RESPOND: a response, or the time limit */
 	:: d_step { request[s] == COUNTED ->
 #ifndef MUTANT_COUNTS_FROM_START
-		under_way--; bucket[0]++;
+		under_way--; add(0, tick_of_bucket, 1);
 #endif
 		end_request(s); write_file() }
 	:: d_step { request[s] == STARTED ->
 #ifndef MUTANT_COUNTS_FROM_START
-		under_way--; bucket[0]++;
+		under_way--; add(0, tick_of_bucket, 1);
 #endif
 		abandon_request(s); write_file() }
 	/* STEP RETURN: certainly not sent */
@@ -154,7 +179,7 @@ end:
 		:: request[s] != NOT_STARTED ->
 			under_way--;
 #ifndef MUTANT_ENDED_IS_NOT_SENT
-			bucket[0]++
+			add(0, tick_of_bucket, 1)
 #endif
 		:: else
 		fi;
@@ -203,12 +228,10 @@ end:
 		tick_of_bucket = !tick_of_bucket;
 		if
 		:: tick_of_bucket == 0 ->
-			bucket[2] = bucket[1];
-			bucket[1] = bucket[0];
-			bucket[0] = 0;
-			file_bucket[2] = file_bucket[1];
-			file_bucket[1] = file_bucket[0];
-			file_bucket[0] = 0
+			shift(bucket);
+			shift(latest);
+			shift(file_bucket);
+			shift(file_latest)
 		:: else
 		fi }
 
@@ -227,9 +250,13 @@ end:
 		bucket[0] = file_bucket[0];
 		bucket[1] = file_bucket[1];
 		bucket[2] = file_bucket[2];
-		n = (file_age > TIMEOUT -> bucket_of(file_age - TIMEOUT) : 0);
+		latest[0] = file_latest[0];
+		latest[1] = file_latest[1];
+		latest[2] = file_latest[2];
+		n = (file_age > TIMEOUT -> file_age - TIMEOUT : 0);
 		if
-		:: n < BUCKETS -> bucket[n] = bucket[n] + file_under_way
+		:: bucket_of(n) < BUCKETS ->
+			add(bucket_of(n), tick_of(n), file_under_way)
 		:: else
 		fi;
 		n = 0;

@@ -212,7 +212,7 @@ sub check_file
 {
 	my $clerk = ClerkTest::Fake->start;
 	my $node = cluster('without preload', $clerk);
-	my $file = $node->data_dir . '/pg_stat/clerk_invite.budgets.1';
+	my $file = $node->data_dir . '/pg_stat/clerk_invite.budgets.2';
 	my $used = sub { return (split(/\s/, status($node)))[1]; };
 	my $calls = 0;
 	my $call = sub {
@@ -257,7 +257,7 @@ sub check_file
 	$call->() foreach 1 .. 3;
 	is($used->(), 3, '... and counts nevertheless');
 	my $complaints = () = slurp_file($node->logfile, $log) =~
-	  /LOG:  could not access request budget file "pg_stat\/clerk_invite\.budgets\.1": /g;
+	  /LOG:  could not access request budget file "pg_stat\/clerk_invite\.budgets\.2": /g;
 	cmp_ok($complaints, '>=', 1, '... and says so');
 	cmp_ok($complaints, '<=', 2, '... once for each that it tries');
 	rmdir $file or die "could not remove a folder: $!";
