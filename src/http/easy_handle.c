@@ -27,12 +27,13 @@ static struct
 {
 	bool		waits_for_lookups;	/* libcurl waits for lookups: rule 3 in
 									 * http/transfer.c applies */
-	CURL	   *idle[MAX_IDLE_HANDLES];
+	ClerkEasyHandle idle[MAX_IDLE_HANDLES];
 	int			idle_count;
 	char		ca_file[MAXPGPATH]; /* what is set in all handles */
 	uint32		generation;		/* number of times that ca_file has changed */
 }			cache;
 
+static void free_handle(ClerkEasyHandle *handle);
 static bool set_permanent_options(CURL *easy, const char *ca_file);
 static bool set_resolver_options(CURL *easy);
 
@@ -55,18 +56,18 @@ clerk_easy_handle_take(ClerkEasyHandle *handle, const char *ca_file,
 	if (strcmp(cache.ca_file, ca_file) != 0)
 	{
 		while (cache.idle_count > 0)
-			curl_easy_cleanup(cache.idle[--cache.idle_count]);
+			free_handle(&cache.idle[--cache.idle_count]);
 		strlcpy(cache.ca_file, ca_file, sizeof(cache.ca_file));
 		cache.generation++;
 	}
-	handle->generation = cache.generation;
-
 	*created = cache.idle_count == 0;
 	if (!*created)
 	{
-		handle->easy = cache.idle[--cache.idle_count];
+		*handle = cache.idle[--cache.idle_count];
 		return true;
 	}
+	memset(handle, 0, sizeof(*handle));
+	handle->generation = cache.generation;
 	handle->easy = curl_easy_init();
 	return handle->easy != NULL &&
 		set_permanent_options(handle->easy, ca_file);
@@ -84,11 +85,31 @@ clerk_easy_handle_drop(ClerkEasyHandle *handle, bool reuse)
 	{
 		/* The handle may outlive the buffer. */
 		curl_easy_setopt(handle->easy, CURLOPT_ERRORBUFFER, NULL);
-		cache.idle[cache.idle_count++] = handle->easy;
+		cache.idle[cache.idle_count++] = *handle;
+		memset(handle, 0, sizeof(*handle));
 	}
 	else
-		curl_easy_cleanup(handle->easy);
+		free_handle(handle);
+}
+
+/*
+ * Leaves the easy handle to a multi handle that is using it, and frees the
+ * rest.
+ */
+void
+clerk_easy_handle_abandon(ClerkEasyHandle *handle)
+{
+	curl_easy_setopt(handle->easy, CURLOPT_CURLU, NULL);
 	handle->easy = NULL;
+	clerk_request_url_free(&handle->url);
+}
+
+static void
+free_handle(ClerkEasyHandle *handle)
+{
+	curl_easy_cleanup(handle->easy);
+	handle->easy = NULL;
+	clerk_request_url_free(&handle->url);
 }
 
 /*

@@ -10,15 +10,19 @@
 
 #include <curl/curl.h>
 
+#include "http/request_url.h"
+
 /* An easy handle that a transfer has taken. */
 typedef struct ClerkEasyHandle
 {
 	CURL	   *easy;			/* NULL once the transfer has ended */
-	uint32		generation;		/* changes of the CA file until it was taken */
+	ClerkRequestUrl url;
+	uint32		generation;		/* changes of the CA file until it was created */
 } ClerkEasyHandle;
 
 extern bool clerk_easy_handle_take(ClerkEasyHandle *handle,
 								   const char *ca_file, bool *created);
+extern void clerk_easy_handle_abandon(ClerkEasyHandle *handle);
 extern void clerk_easy_handle_drop(ClerkEasyHandle *handle, bool reuse);
 extern bool clerk_easy_handle_waits_for_lookups(void);
 

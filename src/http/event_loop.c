@@ -158,6 +158,7 @@ bool
 clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 					   bool loopback_only)
 {
+	bool		can_run = dlist_is_empty(&loop.waiting) && reserve_for_request();
 	bool		prepared;
 	bool		fresh_connection = false;
 	sigset_t	saved;
@@ -172,14 +173,18 @@ clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 	}
 	prepared = clerk_transfer_prepare(&entry->transfer, spec, loopback_only,
 									  &loop.sockets, fresh_connection, entry);
+	if (prepared && can_run)
+		run_transfer(entry);
 	leave_libcurl(&saved);
-	if (!prepared)
-		return false;
-
-	entry->waiting = true;
-	dlist_push_tail(&loop.waiting, &entry->node);
-	start_waiting_requests();
-	return true;
+	if (prepared && !can_run)
+	{
+		entry->waiting = true;
+		dlist_push_tail(&loop.waiting, &entry->node);
+		start_waiting_requests();
+	}
+	else
+		release_spare_descriptors();
+	return prepared;
 }
 
 /* See clerk_http_wait() in http/http.c. */
@@ -247,6 +252,7 @@ static bool
 start_waiting_requests(void)
 {
 	bool		progressed = false;
+	sigset_t	saved;
 
 	if (dlist_is_empty(&loop.waiting))
 		return false;
@@ -261,7 +267,11 @@ start_waiting_requests(void)
 		dlist_delete(&entry->node);
 		entry->waiting = false;
 		if (has_descriptors)
+		{
+			enter_libcurl(&saved);
 			run_transfer(entry);
+			leave_libcurl(&saved);
+		}
 		else
 			clerk_transfer_refuse(&entry->transfer, CLERK_HTTP_NOT_SENT,
 								  "too many file descriptors are in use");
@@ -342,14 +352,10 @@ release_spare_descriptors(void)
 		ReleaseExternalFD();
 }
 
-/* Hands a prepared request to libcurl. */
+/* Hands a prepared request to libcurl, which the caller has entered. */
 static void
 run_transfer(ClerkLoopEntry *entry)
 {
-	sigset_t	saved;
-
-	enter_libcurl(&saved);
-
 	/*
 	 * The multi handle's connections are bad, but abandoned transfers keep it
 	 * from being discarded.
@@ -365,7 +371,6 @@ run_transfer(ClerkLoopEntry *entry)
 	else
 		clerk_transfer_refuse(&entry->transfer, CLERK_HTTP_NOT_SENT,
 							  "memory is exhausted, or libcurl does not support a required option");
-	leave_libcurl(&saved);
 }
 
 /* Creates the multi handle if there is none.  Returns false on failure. */

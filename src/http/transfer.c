@@ -253,7 +253,7 @@ set_request_options(ClerkTransfer *transfer, const ClerkHttpSpec *spec,
 {
 	CURL	   *easy = transfer->handle.easy;
 
-	return SET(CURLOPT_URL, spec->url) &&
+	return clerk_request_url_set(&transfer->handle.url, easy, spec->url) &&
 		SET(CURLOPT_FRESH_CONNECT, fresh_connection ? 1L : 0L) &&
 		SET(CURLOPT_HTTPHEADER, transfer->headers->lines) &&
 		set_body_options(transfer) &&
@@ -326,7 +326,7 @@ clerk_transfer_abandon(ClerkTransfer *transfer)
 		!SET(CURLOPT_HTTPHEADER, NULL) ||
 		!SET(CURLOPT_POSTFIELDS, NULL))
 		return false;
-	transfer->handle.easy = NULL;
+	clerk_easy_handle_abandon(&transfer->handle);
 	return true;
 }
 

@@ -252,7 +252,7 @@ clerk_text_error(const char *value, int max_length)
 {
 	if (value[0] == '\0')
 		return "must not be empty";
-	if (pg_mbstrlen(value) > max_length)
+	if (strlen(value) > (size_t) max_length && pg_mbstrlen(value) > max_length)
 		return psprintf("must not be longer than %d characters", max_length);
 	for (const char *c = value; *c != '\0'; c++)
 		if ((unsigned char) *c < ' ' || *c == 0x7F)
