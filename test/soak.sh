@@ -9,8 +9,10 @@
 # line a minute: the private memory and the file descriptors of the worker, of a
 # session that does everything, and of the postmaster; the extension's shared
 # memory; and what could be left behind.  In the last tenth of the time servers
-# and senders are killed as well.  Fails if memory grows by 1 MiB after a quarter
-# of the time, if anything is left, or if the outbox is not as the ledger is.
+# and senders are killed as well.  After a quarter of the time, the least of the
+# first half of the lines is compared with the least of the second half.  Fails if
+# memory has grown by 1 MiB or descriptors by 4, if anything is left, or if the
+# outbox is not as the ledger is.
 set -eu
 
 cd "$(dirname "$0")/.."

@@ -14,6 +14,7 @@ BEGIN
 use Campaign;
 use ClerkTest;
 use Getopt::Long;
+use List::Util qw(min);
 use PostgreSQL::Test::Utils;
 use Time::HiRes qw(time sleep);
 use WorkerTest;
@@ -164,19 +165,22 @@ sub files_of
 	return scalar @files;
 }
 
-# What has grown since a quarter of the time, when all has been done often.
+# What has grown since a quarter of the time, when all has been done often.  The
+# least of several samples counts, because a sample contains what is under way.
 sub judge
 {
-	my $first = $samples[ int(@samples / 4) ];
-	my $last = $samples[-1];
+	my @watched = @samples[ int(@samples / 4) .. $#samples ];
+	my @late = splice(@watched, int(@watched / 2));
 
-	push @failures, 'the worker has ended' if $first->{worker} != $last->{worker};
-	foreach my $name (grep { /_kB$|_files$/ } sort keys %$last)
+	@watched = @late unless @watched;
+	push @failures, 'the worker has ended' if $watched[0]->{worker} != $late[-1]->{worker};
+	foreach my $name (grep { /_kB$|_files$/ } sort keys %{ $late[0] })
 	{
-		my $growth = $last->{$name} - $first->{$name};
+		my $growth = min(map { $_->{$name} } @late) - min(map { $_->{$name} } @watched);
 		my $limit = $name =~ /_kB$/ ? $MEMORY_LIMIT : $DESCRIPTOR_LIMIT;
 
-		say_line("growth of $name since minute $first->{minute}: $growth");
+		say_line("growth of $name from minutes $watched[0]->{minute} to $watched[-1]->{minute}"
+			  . " to minutes $late[0]->{minute} to $late[-1]->{minute}: $growth");
 		push @failures, "$name has grown by $growth" if $growth >= $limit;
 	}
 	push @failures, map { "left in minute $_->{minute}: $_->{left}" } grep { $_->{left} } @samples;

@@ -410,14 +410,15 @@ inline do_not_send(s)
 	doing[s] = REQUESTING
 }
 
-/* Once lost, the lock says nothing, even if it can be had again. */
-#define still_has_lock(s) (lock_of == s)
+/* A sender that has lost its lock takes it again, unless another one has it. */
+#define can_have_lock(s) (lock_of == s || lock_of == NOBODY)
 
 inline send(s)
 {
 	/* STEP CHECK LOCK */
 	if
-	:: is_fenced_out(s) || still_has_lock(s) ->
+	:: is_fenced_out(s) || can_have_lock(s) ->
+		lock_of = (is_fenced_out(s) -> lock_of : s);
 		/* STEP SEND */
 		of(s, 0).answer = (of(s, 0).attempt > 0 -> TRANSIT : 0);
 		of(s, 1).answer = (of(s, 1).attempt > 0 -> TRANSIT : 0);
@@ -660,8 +661,9 @@ end:
 	:: d_step { doing[s] == COMMITTING && is_claim_safe -> doing[s] = CLAIMED }
 	:: d_step { doing[s] == CLAIMED -> send(s) }
 	:: d_step { is_waiting(s) && have_all_ended(s) -> settle(s) }
-	/* STEP UNLOCK */
-	:: d_step { doing[s] == IN_PASS && (TROUBLE || !is_any_due) ->
+	/* STEP UNLOCK: rows left behind wait for the next pass. */
+	:: d_step { doing[s] == IN_PASS &&
+		(TROUBLE || !(is_looking_due || is_due(0) || is_due(1))) ->
 		lock_of = NOBODY; doing[s] = IDLE }
 
 	/* The wait for the standby is canceled: stop_without_standby(). */
@@ -846,7 +848,7 @@ inline forget_copy(r)
 	copy[r].send_alone = 0
 }
 
-#define may_still_send(s) (is_posted(s, 0) || is_posted(s, 1) || still_has_lock(s) && \
+#define may_still_send(s) (is_posted(s, 0) || is_posted(s, 1) || can_have_lock(s) && \
 	(doing[s] == CLAIMED || doing[s] == COMMITTING && is_claim_safe))
 
 inline live_on(s)
