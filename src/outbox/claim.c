@@ -26,6 +26,10 @@
 
 #include "compat.h"				/* after walsender_private.h */
 
+/*
+ * $1 to $3 are arrays, whose elements at the same position belong to the same
+ * row: id, organization_id and email_address.
+ */
 static ClerkOutboxStatement claim_rows = {
 	.text = "UPDATE ONLY %1$s AS o "
 	"SET state = 'sending', attempts = o.attempts + 1, "
@@ -35,10 +39,9 @@ static ClerkOutboxStatement claim_rows = {
 	"ELSE o.first_claimed_clock END, "
 	"consecutive_failures = 0, database_error = NULL "
 	"FROM (SELECT seen.id, clock_timestamp() AS at "
-	"FROM unnest($1, $2, $3) AS planned (id, organization_id, email_address) "
-	"JOIN ONLY %1$s AS seen ON seen.id = planned.id "
-	"AND seen.organization_id = planned.organization_id "
-	"AND seen.email_address = planned.email_address "
+	"FROM generate_series(1, cardinality($1)) AS i "
+	"JOIN ONLY %1$s AS seen ON seen.id = ($1)[i] "
+	"AND seen.organization_id = ($2)[i] AND seen.email_address = ($3)[i] "
 	"WHERE seen.state = $4 AND NOT seen.copied AND " CLERK_DUE_AT " <= now() "
 	"FOR UPDATE OF seen SKIP LOCKED) AS due "
 	"WHERE o.id = due.id "

@@ -112,7 +112,7 @@ static int	lookups_left(TimestampTz *next_lookup_at);
 static bool send_batch(Pass *pass);
 static int	claim(Pass *pass, ClerkBatchEntry *entries, int count);
 static void assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
-						const List *claimed);
+						const List *claimed, int *next);
 static void stop_without_standby(Pass *pass);
 static int	settle(Pass *pass, ClerkBatchEntry *entries, int count);
 static bool affects_all_requests(const ClerkError *error);
@@ -361,6 +361,7 @@ claim(Pass *pass, ClerkBatchEntry *entries, int count)
 {
 	const ClerkDueInvitation **due;
 	int			due_count = 0;
+	int			next = 0;
 	List	   *claimed;
 
 	due = palloc(count * CLERK_BULK_MAX * sizeof(*due));
@@ -375,24 +376,33 @@ claim(Pass *pass, ClerkBatchEntry *entries, int count)
 	pass->plan.claimed += list_length(claimed);
 	pass->allowance -= list_length(claimed);
 	for (int i = 0; i < count; i++)
-		assign_rows(&entries[i], pass->plan.due, claimed);
+		assign_rows(&entries[i], pass->plan.due, claimed, &next);
 	return list_length(claimed);
 }
 
+/*
+ * Gives an entry those of its rows that were claimed.  They are usually in the
+ * order in which they were claimed, so the search for a row begins at *next,
+ * after the last one found.
+ */
 static void
 assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
-			const List *claimed)
+			const List *claimed, int *next)
 {
+	int			count = list_length(claimed);
+
 	for (int i = 0; i < entry->packed.count; i++)
 	{
-		const ListCell *cell;
-
-		foreach(cell, claimed)
+		for (int j = 0; j < count; j++)
 		{
-			ClerkOutboxRow *row = lfirst(cell);
+			int			candidate = (*next + j) % count;
+			ClerkOutboxRow *row = list_nth(claimed, candidate);
 
-			if (row->id == due[entry->packed.members[i]].id)
-				entry->rows[entry->count++] = row;
+			if (row->id != due[entry->packed.members[i]].id)
+				continue;
+			entry->rows[entry->count++] = row;
+			*next = candidate + 1;
+			break;
 		}
 	}
 }

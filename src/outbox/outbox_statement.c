@@ -362,7 +362,8 @@ get_plan(ClerkOutboxStatement *statement)
 
 /*
  * Makes a one-dimensional array of elements of this type; nulls may be NULL.
- * Returns it in the current memory context.
+ * Returns it in the current memory context, in expanded form: a statement finds
+ * an element without a search through those before it.
  */
 Datum
 clerk_outbox_array(Datum *elements, bool *nulls, int count, Oid type)
@@ -371,11 +372,14 @@ clerk_outbox_array(Datum *elements, bool *nulls, int count, Oid type)
 	int16		length;
 	bool		by_value;
 	char		alignment;
+	ArrayType  *flat;
 
 	get_typlenbyvalalign(type, &length, &by_value, &alignment);
-	return PointerGetDatum(construct_md_array(elements, nulls, 1, &count,
-											  &lower_bound, type, length,
-											  by_value, alignment));
+	flat = construct_md_array(elements, nulls, 1, &count, &lower_bound, type,
+							  length, by_value, alignment);
+	return MakeExpandedObjectReadOnly(expand_array(PointerGetDatum(flat),
+												   CurrentMemoryContext, NULL),
+									  false, -1);
 }
 
 /*

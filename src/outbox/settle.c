@@ -20,29 +20,33 @@
  * Whether an earlier claim than the last one may have sent the row: it still
  * has an attempt, or a retry has reset the number of its attempts.
  */
-#define WAS_SENT_BEFORE "c.attempts > 0 OR o.first_claimed_at < o.claimed_at"
+#define WAS_SENT_BEFORE "($5)[c.i] > 0 OR o.first_claimed_at < o.claimed_at"
 
+/*
+ * $1 to $16 are arrays, whose elements at the same position belong to the same
+ * change: id, attempts and state as seen, state, attempts, next_attempt_at,
+ * invitation_id, status, url, expires_at, http_status, error_code,
+ * error_message, trace_id, send_alone, and consecutive_failures.  unnest() of
+ * so many arrays would store each element in a tuple, which takes more time
+ * than finding the rows.
+ */
 static ClerkOutboxStatement settle_rows = {
-	.text = "UPDATE ONLY %1$s AS o SET state = c.state, attempts = c.attempts, "
-	"next_attempt_at = c.next_attempt_at, "
+	.text = "UPDATE ONLY %1$s AS o SET state = ($4)[c.i], attempts = ($5)[c.i], "
+	"next_attempt_at = ($6)[c.i], "
 	"first_claimed_at = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_at END, "
 	"first_claimed_clock = CASE WHEN " WAS_SENT_BEFORE " THEN o.first_claimed_clock END, "
-	"claimed_at = CASE WHEN c.state = 'verifying' AND c.seen_state = 'sending' "
+	"claimed_at = CASE WHEN ($4)[c.i] = 'verifying' AND ($3)[c.i] = 'sending' "
 	"THEN clock_timestamp() ELSE o.claimed_at END, "
-	"settled_at = CASE WHEN c.state IN ('sent', 'skipped', 'failed') "
+	"settled_at = CASE WHEN ($4)[c.i] IN ('sent', 'skipped', 'failed') "
 	"THEN clock_timestamp() END, "
-	"invitation_id = c.invitation_id, status = c.status, url = c.url, "
-	"expires_at = c.expires_at, http_status = c.http_status, "
-	"error_code = c.error_code, error_message = c.error_message, "
-	"trace_id = c.trace_id, send_alone = c.send_alone, "
-	"consecutive_failures = c.consecutive_failures, database_error = NULL "
-	"FROM (SELECT c.* FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, "
-	"$11, $12, $13, $14, $15, $16) AS c (id, seen_attempts, seen_state, state, "
-	"attempts, next_attempt_at, invitation_id, status, url, expires_at, "
-	"http_status, error_code, error_message, trace_id, send_alone, "
-	"consecutive_failures) "
-	"JOIN ONLY %1$s AS seen ON seen.id = c.id "
-	"AND seen.attempts = c.seen_attempts AND seen.state = c.seen_state "
+	"invitation_id = ($7)[c.i], status = ($8)[c.i], url = ($9)[c.i], "
+	"expires_at = ($10)[c.i], http_status = ($11)[c.i], "
+	"error_code = ($12)[c.i], error_message = ($13)[c.i], "
+	"trace_id = ($14)[c.i], send_alone = ($15)[c.i], "
+	"consecutive_failures = ($16)[c.i], database_error = NULL "
+	"FROM (SELECT seen.id, i FROM generate_series(1, cardinality($1)) AS i "
+	"JOIN ONLY %1$s AS seen ON seen.id = ($1)[i] "
+	"AND seen.attempts = ($2)[i] AND seen.state = ($3)[i] "
 	"FOR UPDATE OF seen SKIP LOCKED) AS c "
 	"WHERE o.id = c.id "
 	"RETURNING o.id",
@@ -213,11 +217,16 @@ set_aside_unsettled(int position, const ErrorData *error, const void *rows)
 	change->set_aside = true;
 }
 
-/* Marks the changes whose rows the statement returned, in any order. */
+/*
+ * Marks the changes whose rows the statement returned.  That is usually in the
+ * order of the changes, so the search for a row begins after the last one
+ * found.
+ */
 static void
 collect_settled(void *result)
 {
 	SettledRows *settled = result;
+	int			next = 0;
 
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
@@ -227,7 +236,14 @@ collect_settled(void *result)
 													 1, &isnull));
 
 		for (int j = 0; j < settled->count; j++)
-			if (settled->changes[j].row->id == id)
-				settled->changes[j].applied = true;
+		{
+			int			candidate = (next + j) % settled->count;
+
+			if (settled->changes[candidate].row->id != id)
+				continue;
+			settled->changes[candidate].applied = true;
+			next = candidate + 1;
+			break;
+		}
 	}
 }

@@ -97,7 +97,8 @@ class Machine:
             try:
                 if os.stat(f"/proc/{pid}/ns/net").st_ino == inode and pid != self._keeper.pid:
                     found.append(pid)
-            except (FileNotFoundError, ProcessLookupError):
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                # It has ended, or is ending: then nobody may look at it any more.
                 pass
         return found
 
