@@ -20,6 +20,9 @@ prepare_sanitizers()
 	# Without freed memory that is kept for long: each backend keeps its own.
 	# The stack is the server's, which measures its depth.
 	asan="$options:detect_stack_use_after_return=0:quarantine_size_mb=16"
+	# strstr() would measure the whole text at each call, and be quadratic where
+	# it is called again after each occurrence.
+	asan="$asan:intercept_strstr=0"
 	# At the end of a process nearly all that is found is the server's.
 	asan="$asan:detect_leaks=0"
 	use_programs "$1/watched" "
