@@ -184,8 +184,11 @@ read_webhook(FuzzRandom *random, const FuzzText *bodies, int body_count,
 	}
 	headers = headers_for(random, body);
 	if (headers != NULL)
+	{
+		*length += strlen(headers);
 		verify(DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(headers))),
 			   body);
+	}
 	read_body(body);
 }
 
@@ -224,7 +227,7 @@ watch_webhook(FuzzRandom *random, const FuzzText *bodies, int body_count)
 	MemoryContextSwitchTo(caller);
 	memory = MemoryContextMemAllocated(context, true);
 	if (memory > MEMORY_OF_ANY + MEMORY_PER_BYTE * length)
-		fail(psprintf("%zu bytes of memory for a body of %zu bytes", memory, length));
+		fail(psprintf("%zu bytes of memory for a webhook of %zu bytes", memory, length));
 	MemoryContextDelete(context);
 }
 
