@@ -27,6 +27,9 @@
 /* The version of signatures by HMAC-SHA256. */
 #define SIGNATURE_PREFIX "v1,"
 
+/* Characters of a signature in base64: four for every three bytes begun. */
+#define SIGNATURE_LENGTH ((PG_SHA256_DIGEST_LENGTH + 2) / 3 * 4)
+
 /* Digits of a time in seconds; more would be more than 30,000 years. */
 #define MAX_TIME_DIGITS 12
 
@@ -82,10 +85,9 @@ static bool is_header(const JsonbValue *key, const char *prefix,
 static bool compute_signature(const ClerkWebhookHeaders *headers,
 							  const char *utf8, size_t length,
 							  const ClerkWebhookSecret *secret,
-							  unsigned char *signature);
-static bool has_signature(const char *signatures,
-						  const unsigned char *expected);
-static bool is_same(const unsigned char *a, const unsigned char *b);
+							  char *signature);
+static bool has_signature(const char *signatures, const char *expected);
+static bool is_same(const char *a, const char *b);
 static char *string_value(const ClerkJsonValue *value);
 
 /*
@@ -194,7 +196,7 @@ clerk_webhook_verify(const ClerkWebhookHeaders *headers, char *body,
 		return &body_unencodable;
 	for (int i = 0; i < count; i++)
 	{
-		unsigned char expected[PG_SHA256_DIGEST_LENGTH];
+		char		expected[SIGNATURE_LENGTH + 1];
 
 		if (compute_signature(headers, utf8, length, &secrets[i], expected) &&
 			has_signature(headers->signatures, expected))
@@ -204,15 +206,17 @@ clerk_webhook_verify(const ClerkWebhookHeaders *headers, char *body,
 }
 
 /*
- * Computes what the webhook's signature must be.  Returns false if the header's
- * id is not ASCII, which no id of Svix is, so that it need not be converted.
- * Raises an internal error if the library that computes it fails.
+ * Computes what the webhook's signature must be, a string of SIGNATURE_LENGTH
+ * characters.  Returns false if the header's id is not ASCII, which no id of
+ * Svix is, so that it need not be converted.  Raises an internal error if the
+ * library that computes it fails.
  */
 static bool
 compute_signature(const ClerkWebhookHeaders *headers, const char *utf8,
 				  size_t length, const ClerkWebhookSecret *secret,
-				  unsigned char *signature)
+				  char *signature)
 {
+	unsigned char digest[PG_SHA256_DIGEST_LENGTH];
 	pg_hmac_ctx *context;
 	bool		computed;
 
@@ -229,10 +233,13 @@ compute_signature(const ClerkWebhookHeaders *headers, const char *utf8,
 					   strlen(headers->timestamp)) == 0 &&
 		pg_hmac_update(context, (const uint8 *) ".", 1) == 0 &&
 		pg_hmac_update(context, (const uint8 *) utf8, length) == 0 &&
-		pg_hmac_final(context, signature, PG_SHA256_DIGEST_LENGTH) == 0;
+		pg_hmac_final(context, digest, sizeof(digest)) == 0;
 	pg_hmac_free(context);
-	if (!computed)
+	if (!computed ||
+		pg_b64_encode((void *) digest, sizeof(digest), signature,
+					  SIGNATURE_LENGTH) != SIGNATURE_LENGTH)
 		elog(ERROR, "could not compute the signature of a webhook");
+	signature[SIGNATURE_LENGTH] = '\0';
 	return true;
 }
 
@@ -241,23 +248,18 @@ compute_signature(const ClerkWebhookHeaders *headers, const char *utf8,
  * of other versions are ignored.
  */
 static bool
-has_signature(const char *signatures, const unsigned char *expected)
+has_signature(const char *signatures, const char *expected)
 {
 	bool		found = false;
+	size_t		prefix = strlen(SIGNATURE_PREFIX);
 
 	while (*(signatures += strspn(signatures, " ")) != '\0')
 	{
 		size_t		length = strcspn(signatures, " ");
-		size_t		prefix = strlen(SIGNATURE_PREFIX);
 
-		/* The server's decoder wants room for whole groups of three bytes. */
-		unsigned char signature[PG_SHA256_DIGEST_LENGTH + 3];
-
-		if (length > prefix && length <= prefix + pg_b64_enc_len(PG_SHA256_DIGEST_LENGTH) &&
+		if (length == prefix + SIGNATURE_LENGTH &&
 			strncmp(signatures, SIGNATURE_PREFIX, prefix) == 0 &&
-			pg_b64_decode(signatures + prefix, (int) (length - prefix),
-						  (void *) signature, sizeof(signature)) == PG_SHA256_DIGEST_LENGTH &&
-			is_same(signature, expected))
+			is_same(signatures + prefix, expected))
 			found = true;
 		signatures += length;
 	}
@@ -266,15 +268,16 @@ has_signature(const char *signatures, const unsigned char *expected)
 
 /*
  * Whether two signatures are the same.  Takes the same time wherever they
- * differ, so that nobody can find one byte by byte.
+ * differ, so that nobody can find one character by character.  They are
+ * compared as they are written: a decoder would accept several spellings.
  */
 static bool
-is_same(const unsigned char *a, const unsigned char *b)
+is_same(const char *a, const char *b)
 {
 	volatile unsigned char difference = 0;
 
-	for (int i = 0; i < PG_SHA256_DIGEST_LENGTH; i++)
-		difference |= a[i] ^ b[i];
+	for (int i = 0; i < SIGNATURE_LENGTH; i++)
+		difference |= (unsigned char) a[i] ^ (unsigned char) b[i];
 	return difference == 0;
 }
 
