@@ -82,7 +82,6 @@ clerk_find_shared_memory(const char *name, Size size)
 	}
 	PG_CATCH();
 	{
-		/* ShmemInitStruct() has released its own lock. */
 		MemoryContextSwitchTo(caller);
 		FlushErrorState();
 
@@ -92,6 +91,16 @@ clerk_find_shared_memory(const char *name, Size size)
 		 */
 		InterruptHoldoffCount = interrupts_held;
 		QueryCancelHoldoffCount = cancels_held;
+
+		/*
+		 * Since PostgreSQL 19, ShmemInitStruct() leaves it to the end of the
+		 * transaction to release its own lock.
+		 */
+		if (LWLockHeldByMe(ShmemIndexLock))
+		{
+			HOLD_INTERRUPTS();
+			LWLockRelease(ShmemIndexLock);
+		}
 	}
 	PG_END_TRY();
 	if (lock != NULL && !found)
