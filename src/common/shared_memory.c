@@ -55,7 +55,8 @@ clerk_is_preloaded(void)
 /*
  * Returns the structure of this name and size, in bytes.  If it does not exist
  * yet, allocates it, initializes its lock and sets everything else to zero.
- * Returns NULL if the server has no memory to spare.  Raises no error.
+ * Returns NULL if the server has no memory to spare.  Raises no error.  The
+ * caller must not hold any LWLock.
  *
  * After an upgrade, processes with the old library and processes with the new
  * one run at the same time.  They share a structure only if it has the same
@@ -73,9 +74,9 @@ clerk_find_shared_memory(const char *name, Size size)
 	bool		found;
 
 	snprintf(full_name, sizeof(full_name), "%s %zu", name, size);
-	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	interrupts_held = InterruptHoldoffCount;
 	cancels_held = QueryCancelHoldoffCount;
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
 	PG_TRY();
 	{
 		lock = ShmemInitStruct(full_name, size, &found);
@@ -86,30 +87,24 @@ clerk_find_shared_memory(const char *name, Size size)
 		FlushErrorState();
 
 		/*
-		 * Raising an error resets these counters, which include this lock and
-		 * whatever the caller holds.
+		 * Our lock, and since PostgreSQL 19 that of ShmemInitStruct(), which
+		 * leaves it to the end of the transaction to release it.
 		 */
+		LWLockReleaseAll();
+
+		/* Raising an error resets these counters. */
 		InterruptHoldoffCount = interrupts_held;
 		QueryCancelHoldoffCount = cancels_held;
-
-		/*
-		 * Since PostgreSQL 19, ShmemInitStruct() leaves it to the end of the
-		 * transaction to release its own lock.
-		 */
-		if (LWLockHeldByMe(ShmemIndexLock))
-		{
-			HOLD_INTERRUPTS();
-			LWLockRelease(ShmemIndexLock);
-		}
 	}
 	PG_END_TRY();
-	if (lock != NULL && !found)
+	if (lock == NULL)
+		return NULL;
+	if (!found)
 	{
 		memset(lock, 0, size);
 		LWLockInitialize(lock, clerk_new_lwlock_tranche(TRANCHE));
 	}
 	LWLockRelease(AddinShmemInitLock);
-	if (lock != NULL)
-		clerk_name_lwlock_tranche(lock->tranche, TRANCHE);
+	clerk_name_lwlock_tranche(lock->tranche, TRANCHE);
 	return lock;
 }
