@@ -38,12 +38,12 @@ static ClerkOutboxStatement claim_rows = {
 	"first_claimed_clock = CASE WHEN o.first_claimed_at IS NULL THEN $5 "
 	"ELSE o.first_claimed_clock END, "
 	"consecutive_failures = 0, database_error = NULL "
-	"FROM (SELECT seen.id, clock_timestamp() AS at "
 	"FROM generate_series(1, cardinality($1)) AS i "
-	"JOIN ONLY %1$s AS seen ON seen.id = ($1)[i] "
+	"CROSS JOIN LATERAL (SELECT seen.id, clock_timestamp() AS at "
+	"FROM ONLY %1$s AS seen WHERE seen.id = ($1)[i] "
 	"AND seen.organization_id = ($2)[i] AND seen.email_address = ($3)[i] "
-	"WHERE seen.state = $4 AND NOT seen.copied AND " CLERK_DUE_AT " <= now() "
-	"FOR UPDATE OF seen SKIP LOCKED) AS due "
+	"AND seen.state = $4 AND NOT seen.copied AND " CLERK_DUE_AT " <= now() "
+	"FOR UPDATE SKIP LOCKED) AS due "
 	"WHERE o.id = due.id "
 	"RETURNING " CLERK_ROW_COLUMNS,
 	.parameters = 6,

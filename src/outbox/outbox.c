@@ -73,10 +73,10 @@ static ClerkOutboxStatement take_over_rows = {
 	.text = "UPDATE ONLY %1$s AS o SET state = 'verifying', next_attempt_at = now(), "
 	"claimed_at = clock_timestamp(), consecutive_failures = 0, "
 	"http_status = NULL, error_code = NULL, error_message = NULL, trace_id = NULL "
-	"FROM (SELECT seen.id FROM unnest($1) AS left_behind (id) "
-	"JOIN ONLY %1$s AS seen ON seen.id = left_behind.id AND seen.state = $2 "
-	"AND NOT seen.copied "
-	"FOR UPDATE OF seen SKIP LOCKED) AS left_behind "
+	"FROM unnest($1) AS wanted (id) "
+	"CROSS JOIN LATERAL (SELECT seen.id FROM ONLY %1$s AS seen "
+	"WHERE seen.id = wanted.id AND seen.state = $2 AND NOT seen.copied "
+	"FOR UPDATE SKIP LOCKED) AS left_behind "
 	"WHERE o.id = left_behind.id",
 	.parameters = 2,
 	.types = {INT8ARRAYOID, TEXTOID}

@@ -30,7 +30,10 @@
  * always out of date: every statement must read the index made for it, row by
  * row.  For the same reason, a statement that looks up rows by id has their
  * state as a parameter.  Generic plans do not depend on parameters, so the
- * planner cannot use the partial indexes, which also contain the id.
+ * planner cannot use the partial indexes, which also contain the id.  Such a
+ * statement looks each row up in a LATERAL subquery with FOR UPDATE, which the
+ * planner does not merge into a join: it could begin the join with a small
+ * table, and read all of it.
  */
 static const char *const disabled_plan_types[] = {
 	"enable_seqscan", "enable_bitmapscan", "enable_hashjoin",

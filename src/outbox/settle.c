@@ -44,10 +44,10 @@ static ClerkOutboxStatement settle_rows = {
 	"error_code = ($12)[c.i], error_message = ($13)[c.i], "
 	"trace_id = ($14)[c.i], send_alone = ($15)[c.i], "
 	"consecutive_failures = ($16)[c.i], database_error = NULL "
-	"FROM (SELECT seen.id, i FROM generate_series(1, cardinality($1)) AS i "
-	"JOIN ONLY %1$s AS seen ON seen.id = ($1)[i] "
-	"AND seen.attempts = ($2)[i] AND seen.state = ($3)[i] "
-	"FOR UPDATE OF seen SKIP LOCKED) AS c "
+	"FROM generate_series(1, cardinality($1)) AS i "
+	"CROSS JOIN LATERAL (SELECT seen.id, i FROM ONLY %1$s AS seen "
+	"WHERE seen.id = ($1)[i] AND seen.attempts = ($2)[i] AND seen.state = ($3)[i] "
+	"FOR UPDATE SKIP LOCKED) AS c "
 	"WHERE o.id = c.id "
 	"RETURNING o.id",
 	.parameters = SETTLE_PARAMETERS,

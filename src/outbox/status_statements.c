@@ -45,12 +45,12 @@ static ClerkOutboxStatement find_pending = {
 static ClerkOutboxStatement set_statuses = {
 	.text = "UPDATE ONLY %1$s AS o SET status = c.status, "
 	"url = CASE c.status WHEN 'pending' THEN o.url END "
-	"FROM (SELECT seen.id, c.status "
-	"FROM unnest($1, $2) AS c (invitation_id, status) "
-	"JOIN ONLY %1$s AS seen ON seen.invitation_id = c.invitation_id "
-	"WHERE seen.state = $3 AND NOT seen.copied AND " IS_PENDING_IN("seen.") " "
-	"AND seen.status IS DISTINCT FROM c.status "
-	"FOR UPDATE OF seen SKIP LOCKED) AS c "
+	"FROM unnest($1, $2) AS wanted (invitation_id, status) "
+	"CROSS JOIN LATERAL (SELECT seen.id, wanted.status FROM ONLY %1$s AS seen "
+	"WHERE seen.invitation_id = wanted.invitation_id "
+	"AND seen.state = $3 AND NOT seen.copied AND " IS_PENDING_IN("seen.") " "
+	"AND seen.status IS DISTINCT FROM wanted.status "
+	"FOR UPDATE SKIP LOCKED) AS c "
 	"WHERE o.id = c.id "
 	"RETURNING o.status",
 	.parameters = 3,

@@ -13,6 +13,7 @@ my $node = delivery_cluster('main', $clerk);
 
 check_send_after();
 check_max_invitations();
+check_growth();
 check_cancel_and_retry();
 check_guard();
 check_where_it_cannot_run();
@@ -45,6 +46,38 @@ sub check_send_after
 	is(value($id, 'claimed_at >= send_after'), 't', '... but at its time');
 	is(state_of($never), 'queued 0', 'a row for the end of time is not sent');
 	$node->safe_psql('postgres', "SELECT clerk_cancel_invitation($never)");
+	return;
+}
+
+# A session keeps the plans of its statements.  Those that it made when the
+# table was small must not read all of it when it has grown.
+sub check_growth
+{
+	my $rows = 20000;
+	my $insert = q(INSERT INTO clerk_invitation_outbox
+		(organization_id, email_address, role, send_after));
+	my $read = sub {
+		return $node->safe_psql('growth', q(
+			SELECT sum(idx_tup_read) FROM pg_stat_user_indexes
+			WHERE relname = 'clerk_invitation_outbox'));
+	};
+
+	$node->safe_psql('postgres', 'CREATE DATABASE growth');
+	$node->safe_psql('growth', qq(
+		CREATE EXTENSION clerk_invite;
+		$insert VALUES ('org_grows', 'first\@example.com', 'org:member', now());
+		ANALYZE clerk_invitation_outbox;
+		CALL clerk_send_invitations();
+		$insert SELECT 'org_grows', 'later' || n || '\@example.com', 'org:member', '2099-01-01'
+			FROM generate_series(1, $rows) AS n;
+		$insert VALUES ('org_grows', 'last\@example.com', 'org:member', now());
+		CALL clerk_send_invitations();));
+	is($node->safe_psql('growth',
+			"SELECT count(*) FROM clerk_invitation_outbox WHERE state = 'sent'"),
+		2, 'a session sends what is due, though its table has grown');
+	wait_until('the counts of what it has read are there', sub { ($read->() || 0) > 0 });
+	cmp_ok($read->(), '<', $rows / 10, '... and reads hardly anything else');
+	$node->safe_psql('postgres', 'DROP DATABASE growth');
 	return;
 }
 
