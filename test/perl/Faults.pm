@@ -17,6 +17,7 @@ use strict;
 use warnings;
 
 use ClerkTest;
+use List::Util qw(min sum);
 use SeededRandom;
 use Time::HiRes qw(time);
 
@@ -71,6 +72,14 @@ sub new
 		left => [],
 		stepped_at => time,		# Clerk's clock
 	}, $class;
+}
+
+# So many faults contain each kind, whatever the seed.
+sub enough_for_all_kinds
+{
+	my @weights = map { $_->[0] } @KINDS;
+
+	return sum(@weights) - min(@weights) + 1;
 }
 
 sub titles

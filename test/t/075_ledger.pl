@@ -8,12 +8,12 @@ use strict;
 use warnings;
 
 use Campaign;
+use Faults;
 use Test::More;
 
 my $INVITATIONS = 700;
 
-# Each kind of fault happens within so many.
-my $FAULTS = 63;
+my $FAULTS = Faults::enough_for_all_kinds();
 
 my $seed = $ENV{CLERK_LEDGER_SEED} // time;
 my $campaign = Campaign->new(
