@@ -679,7 +679,7 @@ sub sql
 # Bytes that the library has; '' if none.
 sub shared_memory
 {
-	return sql("SELECT allocated_size FROM pg_shmem_allocations"
+	return sql("SELECT size FROM pg_shmem_allocations"
 		  . " WHERE name LIKE 'clerk_invite rate limit %'");
 }
 
