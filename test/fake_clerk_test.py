@@ -916,6 +916,7 @@ TESTED_APART = [
     "reset",
     "hang",
     "slow-50",
+    "together-1",
     "stale",
     "huge-header",
     "half-body",
@@ -1215,6 +1216,18 @@ class MisbehaviourTest(ServerTest):
         started = time.monotonic()
         self.assertEqual(self.misbehave("slow-50", True).status, 200)
         self.assertGreaterEqual(time.monotonic() - started, 0.05)
+
+    def test_together(self):
+        """The first of two gets its answer when the second has arrived."""
+        first, second = self.clerk.connect(), self.clerk.connect()
+        self.addCleanup(first.close)
+        self.addCleanup(second.close)
+        self.clerk.send(first, "POST", INVITATIONS, invitation(unique("x-together-2")))
+        first.sock.settimeout(IMPATIENCE)
+        self.assertRaises(socket.timeout, first.sock.recv, 1)
+        first.sock.settimeout(PATIENCE)
+        self.clerk.send(second, "POST", INVITATIONS, invitation(unique("x-together-2")))
+        self.assertEqual([each.getresponse().status for each in (first, second)], [200, 200])
 
     def test_long_header(self):
         """Longer than Python's client takes, too."""

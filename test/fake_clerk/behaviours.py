@@ -322,6 +322,14 @@ def slow(call: Call, milliseconds: str) -> Reply:
     return reply
 
 
+@misbehaviour(r"together-(?P<number>[1-9]\d*)")
+def together(call: Call, number: str) -> Reply:
+    """A good answer, once so many requests that ask for this have arrived."""
+    reply = call.perform()
+    reply.deliver = delivery.together(int(number))
+    return reply
+
+
 @misbehaviour(r"stale")
 def connection_goes_stale(call: Call) -> Reply:
     """A good answer, then the kept connection is closed without notice."""

@@ -6,12 +6,25 @@ to the journal before. A client that went away shows as an OSError, which the se
 
 from __future__ import annotations
 
+import collections
+import threading
 import time
 
 TRICKLE_LENGTH = 100_000
 HUGE_LENGTH = 64 * 1024 * 1024
 _TRICKLE_SECONDS = 0.1
 _CHUNK = b"a" * 65536
+_LONGEST_MEETING_SECONDS = 60
+
+
+class _Meetings(collections.defaultdict):
+    """By the number of replies that meet, what they wait at."""
+
+    def __missing__(self, number: int) -> threading.Barrier:
+        return self.setdefault(number, threading.Barrier(number))
+
+
+_meetings = _Meetings()
 
 
 def whole(wire, head: bytes, body: bytes):
@@ -50,6 +63,19 @@ def after_milliseconds(milliseconds: int):
         wire.send(head + body)
 
     return late
+
+
+def together(number: int):
+    """Deliveries that begin when so many are ready: their requests have all arrived, and none has its answer."""
+
+    def meet(wire, head: bytes, body: bytes):
+        try:
+            _meetings[number].wait(_LONGEST_MEETING_SECONDS)
+        except threading.BrokenBarrierError:
+            _meetings.pop(number, None)
+        wire.send(head + body)
+
+    return meet
 
 
 def trickle(wire, head: bytes, body: bytes):

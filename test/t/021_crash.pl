@@ -24,7 +24,8 @@ my %emails = (
 		'x-hang-once--3', 'x-hang-once--4',
 		'quick5'
 	],
-	settle => [ map { "settle$_" } 1 .. 4 ],
+	# No answer comes, and is settled, before all are sent.
+	settle => [ map { "x-together-4--settle$_" } 1 .. 4 ],
 	lookup => [ 'x-drop-after--1', 'x-drop-after--2', 'x-drop-once--3' ]);
 
 foreach my $way (@CRASH_WAYS, @STOP_WAYS)

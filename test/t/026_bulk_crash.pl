@@ -29,7 +29,12 @@ my %LISTS = (
 		['x-hang-once--7'],
 		[ 'quick8', 'quick9' ]
 	],
-	settle => [ [ map { "settle$_" } 1 .. 3 ], ['settle4'], [ 'settle5', 'settle6' ] ]);
+	# No answer comes, and is settled, before all are sent.
+	settle => [
+		[ 'x-together-3--1', 'settle2', 'settle3' ],
+		['x-together-3--4'],
+		[ 'x-together-3--5', 'settle6' ]
+	]);
 
 my $clerk = ClerkTest::Fake->start(@LIMITS);
 
