@@ -32,6 +32,7 @@
 #include <signal.h>
 
 #include "common/monotonic_clock.h"
+#include "common/settings.h"
 #include "compat.h"
 #include "http/event_loop.h"
 #include "miscadmin.h"
@@ -46,6 +47,12 @@
 
 /* A multi handle's socket pair, by which another thread can wake it. */
 #define DESCRIPTORS_PER_MULTI 2
+
+/*
+ * Connections that are kept however few requests a sender may have in flight:
+ * what libcurl keeps for a single request.
+ */
+#define MIN_KEPT_CONNECTIONS 4
 
 /*
  * Since 8.22 libcurl checks at most once a second whether the server has
@@ -86,6 +93,7 @@ static int	descriptors_needed(void);
 static void release_spare_descriptors(void);
 static void run_transfer(ClerkLoopEntry *entry);
 static bool prepare_multi(void);
+static bool keep_connections(void);
 static void drive_libcurl(const WaitEvent *ready, int count);
 static void cancel_overdue_requests(void);
 static void update_next_deadline(void);
@@ -362,7 +370,7 @@ run_transfer(ClerkLoopEntry *entry)
 	 */
 	if (loop.abandoned > 0)
 		clerk_transfer_require_new_connection(&entry->transfer);
-	if (prepare_multi() &&
+	if (prepare_multi() && keep_connections() &&
 		curl_multi_add_handle(loop.multi, entry->transfer.handle.easy) == CURLM_OK)
 	{
 		dlist_push_tail(&loop.running, &entry->node);
@@ -388,6 +396,20 @@ prepare_multi(void)
 		curl_multi_setopt(loop.multi, CURLMOPT_TIMERFUNCTION,
 						  on_timer) == CURLM_OK &&
 		clerk_set_quick_cleanup(loop.multi);
+}
+
+/*
+ * Lets libcurl keep as many connections as a sender uses.  By default it keeps
+ * four for each request that is running, and so closes most of them when only
+ * the last request of a batch is left, for the next batch to open new ones.
+ * Returns false on failure.
+ */
+static bool
+keep_connections(void)
+{
+	return curl_multi_setopt(loop.multi, CURLMOPT_MAXCONNECTS,
+							 (long) Max(clerk_max_concurrent_requests,
+										MIN_KEPT_CONNECTIONS)) == CURLM_OK;
 }
 
 /*

@@ -12,6 +12,9 @@
 #include "http/url_rules.h"
 #include "utils/memutils.h"
 
+/* As "Sun, 06 Nov 1994 08:49:37 GMT", which is what HTTP prescribes. */
+#define DATE_SIZE 32
+
 /* Freed when its memory context is reset. */
 struct ClerkHttpRequest
 {
@@ -176,13 +179,25 @@ clerk_http_retry_after(const ClerkHttpRequest *request)
 /*
  * The response's Date header: when the server created the response, by its own
  * clock, in whole seconds since 1970, rounded down. 0 if it has none.
+ *
+ * The responses of a second have the same date, which takes a quarter as long
+ * to read as its request took to send, so the last one is remembered.
  */
 pg_time_t
 clerk_http_date(const ClerkHttpRequest *request)
 {
+	static char last_text[DATE_SIZE] = "";
+	static pg_time_t last_time = 0;
 	char	   *date = clerk_http_header(request, "date");
 
-	return date == NULL ? 0 : Max(curl_getdate(date, NULL), 0);
+	if (date == NULL)
+		return 0;
+	if (strcmp(date, last_text) != 0)
+	{
+		last_time = Max(curl_getdate(date, NULL), 0);
+		strlcpy(last_text, strlen(date) < DATE_SIZE ? date : "", DATE_SIZE);
+	}
+	return last_time;
 }
 
 /* When the whole response had arrived, by our wall clock. */

@@ -39,12 +39,12 @@ static ClerkOutboxStatement claim_rows = {
 	"ELSE o.first_claimed_clock END, "
 	"consecutive_failures = 0, database_error = NULL "
 	"FROM generate_series(1, cardinality($1)) AS i "
-	"CROSS JOIN LATERAL (SELECT seen.id, clock_timestamp() AS at "
+	"CROSS JOIN LATERAL (SELECT seen.ctid, clock_timestamp() AS at "
 	"FROM ONLY %1$s AS seen WHERE seen.id = ($1)[i] "
 	"AND seen.organization_id = ($2)[i] AND seen.email_address = ($3)[i] "
 	"AND seen.state = $4 AND NOT seen.copied AND " CLERK_DUE_AT " <= now() "
 	"FOR UPDATE SKIP LOCKED) AS due "
-	"WHERE o.id = due.id "
+	"WHERE o.ctid = due.ctid "
 	"RETURNING " CLERK_ROW_COLUMNS,
 	.parameters = 6,
 	.types = {INT8ARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, INT8OID,

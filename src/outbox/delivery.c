@@ -105,8 +105,10 @@ static int64 lookups_since = 0;
 static int64 clock_difference = PG_INT64_MAX;	/* not known yet */
 
 static void begin_pass(Pass *pass);
+static void take_over(Pass *pass);
 static void deliver_due_rows(Pass *pass);
 static void deliver_rows_with_future_times(Pass *pass);
+static void look_for_work(Pass *pass);
 static bool look_up_batch(Pass *pass);
 static int	lookups_left(TimestampTz *next_lookup_at);
 static bool send_batch(Pass *pass);
@@ -122,7 +124,6 @@ static void report_progress(Pass *pass);
 static void report_set_aside(Pass *pass);
 static void remove_old_rows(Pass *pass);
 static TimestampTz next_due(Pass *pass);
-static TimestampTz earlier_time(TimestampTz a, TimestampTz b);
 
 /*
  * Runs one pass: delivers the rows that are due in the outbox of this schema,
@@ -162,14 +163,13 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	}
 	PG_TRY();
 	{
-		clerk_outbox_take_over();
+		take_over(&pass);
 		host->commit();
 		deliver_due_rows(&pass);
 		deliver_rows_with_future_times(&pass);
 		remove_old_rows(&pass);
 		host->begin();
-		report->next_due = earlier_time(next_due(&pass),
-										clerk_outbox_held_until());
+		report->next_due = Min(next_due(&pass), clerk_outbox_held_until());
 		report_set_aside(&pass);
 	}
 	PG_FINALLY();
@@ -201,6 +201,17 @@ begin_pass(Pass *pass)
 	pass->last_progress_at = pass->shared.report->begun_at;
 }
 
+/* Makes rows that a previous sender has left behind due to be looked up. */
+static void
+take_over(Pass *pass)
+{
+	clerk_pass_read_work(&pass->shared);
+	if (!pass->shared.work.left_behind)
+		return;
+	clerk_outbox_take_over();
+	pass->shared.work.look_up_at = pass->shared.work.read_at;
+}
+
 /*
  * Looks up and sends batches until no row can be processed or the pass must
  * stop.
@@ -216,7 +227,9 @@ deliver_due_rows(Pass *pass)
 
 		CHECK_FOR_INTERRUPTS();
 		pass->shared.report->limited_until = 0;
-		found_rows = look_up_batch(pass);
+		look_for_work(pass);
+		found_rows = pass->shared.work.look_up_at <= GetCurrentTimestamp() &&
+			look_up_batch(pass);
 		MemoryContextReset(pass->batch);
 		if (pass->shared.report->stopped_by == NULL && send_batch(pass))
 			found_rows = true;
@@ -225,6 +238,22 @@ deliver_due_rows(Pass *pass)
 		report_progress(pass);
 	} while (found_rows && pass->shared.report->stopped_by == NULL &&
 			 !pass->shared.report->busy);
+}
+
+/*
+ * Finds out what there is to do, once the plan is used up or too old.  Rows
+ * that the pass itself makes due for a lookup are known before that.
+ */
+static void
+look_for_work(Pass *pass)
+{
+	if (pass->shared.work_is_current ||
+		(clerk_plan_is_usable(&pass->plan) && pass->allowance > 0))
+		return;
+	pass->shared.host->begin();
+	if (clerk_pass_has_lock(&pass->shared))
+		clerk_pass_read_work(&pass->shared);
+	pass->shared.host->commit();
 }
 
 /*
@@ -247,7 +276,10 @@ deliver_rows_with_future_times(Pass *pass)
 	corrected = clerk_outbox_correct_future_times();
 	pass->shared.host->commit();
 	if (corrected > 0 && pass->shared.report->stopped_by == NULL)
+	{
+		pass->shared.work_is_current = false;
 		deliver_due_rows(pass);
+	}
 }
 
 /*
@@ -270,8 +302,12 @@ look_up_batch(Pass *pass)
 	rows = clerk_pass_has_lock(&pass->shared) ?
 		clerk_outbox_unverified(Max(limit, 1)) : NIL;
 	pass->shared.host->commit();
+	pass->shared.work_is_current = false;
 	if (rows == NIL)
+	{
+		pass->shared.work.look_up_at = DT_NOEND;
 		return false;
+	}
 	if (!clerk_pass_may_send(&pass->shared, CLERK_ENDPOINT_LIST, &budget) ||
 		limit == 0)
 	{
@@ -330,7 +366,8 @@ send_batch(Pass *pass)
 	ClerkClaimTime claimed;
 	int			count;
 
-	if (pass->allowance <= 0 || !clerk_plan_prepare(&pass->shared, &pass->plan))
+	if (pass->shared.report->busy || pass->allowance <= 0 ||
+		!clerk_plan_prepare(&pass->shared, &pass->plan))
 		return false;
 	count = clerk_plan_take(&pass->shared, &pass->plan, pass->allowance,
 							entries, limit);
@@ -440,6 +477,7 @@ settle(Pass *pass, ClerkBatchEntry *entries, int count)
 	changes = palloc0(row_count * sizeof(ClerkOutboxChange));
 
 	pass->shared.host->begin();
+	pass->shared.work_is_current = false;
 	row_count = 0;
 	for (int i = 0; i < count; i++)
 	{
@@ -503,6 +541,9 @@ count_change(Pass *pass, const ClerkOutboxChange *change)
 		pass->shared.report->skipped++;
 	else if (strcmp(change->progress.state, CLERK_OUTBOX_FAILED) == 0)
 		pass->shared.report->failed++;
+	else if (strcmp(change->progress.state, CLERK_OUTBOX_VERIFYING) == 0)
+		pass->shared.work.look_up_at = Min(pass->shared.work.look_up_at,
+										   change->next_attempt_at);
 	hash_search(pass->postponed, &change->row->id,
 				clerk_is_final(change) ? HASH_REMOVE : HASH_ENTER, NULL);
 }
@@ -557,24 +598,27 @@ remove_old_rows(Pass *pass)
 		pass->shared.host->commit();
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(pass->batch);
-		if (pass->shared.report->stopped_by == NULL)
+		if (!removal.finished && pass->shared.report->stopped_by == NULL)
+		{
+			pass->shared.work_is_current = false;
 			deliver_due_rows(pass);
+		}
 	}
 }
 
 /*
- * Returns when the next pass has something to do, or 0 if no row is open.
+ * Returns when the next pass has something to do; infinity if no row is open.
  * Must be called in a transaction.
  */
 static TimestampTz
 next_due(Pass *pass)
 {
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz due = clerk_outbox_next_due(DT_NOBEGIN);
+	ClerkOutboxWork *work = &pass->shared.work;
 	TimestampTz retry_at;
 
-	if (due == 0 || due > now)
-		return due;
+	clerk_pass_read_work(&pass->shared);
+	if (!work->left_behind && Min(work->send_at, work->look_up_at) > work->read_at)
+		return Min(work->send_at, work->look_up_at);
 
 	/*
 	 * A row is due but was not processed: a rate limit applies, another
@@ -582,13 +626,7 @@ next_due(Pass *pass)
 	 */
 	retry_at = pass->shared.report->limited_until != 0 ?
 		pass->shared.report->limited_until :
-		TimestampTzPlusMilliseconds(now, LOCKED_ROW_DELAY);
-	return earlier_time(clerk_outbox_next_due(now), retry_at);
-}
-
-/* The earlier of two times; 0 stands for no time. */
-static TimestampTz
-earlier_time(TimestampTz a, TimestampTz b)
-{
-	return a == 0 || (b != 0 && b < a) ? b : a;
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_ROW_DELAY);
+	clerk_outbox_read_work(work->read_at, work);
+	return Min(retry_at, Min(work->send_at, work->look_up_at));
 }

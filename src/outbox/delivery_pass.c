@@ -52,6 +52,18 @@ clerk_pass_has_lock(ClerkDeliveryPass *pass)
 }
 
 /*
+ * Finds out what there is to do, unless that is known.  Must be called in a
+ * transaction.  Raises the errors of clerk_outbox_run().
+ */
+void
+clerk_pass_read_work(ClerkDeliveryPass *pass)
+{
+	if (!pass->work_is_current)
+		clerk_outbox_read_work(DT_NOBEGIN, &pass->work);
+	pass->work_is_current = true;
+}
+
+/*
  * Returns whether Clerk's limits allow a request to an endpoint now, and fills
  * in the endpoint's budget.  If not, budget->available_at is the time when
  * they will; infinity if they never do.  Stops the pass if there is no usable

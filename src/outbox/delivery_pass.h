@@ -7,6 +7,7 @@
 
 #include "clerk/instance_budgets.h"
 #include "outbox/delivery_report.h"
+#include "outbox/outbox.h"
 
 typedef struct ClerkDeliveryPass
 {
@@ -14,10 +15,13 @@ typedef struct ClerkDeliveryPass
 	ClerkDeliveryReport *report;
 	MemoryContext memory;		/* lives as long as the report */
 	uint64		instance;		/* Clerk instance; see clerk/rate_limit.h */
+	ClerkOutboxWork work;
+	bool		work_is_current;	/* nothing was done since it was read */
 } ClerkDeliveryPass;
 
 extern bool clerk_pass_fits(ClerkDeliveryPass *pass);
 extern bool clerk_pass_has_lock(ClerkDeliveryPass *pass);
+extern void clerk_pass_read_work(ClerkDeliveryPass *pass);
 extern bool clerk_pass_may_send(ClerkDeliveryPass *pass, ClerkEndpoint endpoint,
 								ClerkBudget *budget);
 extern void clerk_pass_note_limit(ClerkDeliveryPass *pass, TimestampTz until);

@@ -26,7 +26,6 @@
 /* Milliseconds after which a new plan is made, to include new rows. */
 #define PLAN_LIFETIME 1000
 
-static bool is_plan_usable(const ClerkDeliveryPlan *plan);
 static bool make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
 static bool find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget);
 static void pack(ClerkDeliveryPlan *plan, int count,
@@ -37,17 +36,23 @@ static ClerkEndpoint endpoint_of(const ClerkPackedRequest *request);
 
 /*
  * Ensures that the plan has requests left and is not too old.  Returns false
- * if nothing is due or nothing may be sent now.  The plan is in plan->memory.
- * Raises the errors of clerk_outbox_run().
+ * if nothing was due when pass->work was read, or nothing may be sent now.  The
+ * plan is in plan->memory.  Raises the errors of clerk_outbox_run().
  */
 bool
 clerk_plan_prepare(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
-	return is_plan_usable(plan) || make_plan(pass, plan);
+	if (clerk_plan_is_usable(plan))
+		return true;
+	if (pass->work.send_at <= pass->work.read_at)
+		return make_plan(pass, plan);
+	plan->packed.count = 0;
+	return false;
 }
 
-static bool
-is_plan_usable(const ClerkDeliveryPlan *plan)
+/* Whether the plan has requests left and is not too old. */
+bool
+clerk_plan_is_usable(const ClerkDeliveryPlan *plan)
 {
 	return plan->next < plan->packed.count &&
 		!TimestampDifferenceExceeds(plan->made_at, GetCurrentTimestamp(),
@@ -71,13 +76,8 @@ make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 	MemoryContextReset(plan->memory);
 	caller = MemoryContextSwitchTo(plan->memory);
 
-	/*
-	 * Without a budget, one row is enough to know that rows must wait, even
-	 * if another session has used up the budget of the previous plan.
-	 */
 	pass->host->begin();
 	if (clerk_pass_fits(pass) && clerk_pass_has_lock(pass) &&
-		clerk_outbox_due(1, &plan->due) > 0 &&
 		find_budget(pass, &budget) && !none_claimed)
 		count = clerk_outbox_due(MAX_PLANNED_ROWS, &plan->due);
 	if (count > 0)

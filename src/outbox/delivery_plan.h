@@ -18,6 +18,7 @@ typedef struct ClerkDeliveryPlan
 	TimestampTz made_at;
 } ClerkDeliveryPlan;
 
+extern bool clerk_plan_is_usable(const ClerkDeliveryPlan *plan);
 extern bool clerk_plan_prepare(ClerkDeliveryPass *pass,
 							   ClerkDeliveryPlan *plan);
 extern int	clerk_plan_take(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,

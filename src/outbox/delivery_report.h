@@ -25,8 +25,8 @@ typedef struct ClerkDeliveryReport
 	TimestampTz limited_until;	/* rows are due, but Clerk's limits allow no
 								 * request before this time; infinity: never;
 								 * 0: no row waits for a limit */
-	TimestampTz next_due;		/* when there will be something to do; 0: no
-								 * row is open */
+	TimestampTz next_due;		/* when there will be something to do;
+								 * infinity: never */
 	int64		set_aside;		/* rows that are set aside: this database
 								 * refuses to change them */
 	const char *set_aside_reason;	/* of one of them; NULL: there are none */

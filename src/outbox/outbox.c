@@ -33,6 +33,7 @@
 #include "postgres.h"
 
 #include "access/twophase.h"
+#include "access/xact.h"
 #include "catalog/pg_type_d.h"
 #include "common/settings.h"
 #include "executor/spi.h"
@@ -153,18 +154,19 @@ static ClerkOutboxStatement find_invitation = {
 	.types = {TEXTOID}
 };
 
-static ClerkOutboxStatement find_next_due = {
-	.text = "SELECT least((SELECT now() FROM ONLY %1$s WHERE state = 'sending' "
-	"AND NOT copied AND now() > $1 AND " NOT_HELD_BACK("$2") " LIMIT 1), "
-	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = 'queued' "
-	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
-	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1), "
-	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = 'verifying' "
-	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " "
-	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1))",
+#define FIRST_DUE(state) \
+	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = '" state "' " \
+	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " " \
+	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1)"
+
+static ClerkOutboxStatement read_work = {
+	.text = "SELECT EXISTS (SELECT FROM ONLY %1$s WHERE state = 'sending' "
+	"AND NOT copied AND " NOT_HELD_BACK("$2") "), "
+	"coalesce(" FIRST_DUE("queued") ", 'infinity'), "
+	"coalesce(" FIRST_DUE("verifying") ", 'infinity')",
 	.parameters = 2,
 	.types = {TIMESTAMPTZOID, INT8ARRAYOID},
-	.results = {TIMESTAMPTZOID}
+	.results = {BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
 };
 
 static ClerkOutboxStatement count_due_rows = {
@@ -176,6 +178,7 @@ static ClerkOutboxStatement count_due_rows = {
 	.results = {INT8OID}
 };
 
+static void collect_work(void *result);
 static void fill_take_over_parameters(Datum *values, int first, int count,
 									  const void *rows);
 static void set_aside_left_behind(int position, const ErrorData *error,
@@ -184,6 +187,34 @@ static void collect_ids(void *result);
 static void collect_due(void *result);
 static void collect_unverified(void *result);
 static void collect_number(void *result);
+
+/*
+ * Finds out what there is to do, or what there will be after the given time.
+ * It is one statement, which a sender runs each time it looks for more to do.
+ * Must be called in a transaction.  Raises the errors of clerk_outbox_run().
+ */
+void
+clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork * work)
+{
+	Datum		values[] = {TimestampTzGetDatum(after), clerk_outbox_held_back()};
+
+	/* The statements that fetch the rows compare with now(), too. */
+	work->read_at = GetCurrentTransactionStartTimestamp();
+	clerk_outbox_run(&read_work, values, NULL, collect_work, work);
+}
+
+static void
+collect_work(void *result)
+{
+	ClerkOutboxWork *work = result;
+	HeapTuple	tuple = SPI_tuptable->vals[0];
+	TupleDesc	descriptor = SPI_tuptable->tupdesc;
+	bool		isnull;
+
+	work->left_behind = DatumGetBool(SPI_getbinval(tuple, descriptor, 1, &isnull));
+	work->send_at = DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 2, &isnull));
+	work->look_up_at = DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 3, &isnull));
+}
 
 /*
  * TAKE OVER: takes over the rows that a previous sender left in state "sending": their
@@ -259,8 +290,7 @@ clerk_outbox_due(int limit, ClerkDueInvitation **due)
 {
 	Datum		values[] = {Int32GetDatum(limit), clerk_outbox_held_back()};
 
-	*due = palloc(limit * sizeof(ClerkDueInvitation));
-	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, *due);
+	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, due);
 }
 
 /*
@@ -288,21 +318,6 @@ clerk_outbox_has_invitation(const char *invitation_id)
 	Datum		values[] = {CStringGetTextDatum(invitation_id)};
 
 	return clerk_outbox_run(&find_invitation, values, NULL, NULL, NULL) > 0;
-}
-
-/*
- * Returns the earliest time after the given one at which a row is due; 0 if
- * there is none.  A row that a previous sender left in state "sending" is due
- * now.  Raises the errors of clerk_outbox_run().
- */
-TimestampTz
-clerk_outbox_next_due(TimestampTz after)
-{
-	Datum		values[] = {TimestampTzGetDatum(after), clerk_outbox_held_back()};
-	int64		due_at = 0;
-
-	clerk_outbox_run(&find_next_due, values, NULL, collect_number, &due_at);
-	return (TimestampTz) due_at;
 }
 
 /*
@@ -387,8 +402,9 @@ collect_ids(void *result)
 static void
 collect_due(void *result)
 {
-	ClerkDueInvitation *due = result;
+	ClerkDueInvitation *due = palloc(SPI_processed * sizeof(ClerkDueInvitation));
 
+	*(ClerkDueInvitation **) result = due;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -411,16 +427,12 @@ collect_unverified(void *result)
 	clerk_outbox_collect_rows(result, CLERK_OUTBOX_VERIFYING);
 }
 
-/*
- * Stores a number or a time.  Leaves *result unchanged if the value is null.
- */
 static void
 collect_number(void *result)
 {
 	bool		isnull;
-	Datum		value = SPI_getbinval(SPI_tuptable->vals[0],
-									  SPI_tuptable->tupdesc, 1, &isnull);
 
-	if (!isnull)
-		*(int64 *) result = DatumGetInt64(value);
+	*(int64 *) result = DatumGetInt64(SPI_getbinval(SPI_tuptable->vals[0],
+													SPI_tuptable->tupdesc,
+													1, &isnull));
 }

@@ -173,7 +173,7 @@ clerk_outbox_held_back(void)
 
 /*
  * Returns when the first of these rows is to be tried again, by the wall
- * clock; 0 if there are none.
+ * clock; infinity if there are none.
  */
 TimestampTz
 clerk_outbox_held_until(void)
@@ -184,12 +184,12 @@ clerk_outbox_held_until(void)
 	int64		until = PG_INT64_MAX;
 
 	if (held_back == NULL)
-		return 0;
+		return DT_NOEND;
 	hash_seq_init(&sequence, held_back);
 	while ((row = hash_seq_search(&sequence)) != NULL)
 		if (row->until > now)
 			until = Min(until, row->until);
-	return until == PG_INT64_MAX ? 0 : GetCurrentTimestamp() + until - now;
+	return until == PG_INT64_MAX ? DT_NOEND : GetCurrentTimestamp() + until - now;
 }
 
 /*

@@ -45,10 +45,10 @@ static ClerkOutboxStatement settle_rows = {
 	"trace_id = ($14)[c.i], send_alone = ($15)[c.i], "
 	"consecutive_failures = ($16)[c.i], database_error = NULL "
 	"FROM generate_series(1, cardinality($1)) AS i "
-	"CROSS JOIN LATERAL (SELECT seen.id, i FROM ONLY %1$s AS seen "
+	"CROSS JOIN LATERAL (SELECT seen.ctid, i FROM ONLY %1$s AS seen "
 	"WHERE seen.id = ($1)[i] AND seen.attempts = ($2)[i] AND seen.state = ($3)[i] "
 	"FOR UPDATE SKIP LOCKED) AS c "
-	"WHERE o.id = c.id "
+	"WHERE o.ctid = c.ctid "
 	"RETURNING o.id",
 	.parameters = SETTLE_PARAMETERS,
 	.types = {INT8ARRAYOID, INT4ARRAYOID, TEXTARRAYOID, TEXTARRAYOID,

@@ -76,8 +76,7 @@ clerk_send_invitations(PG_FUNCTION_ARGS)
 	caller = begin_procedure(fcinfo, "clerk_send_invitations()");
 	clerk_wakeup_begin_call();
 	clerk_deliver(schema, max_invitations, &host, &delivered);
-	clerk_wakeup_end_call(delivered.next_due != 0 &&
-						  !TIMESTAMP_IS_NOEND(delivered.next_due));
+	clerk_wakeup_end_call(!TIMESTAMP_IS_NOEND(delivered.next_due));
 	report_delivery(&delivered);
 	end_procedure(caller);
 	PG_RETURN_VOID();

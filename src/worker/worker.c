@@ -370,7 +370,11 @@ deliver(PassResult *result)
 static bool
 has_open_rows(void)
 {
-	return clerk_outbox_next_due(DT_NOBEGIN) != 0;
+	ClerkOutboxWork work;
+
+	clerk_outbox_read_work(DT_NOBEGIN, &work);
+	return work.left_behind ||
+		!TIMESTAMP_IS_NOEND(Min(work.send_at, work.look_up_at));
 }
 
 /* Sets when to begin the next pass, after one that ended without an error. */
@@ -422,7 +426,7 @@ schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
 			result->schedule.latest = Max(result->schedule.latest, pause);
 	}
 	else if (!result->prepared &&
-			 (report->next_due == 0 || TIMESTAMP_IS_NOEND(report->next_due)))
+			 TIMESTAMP_IS_NOEND(report->next_due))
 	{
 		result->nothing_left = true;
 		result->schedule.latest = from_now(worker.has_sent ? LINGER_MS : 0);
@@ -437,9 +441,7 @@ schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
 			result->schedule.earliest = pause;
 		result->schedule.latest = due;
 		if (result->prepared)
-			result->schedule.latest = report->next_due == 0 ?
-				from_now(PREPARED_WAIT_MS) :
-				Min(due, from_now(PREPARED_WAIT_MS));
+			result->schedule.latest = Min(due, from_now(PREPARED_WAIT_MS));
 	}
 }
 

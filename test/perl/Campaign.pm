@@ -207,6 +207,7 @@ sub finish
 	$self->set_url(undef);
 	$self->_drain;
 	$self->{say}->(sprintf('no row is open %d s after the last fault', time - $begun));
+	ClerkTest::wait_until('whoever accepts or revokes has done so', sub { !$self->_is_anybody_undecided });
 	$self->_sql('SET client_min_messages = error; CALL clerk_refresh_invitations();');
 
 	my $workload = $self->{workload};
@@ -659,6 +660,16 @@ sub _drain
 		return if $self->_try_sql($OPEN) eq "0\n" && $self->_try_sql($retry) eq "0\n";
 	}
 	return;
+}
+
+# Whether somebody is about to accept or revoke an invitation; see ledger.py.
+sub _is_anybody_undecided
+{
+	my ($self) = @_;
+
+	return grep {
+		$_->{status} eq 'pending' && !$_->{deleted} && $_->{email_address} =~ /@(?:accepts|revokes)-/
+	} @{ $self->{clerk}->ledger->{invitations} };
 }
 
 # What the server has not got over as it should: SIGKILL, which is ours, has

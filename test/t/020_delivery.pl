@@ -41,6 +41,7 @@ check_what_clerk_has_already();
 check_clocks();
 check_same_address_twice();
 check_lookup_query();
+check_connections();
 check_secrets();
 
 $node->stop;
@@ -676,6 +677,27 @@ sub check_lookup_query
 			1, '... by the one look that was needed');
 		is(created($email), 1, '... and invited once');
 	}
+	return;
+}
+
+# A batch has four requests for each that may be under way at a time.  When its
+# last one is alone, the connections of the others are kept for the next batch.
+sub check_connections
+{
+	my $most = 10;
+	my %connections;
+
+	$node->safe_psql(
+		'postgres', qq(
+		INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)
+		SELECT 'org_kept' || n, 'x-slow-5--kept' || n || '\@example.com', 'org:member'
+		FROM generate_series(1, 12 * $most) AS n;
+		SET clerk_invite.max_concurrent_requests = $most;
+		CALL clerk_send_invitations();));
+	$connections{ $_->{connection} } = 1
+	  foreach grep { $_->{path} =~ /org_kept/ } $clerk->journal;
+	cmp_ok(scalar keys %connections, '<=', $most,
+		'three batches of requests share the connections of the first');
 	return;
 }
 
