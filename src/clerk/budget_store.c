@@ -21,9 +21,10 @@
  *	 is counted that was not sent: a sender has up to 40 bulk requests
  *	 reserved, which is 80 % of Clerk's budget, and killing it would lose
  *	 them.
- * - The response to a sender's request is recorded in the file at once.  The
- *	 response to a synchronous call is recorded with the next request, or when
- *	 the process ends, so that the call does not wait for a second system call.
+ * - The responses to a sender's requests are recorded in the file with the
+ *	 last one, or with the next request that is sent.  The response to a
+ *	 synchronous call is recorded with the next request, or when the process
+ *	 ends, so that the call does not wait for a second system call.
  * - A request without a response in the file was running when the server
  *	 ended.  Its response counts as received when the file is read, or when the
  *	 request's time limit expired, if that was earlier (after 30 s, which is

@@ -174,7 +174,7 @@ clerk_reservation_responded(ClerkReservation *reservation,
 	if (remove_own(reservation, window))
 	{
 		clerk_window_add(window, arrival_time(reservation, responded_at, now), 1);
-		if (reservation->reserved)
+		if (reservation->reserved && own[reservation->endpoint].started == 0)
 			clerk_budget_store_write(entry, now);
 		else
 			clerk_budget_store_write_later(reservation->instance);

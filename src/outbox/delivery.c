@@ -117,6 +117,7 @@ static void assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
 						const List *claimed, int *next);
 static void stop_without_standby(Pass *pass);
 static int	settle(Pass *pass, ClerkBatchEntry *entries, int count);
+static bool is_claim_to_follow(const Pass *pass);
 static bool affects_all_requests(const ClerkError *error);
 static int	apply_changes(Pass *pass, ClerkOutboxChange *changes, int count);
 static void count_change(Pass *pass, const ClerkOutboxChange *change);
@@ -169,7 +170,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 		deliver_rows_with_future_times(&pass);
 		remove_old_rows(&pass);
 		host->begin();
-		report->next_due = Min(next_due(&pass), clerk_outbox_held_until());
+		report->next_due = next_due(&pass);
 		report_set_aside(&pass);
 	}
 	PG_FINALLY();
@@ -463,6 +464,9 @@ stop_without_standby(Pass *pass)
 /*
  * Records the results of a batch in the outbox.  Returns the number of rows
  * that were changed or set aside.
+ *
+ * If a crash of the server loses what was recorded, the next sender looks the
+ * rows up, so the commit need not be on disk before the next batch is sent.
  */
 static int
 settle(Pass *pass, ClerkBatchEntry *entries, int count)
@@ -489,8 +493,21 @@ settle(Pass *pass, ClerkBatchEntry *entries, int count)
 		row_count += entries[i].count;
 	}
 	applied = apply_changes(pass, changes, row_count);
+	if (is_claim_to_follow(pass))
+		clerk_outbox_do_not_wait_for_commit();
 	pass->shared.host->commit();
 	return applied;
+}
+
+/*
+ * Whether the next transaction is most likely a claim, whose commit waits until
+ * this one is on disk, and on the synchronous standbys, too.
+ */
+static bool
+is_claim_to_follow(const Pass *pass)
+{
+	return clerk_plan_is_usable(&pass->plan) && pass->allowance > 0 &&
+		pass->shared.report->stopped_by == NULL;
 }
 
 /* Whether every other request would fail for the same reason. */
@@ -614,11 +631,12 @@ static TimestampTz
 next_due(Pass *pass)
 {
 	ClerkOutboxWork *work = &pass->shared.work;
+	TimestampTz held_until = clerk_outbox_held_until();
 	TimestampTz retry_at;
 
 	clerk_pass_read_work(&pass->shared);
 	if (!work->left_behind && Min(work->send_at, work->look_up_at) > work->read_at)
-		return Min(work->send_at, work->look_up_at);
+		return Min(Min(work->send_at, work->look_up_at), held_until);
 
 	/*
 	 * A row is due but was not processed: a rate limit applies, another
@@ -628,5 +646,5 @@ next_due(Pass *pass)
 		pass->shared.report->limited_until :
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), LOCKED_ROW_DELAY);
 	clerk_outbox_read_work(work->read_at, work);
-	return Min(retry_at, Min(work->send_at, work->look_up_at));
+	return Min(Min(retry_at, held_until), Min(work->send_at, work->look_up_at));
 }

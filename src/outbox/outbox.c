@@ -194,7 +194,7 @@ static void collect_number(void *result);
  * Must be called in a transaction.  Raises the errors of clerk_outbox_run().
  */
 void
-clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork * work)
+clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork *work)
 {
 	Datum		values[] = {TimestampTzGetDatum(after), clerk_outbox_held_back()};
 

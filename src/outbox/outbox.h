@@ -19,9 +19,9 @@ typedef struct ClerkOutboxWork
 								 * "sending" */
 	TimestampTz send_at;
 	TimestampTz look_up_at;
-}			ClerkOutboxWork;
+} ClerkOutboxWork;
 
-extern void clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork * work);
+extern void clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork *work);
 extern void clerk_outbox_take_over(void);
 extern int64 clerk_outbox_correct_future_times(void);
 extern int	clerk_outbox_due(int limit, ClerkDueInvitation **due);

@@ -47,7 +47,9 @@ foreach my $level (qw(on remote_write remote_apply off))
 	is(requests($clerk, $email), 0,
 		"with synchronous_commit = $level nothing is sent if the wait is canceled");
 	$standby->start;
+	my $back = time;
 	wait_for_states($primary, 'postgres', 'sent 1', $email);
+	cmp_ok(time - $back, '<', 30, '... the worker soon tries again') if $level eq 'on';
 	is(created($clerk, $email), 1, '... until the standby is back');
 }
 like(
