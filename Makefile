@@ -24,6 +24,7 @@ OBJS = \
 	src/worker/slots.o \
 	src/worker/wakeup.o \
 	src/worker/worker.o \
+	src/worker/worker_pass.o \
 	src/outbox/claim.o \
 	src/outbox/creation_window.o \
 	src/outbox/delivery.o \

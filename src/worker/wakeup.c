@@ -13,7 +13,7 @@
  * prepared it, as an apply worker of a subscription does.  Such a session checks
  * at the end of each of its following transactions whether that has happened.
  * In case another session commits it, a worker is started when the transaction
- * is prepared, and stays; see worker.c.
+ * is prepared, and stays; see worker_pass.c.
  *
  * Changes by a sender itself, whether a worker or a CALL, are not recorded.
  * When a CALL ends, it leaves the rows that it has not settled to a worker.

@@ -2,8 +2,8 @@
  * worker.c
  *		The background worker that sends the invitations of a database.
  *
- * It alternates between passes and waits.  A pass sends all rows that are
- * due.  A wait lasts until the next row is due or somebody commits rows; it
+ * It alternates between passes (worker/worker_pass.c) and waits.  A pass sends
+ * all rows that are due.  A wait lasts until the next row is due or somebody commits rows; it
  * holds no transaction and no lock, and is a single system call.  When no open
  * rows are left, the worker waits a moment for the next commit and exits.
  *
@@ -15,57 +15,21 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "common/installed_extension.h"
 #include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "common/shared_memory.h"
 #include "compat.h"
 #include "miscadmin.h"
-#include "outbox/delivery.h"
-#include "outbox/outbox.h"
-#include "outbox/outbox_statement.h"
-#include "pgstat.h"
 #include "postmaster/interrupt.h"
-#include "storage/condition_variable.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
-#include "storage/lwlock.h"
 #include "storage/sinval.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
-#include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 #include "worker/slots.h"
 #include "worker/worker.h"
-
-/*
- * How long a worker with nothing to do waits for another commit.  Starting a
- * worker costs some milliseconds, and DROP DATABASE waits 5 seconds for it to
- * exit.
- */
-#define LINGER_MS 1000
-
-/*
- * The wait between two passes while another session is sending; the shortest
- * wait while something prevents the worker from sending, however many commits
- * wake it; and the wait after an error, which doubles with each consecutive
- * one.
- */
-#define MIN_WAIT_MS 1000
-
-/*
- * The wait while a prepared transaction may add rows: nothing may wake a worker
- * when it is committed; see wakeup.c.
- */
-#define PREPARED_WAIT_MS 1000
-
-/*
- * The longest wait.  Nothing wakes a worker when the extension is dropped, or
- * when the cause of an error disappears.
- */
-#define MAX_WAIT_MS 60000
+#include "worker/worker_pass.h"
 
 /*
  * Seconds until the postmaster restarts a worker that did not exit by its own
@@ -73,20 +37,6 @@
  * fails immediately after each start.
  */
 #define RESTART_SECONDS 1
-
-/* The result of a pass, and when to begin the next one. */
-typedef struct PassResult
-{
-	bool		nothing_left;	/* no open rows are left, so there is nothing
-								 * to wait for */
-	bool		prepared;		/* a prepared transaction may add rows */
-	bool		library_outdated;	/* a process with a newer library must
-									 * take over */
-	bool		read_only;		/* settings that took effect when the process
-								 * connected make its transactions read-only */
-	ClerkWorkerSchedule schedule;
-	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty if none */
-} PassResult;
 
 /* Settings of the database or role that are meant for other sessions. */
 static const char *const overridden[][2] = {
@@ -99,46 +49,20 @@ static const char *const overridden[][2] = {
 	{"transaction_timeout", "0"}
 };
 
-static const ClerkError read_only_error = {
-	.class = CLERK_ERROR_CONFIGURATION,
-	.sqlstate = ERRCODE_READ_ONLY_SQL_TRANSACTION,
-	.summary = "the database is read-only because of \"default_transaction_read_only\"",
-	.hint = "Reset the parameter for the database, for the worker's role, or in postgresql.conf. Invitations remain queued until then."
-};
+static uint32 wait_event;
 
-/* What this worker remembers between passes. */
-static struct
-{
-	MemoryContext pass_memory;	/* reset after each pass */
-	uint32		wait_event;
-	bool		has_completed_pass;
-	bool		has_sent;
-	bool		refused;		/* the database accepts no connections */
-	int			failures;		/* consecutive passes that ended with an error */
-	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* as logged; empty if
-														 * none */
-}			worker;
+/* The database accepts no connections. */
+static bool refused = false;
 
 static emit_log_hook_type previous_emit_log_hook;
 
-static void enter_slot(Oid database, PassResult *result);
+static void enter_slot(Oid database, ClerkWorkerPass *result);
 static void connect_to(Oid database);
 static void detect_refused_connection(ErrorData *error);
 static void release_or_keep_slot(int code, Datum arg);
 static void choose_exit_status(int code, Datum arg);
-static void run_pass(PassResult *result);
-static void deliver(PassResult *result);
-static bool has_open_rows(void);
-static void schedule_next_pass(const ClerkDeliveryReport *report,
-							   PassResult *result);
-static void log_error_change(const ClerkError *error);
-static void recover_from_error(PassResult *result);
-static void hand_over_to_new_process(const PassResult *result);
-static void wait_for_next_pass(const PassResult *result);
-static void begin_transaction(void);
-static void commit_transaction(void);
-static int64 from_now(int64 milliseconds);
-static int64 milliseconds_until(TimestampTz time);
+static void hand_over_to_new_process(const ClerkWorkerPass *result);
+static void wait_for_next_pass(const ClerkWorkerPass *result);
 static TimestampTz wall_time_of(int64 time);
 
 /*
@@ -181,7 +105,7 @@ void
 clerk_worker_main(Datum main_arg)
 {
 	Oid			database = DatumGetObjectId(main_arg);
-	PassResult	result = {0};
+	ClerkWorkerPass result = {0};
 
 	enter_slot(database, &result);
 	if (result.schedule.latest > clerk_monotonic_microseconds())
@@ -198,7 +122,7 @@ clerk_worker_main(Datum main_arg)
 		if (!clerk_worker_enabled)
 			break;
 		clerk_worker_begin_pass();
-		run_pass(&result);
+		clerk_worker_run_pass(&result);
 		clerk_worker_end_pass();
 		if (result.library_outdated || result.read_only)
 			hand_over_to_new_process(&result);
@@ -213,20 +137,23 @@ clerk_worker_main(Datum main_arg)
  * need not wait for it.
  */
 static void
-enter_slot(Oid database, PassResult *result)
+enter_slot(Oid database, ClerkWorkerPass *result)
 {
+	char		last_error[CLERK_WORKER_ERROR_SIZE];
+
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
 	BackgroundWorkerUnblockSignals();
-	worker.wait_event = clerk_new_wait_event("ClerkInviteWorker");
+	wait_event = clerk_new_wait_event("ClerkInviteWorker");
 
 	on_proc_exit(choose_exit_status, (Datum) 0);
 	before_shmem_exit(release_or_keep_slot, (Datum) 0);
 	if (!clerk_worker_slots_attach() ||
-		!clerk_worker_enter(database, &result->schedule, worker.last_error))
+		!clerk_worker_enter(database, &result->schedule, last_error))
 		proc_exit(0);
+	clerk_worker_expect_error(last_error);
 	strlcpy(result->last_error,
-			worker.last_error[0] != '\0' ? worker.last_error :
+			last_error[0] != '\0' ? last_error :
 			"the worker exited unexpectedly; see the server log",
 			CLERK_WORKER_ERROR_SIZE);
 }
@@ -244,9 +171,6 @@ connect_to(Oid database)
 		if (GetConfigOption(overridden[i][0], true, false) != NULL)
 			SetConfigOption(overridden[i][0], overridden[i][1],
 							PGC_SUSET, PGC_S_OVERRIDE);
-	worker.pass_memory = AllocSetContextCreate(TopMemoryContext,
-											   "clerk_invite look",
-											   ALLOCSET_DEFAULT_SIZES);
 }
 
 /*
@@ -262,9 +186,9 @@ detect_refused_connection(ErrorData *error)
 	if (error->elevel == FATAL &&
 		(error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE ||
 		 error->sqlerrcode == ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE))
-		worker.refused = true;
+		refused = true;
 
-	if (worker.refused && error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE)
+	if (refused && error->sqlerrcode == ERRCODE_UNDEFINED_DATABASE)
 		error->output_to_server = false;
 	if (previous_emit_log_hook != NULL)
 		previous_emit_log_hook(error);
@@ -274,7 +198,7 @@ detect_refused_connection(ErrorData *error)
 static void
 release_or_keep_slot(int code, Datum arg pg_attribute_unused())
 {
-	if (code == 0 || worker.refused)
+	if (code == 0 || refused)
 		clerk_worker_release_slot();
 	else
 		clerk_worker_expect_restart();
@@ -289,214 +213,8 @@ release_or_keep_slot(int code, Datum arg pg_attribute_unused())
 static void
 choose_exit_status(int code, Datum arg pg_attribute_unused())
 {
-	if (code != 0 && worker.refused)
+	if (code != 0 && refused)
 		proc_exit(0);
-}
-
-/*
- * Makes a pass over the outbox.  An error ends the pass and only delays the
- * next one.
- */
-static void
-run_pass(PassResult *result)
-{
-	memset(result, 0, sizeof(*result));
-	pgstat_report_activity(STATE_RUNNING, "sending invitations");
-	MemoryContextSwitchTo(worker.pass_memory);
-	PG_TRY();
-	{
-		deliver(result);
-		worker.failures = 0;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(worker.pass_memory);
-		recover_from_error(result);
-	}
-	PG_END_TRY();
-	MemoryContextReset(worker.pass_memory);
-	pgstat_report_stat(true);
-	pgstat_report_activity(STATE_IDLE, NULL);
-}
-
-/*
- * Sends the rows that are due, unless the extension does not exist or the
- * database is read-only.
- */
-static void
-deliver(PassResult *result)
-{
-	static const ClerkDeliveryHost host = {
-		begin_transaction, commit_transaction, NULL
-	};
-	ClerkDeliveryReport report;
-	Oid			schema;
-	bool		writable;
-
-	begin_transaction();
-	schema = clerk_extension_schema();
-	writable = !XactReadOnly;
-
-	/*
-	 * From the next transaction on, begin_transaction() takes the owner's
-	 * rights.
-	 */
-	if (OidIsValid(schema))
-	{
-		clerk_outbox_find(schema);
-		/* Before the rows: the next pass sees what is committed from now on. */
-		result->prepared = clerk_outbox_is_prepared();
-	}
-	result->nothing_left = !OidIsValid(schema) ||
-		(!writable && !result->prepared && !has_open_rows());
-	commit_transaction();
-	if (result->nothing_left)
-		return;
-	if (!writable)
-	{
-		log_error_change(&read_only_error);
-		strlcpy(result->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
-		result->read_only = true;
-		result->schedule.earliest = from_now(MIN_WAIT_MS);
-		result->schedule.latest = from_now(MAX_WAIT_MS);
-		return;
-	}
-	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
-	commit_transaction();
-	schedule_next_pass(&report, result);
-}
-
-/* Whether rows are waiting to be sent.  The transaction may be read-only. */
-static bool
-has_open_rows(void)
-{
-	ClerkOutboxWork work;
-
-	clerk_outbox_read_work(DT_NOBEGIN, &work);
-	return work.left_behind ||
-		!TIMESTAMP_IS_NOEND(Min(work.send_at, work.look_up_at));
-}
-
-/* Sets when to begin the next pass, after one that ended without an error. */
-static void
-schedule_next_pass(const ClerkDeliveryReport *report, PassResult *result)
-{
-	int64		pause = from_now(MIN_WAIT_MS);
-	int64		due = from_now(Min(milliseconds_until(report->next_due),
-								   MAX_WAIT_MS));
-	bool		has_completed_pass = worker.has_completed_pass;
-
-	worker.has_completed_pass = true;
-
-	if (report->sent + report->skipped + report->failed > 0)
-		worker.has_sent = true;
-
-	if (report->busy)
-	{
-		result->schedule.earliest = result->schedule.latest = pause;
-		return;
-	}
-
-	/*
-	 * A new process loads the library that is installed now.  If its first
-	 * pass finds that this is too old, too, it reports that like other
-	 * errors.
-	 */
-	if (report->fit == CLERK_FIT_LIBRARY_TOO_OLD && has_completed_pass &&
-		!clerk_is_preloaded())
-	{
-		result->library_outdated = true;
-		result->schedule.earliest = result->schedule.latest = pause;
-		return;
-	}
-
-	log_error_change(report->stopped_by);
-	strlcpy(result->last_error, worker.last_error, CLERK_WORKER_ERROR_SIZE);
-	/* The log has the error of each row. */
-	if (report->stopped_by == NULL && report->set_aside > 0)
-		snprintf(result->last_error, CLERK_WORKER_ERROR_SIZE,
-				 "%lld set aside: %s", (long long) report->set_aside,
-				 report->set_aside_reason);
-	if (report->stopped_by != NULL)
-	{
-		result->schedule.earliest = pause;
-		result->schedule.latest = Max(from_now(clerk_retry_delay), due);
-		/* The next pass may start another process. */
-		if (report->fit != CLERK_FIT_GOOD)
-			result->schedule.latest = Max(result->schedule.latest, pause);
-	}
-	else if (!result->prepared &&
-			 TIMESTAMP_IS_NOEND(report->next_due))
-	{
-		result->nothing_left = true;
-		result->schedule.latest = from_now(worker.has_sent ? LINGER_MS : 0);
-	}
-	else
-	{
-		/*
-		 * Rows that are committed in the meantime are subject to the same
-		 * rate limit.
-		 */
-		if (report->limited_until != 0)
-			result->schedule.earliest = pause;
-		result->schedule.latest = due;
-		if (result->prepared)
-			result->schedule.latest = Min(due, from_now(PREPARED_WAIT_MS));
-	}
-}
-
-/*
- * Remembers the error that prevents the worker from sending, or NULL if there
- * is none.  Logs it when it begins, changes or ends.
- */
-static void
-log_error_change(const ClerkError *error)
-{
-	const char *last_error = error != NULL ? error->summary : "";
-
-	if (strncmp(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE - 1) == 0)
-		return;
-	if (error != NULL)
-		ereport(LOG,
-				(errcode(error->sqlstate),
-				 errmsg("stopped sending invitations: %s", error->summary),
-				 error->detail != NULL ? errdetail("%s", error->detail) : 0,
-				 error->hint != NULL ? errhint("%s", error->hint) : 0));
-	else
-		ereport(LOG,
-				(errmsg("resumed sending invitations")));
-	strlcpy(worker.last_error, last_error, CLERK_WORKER_ERROR_SIZE);
-}
-
-/*
- * Error recovery, as when a client's transaction is aborted.  No transaction
- * is active while requests are running; AbortCurrentTransaction() does nothing
- * then, so whatever the error left behind is released here, as other
- * background processes do.
- */
-static void
-recover_from_error(PassResult *result)
-{
-	int64		delay = MIN_WAIT_MS;
-	int			sqlstate = geterrcode();
-
-	HOLD_INTERRUPTS();
-	EmitErrorReport();
-	LWLockReleaseAll();
-	ConditionVariableCancelSleep();
-	pgstat_report_wait_end();
-	AbortCurrentTransaction();
-	MemoryContextSwitchTo(worker.pass_memory);
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-
-	for (int i = 0; i < worker.failures && delay < MAX_WAIT_MS; i++)
-		delay *= 2;
-	worker.failures++;
-
-	result->schedule.earliest = result->schedule.latest = from_now(delay);
-	snprintf(result->last_error, CLERK_WORKER_ERROR_SIZE,
-			 "error %s; see the server log", unpack_sql_state(sqlstate));
 }
 
 /*
@@ -510,9 +228,10 @@ recover_from_error(PassResult *result)
  * finds the new one.
  */
 static void
-hand_over_to_new_process(const PassResult *result)
+hand_over_to_new_process(const ClerkWorkerPass *result)
 {
 	ClerkWorkerSchedule schedule;
+	char		last_error[CLERK_WORKER_ERROR_SIZE];
 
 	if (result->read_only)
 	{
@@ -529,14 +248,17 @@ hand_over_to_new_process(const PassResult *result)
 			ereport(LOG,
 					(errmsg("a worker with another version of the library continues to send invitations")));
 	}
-	else if (clerk_worker_enter(MyDatabaseId, &schedule, worker.last_error))
+	else if (clerk_worker_enter(MyDatabaseId, &schedule, last_error))
+	{
+		clerk_worker_expect_error(last_error);
 		return;
+	}
 	proc_exit(0);
 }
 
 /* Waits until the next pass is due or the configuration was reloaded. */
 static void
-wait_for_next_pass(const PassResult *result)
+wait_for_next_pass(const ClerkWorkerPass *result)
 {
 	int64		latest = result->schedule.latest;
 
@@ -566,56 +288,9 @@ wait_for_next_pass(const PassResult *result)
 			break;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 (latest - now + 999) / 1000, worker.wait_event);
+						 (latest - now + 999) / 1000, wait_event);
 		ResetLatch(MyLatch);
 	}
-}
-
-/*
- * Begins a transaction that runs with the rights of the outbox's owner until
- * it ends.  The session has superuser rights, which code attached to the
- * outbox must have no way to acquire.  Preserves the memory context, and sets
- * the time that now() returns.
- */
-static void
-begin_transaction(void)
-{
-	MemoryContext caller = CurrentMemoryContext;
-
-	SetCurrentStatementStartTimestamp();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	clerk_outbox_own_transaction();
-	MemoryContextSwitchTo(caller);
-}
-
-static void
-commit_transaction(void)
-{
-	MemoryContext caller = CurrentMemoryContext;
-
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	/* Restore the session's rights. */
-	SetUserIdAndSecContext(GetSessionUserId(), 0);
-	MemoryContextSwitchTo(caller);
-}
-
-/*
- * Returns the time this many milliseconds from now, by the monotonic clock, in
- * microseconds.
- */
-static int64
-from_now(int64 milliseconds)
-{
-	return clerk_monotonic_microseconds() + milliseconds * 1000;
-}
-
-/* Returns 0 if the time has passed. */
-static int64
-milliseconds_until(TimestampTz time)
-{
-	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
 }
 
 /*
