@@ -138,6 +138,26 @@ isolation()
 	fi
 }
 
+# Creating a cluster takes a second.  Since 16 the framework copies the one in
+# INITDB_TEMPLATE, unless a test wants one with other options.  Before that, a
+# program that is found first does the same.
+prepare_template()
+{
+	INITDB_TEMPLATE=$folder/template
+	export INITDB_TEMPLATE
+	"$("$PG_CONFIG" --bindir)/initdb" -D "$INITDB_TEMPLATE" -A trust -N \
+		>"$folder/template.log" 2>&1 || { cat "$folder/template.log"; return 1; }
+	mkdir "$folder/programs"
+	cat >"$folder/programs/initdb" <<-EOF
+		#!/bin/sh
+		if [ \$# -eq 5 ] && [ "\$1 \$3 \$4 \$5" = '-D -A trust -N' ]; then
+			exec cp -RPp "$INITDB_TEMPLATE" "\$2"
+		fi
+		exec "$("$PG_CONFIG" --bindir)/initdb" "\$@"
+	EOF
+	chmod +x "$folder/programs/initdb"
+}
+
 # prove_files JOBS FILE...: adds to the log.  Since 16 the framework takes its
 # folders from two other variables, and without them gives paths that are
 # relative.
@@ -145,7 +165,8 @@ prove_files()
 {
 	jobs=$1
 	shift
-	CLERK_DESTDIR="$folder/root" PATH="$("$PG_CONFIG" --bindir):$PATH" \
+	CLERK_DESTDIR="$folder/root" \
+		PATH="$folder/programs:$("$PG_CONFIG" --bindir):$PATH" \
 		TESTDIR="$folder" TESTDATADIR="$folder/tmp_check" \
 		TESTLOGDIR="$folder/tmp_check/log" \
 		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
@@ -172,6 +193,7 @@ tap()
 	done
 	together="$longest$together"
 	status=0
+	prepare_template || { verdict 1 tap; count 0 1; return; }
 	# shellcheck disable=SC2086
 	[ -z "$together" ] || prove_files 4 $together || status=$?
 	# shellcheck disable=SC2086

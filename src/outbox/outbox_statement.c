@@ -97,6 +97,22 @@ clerk_outbox_find(Oid schema)
 	outbox.relation = relation;
 }
 
+/*
+ * Gives a process that runs nothing but statements of a sender the settings
+ * that they need, so that they need not be changed for each of them.
+ */
+void
+clerk_outbox_adopt_settings(void)
+{
+	SetConfigOption("search_path", CLERK_SAFE_SEARCH_PATH, PGC_SUSET,
+					PGC_S_OVERRIDE);
+	for (int i = 0; i < (int) lengthof(disabled_plan_types); i++)
+		SetConfigOption(disabled_plan_types[i], "off", PGC_SUSET,
+						PGC_S_OVERRIDE);
+	SetConfigOption("plan_cache_mode", "force_generic_plan", PGC_SUSET,
+					PGC_S_OVERRIDE);
+}
+
 /* Returns the OID of the table that clerk_outbox_find() found. */
 Oid
 clerk_outbox_relation(void)

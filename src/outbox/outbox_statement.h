@@ -38,6 +38,7 @@ typedef struct ClerkOutboxStatement
  */
 typedef void (*ClerkOutboxCollect) (void *result);
 
+extern void clerk_outbox_adopt_settings(void);
 extern void clerk_outbox_find(Oid schema);
 extern Oid	clerk_outbox_relation(void);
 extern void clerk_outbox_own_transaction(void);

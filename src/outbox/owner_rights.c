@@ -99,7 +99,7 @@ clerk_take_owner_rights(Oid owner, ClerkRights *rights)
 						   SECURITY_RESTRICTED_OPERATION);
 	rights->guc_nest_level = NewGUCNestLevel();
 	rights->temporary_objects = count_temporary_objects();
-	clerk_set_locally("search_path", "pg_catalog, pg_temp");
+	clerk_set_locally("search_path", CLERK_SAFE_SEARCH_PATH);
 }
 
 /*
@@ -132,10 +132,17 @@ clerk_restore_rights(const ClerkRights *rights)
  * Changes a setting until clerk_restore_rights().  Does not check the caller's
  * rights, since only a superuser can change some of the settings.  Raises what
  * the setting's check raises.
+ *
+ * Several settings are changed for each statement, which takes as long as
+ * finding a row, so one that has the value already is left alone.
  */
 void
 clerk_set_locally(const char *name, const char *value)
 {
+	const char *current = GetConfigOption(name, true, false);
+
+	if (current != NULL && strcmp(current, value) == 0)
+		return;
 	(void) set_config_option(name, value, PGC_SUSET, PGC_S_SESSION,
 							 GUC_ACTION_SAVE, true, 0, false);
 }

@@ -15,6 +15,12 @@ typedef struct ClerkRights
 	int64		temporary_objects;	/* of the session, before */
 } ClerkRights;
 
+/*
+ * Schemas in which only a superuser can create objects, apart from the
+ * temporary one, which comes last.
+ */
+#define CLERK_SAFE_SEARCH_PATH "pg_catalog, pg_temp"
+
 extern Oid	clerk_lock_table_and_owner(Oid table);
 extern void clerk_take_owner_rights(Oid owner, ClerkRights *rights);
 extern void clerk_refuse_temporary_objects(const ClerkRights *rights);

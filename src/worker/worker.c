@@ -20,6 +20,7 @@
 #include "common/shared_memory.h"
 #include "compat.h"
 #include "miscadmin.h"
+#include "outbox/outbox_statement.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -40,7 +41,6 @@
 
 /* Settings of the database or role that are meant for other sessions. */
 static const char *const overridden[][2] = {
-	{"search_path", ""},
 	{"default_transaction_isolation", "read committed"},
 	{"session_replication_role", "origin"},
 	/* An error must end the pass, not the process. */
@@ -171,6 +171,7 @@ connect_to(Oid database)
 		if (GetConfigOption(overridden[i][0], true, false) != NULL)
 			SetConfigOption(overridden[i][0], overridden[i][1],
 							PGC_SUSET, PGC_S_OVERRIDE);
+	clerk_outbox_adopt_settings();
 }
 
 /*
