@@ -294,6 +294,10 @@ sub check_under_way
 		  . " + interval '$_[1] s')";
 	};
 
+	# What was answered is written with the next request.
+	my @answer_some =
+	  ('SELECT driver_start(10)', $answered->(4, 0), 'SELECT driver_start(1)');
+
 	RateLimitDriver::install($node);
 	$instance++;
 	is( $drive->(
@@ -305,17 +309,17 @@ sub check_under_way
 		'what was only reserved is gone with the memory, what was started is not');
 	$instance++;
 	is( $drive->(
-			"SELECT driver_take($instance, $SINGLE, 10)", $answered->(4, 0),
-			clock(20), $restart, $used->(), clock(128), $used->(),
+			"SELECT driver_reserve($instance, $SINGLE, 11)",
+			@answer_some, clock(20), $restart, $used->(), clock(128), $used->(),
 			clock(147), $used->(), clock(148), $used->()),
-		'10 10 6 6 0',
+		'11 11 7 7 0',
 		'what was under way counts from when the memory is made');
 	$instance++;
 	is( $drive->(
-			"SELECT driver_take($instance, $SINGLE, 10)", $answered->(4, 0),
-			clock(90), $restart, $used->(), clock(128), $used->(),
+			"SELECT driver_reserve($instance, $SINGLE, 11)",
+			@answer_some, clock(90), $restart, $used->(), clock(128), $used->(),
 			clock(157), $used->(), clock(158), $used->()),
-		'10 10 6 6 0',
+		'11 11 7 7 0',
 		'... but no later than it can have been answered');
 	$instance++;
 	is( $drive->(
