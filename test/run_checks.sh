@@ -147,15 +147,15 @@ prepare_template()
 	export INITDB_TEMPLATE
 	"$("$PG_CONFIG" --bindir)/initdb" -D "$INITDB_TEMPLATE" -A trust -N \
 		>"$folder/template.log" 2>&1 || { cat "$folder/template.log"; return 1; }
-	mkdir "$folder/programs"
-	cat >"$folder/programs/initdb" <<-EOF
+	mkdir "$folder/initdb"
+	cat >"$folder/initdb/initdb" <<-EOF
 		#!/bin/sh
 		if [ \$# -eq 5 ] && [ "\$1 \$3 \$4 \$5" = '-D -A trust -N' ]; then
 			exec cp -RPp "$INITDB_TEMPLATE" "\$2"
 		fi
 		exec "$("$PG_CONFIG" --bindir)/initdb" "\$@"
 	EOF
-	chmod +x "$folder/programs/initdb"
+	chmod +x "$folder/initdb/initdb"
 }
 
 # prove_files JOBS FILE...: adds to the log.  Since 16 the framework takes its
@@ -166,7 +166,7 @@ prove_files()
 	jobs=$1
 	shift
 	CLERK_DESTDIR="$folder/root" \
-		PATH="$folder/programs:$("$PG_CONFIG" --bindir):$PATH" \
+		PATH="$folder/initdb:$("$PG_CONFIG" --bindir):$PATH" \
 		TESTDIR="$folder" TESTDATADIR="$folder/tmp_check" \
 		TESTLOGDIR="$folder/tmp_check/log" \
 		PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
