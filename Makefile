@@ -80,6 +80,7 @@ OBJS = \
 	src/http/event_loop.o \
 	src/http/header_list.o \
 	src/http/http.o \
+	src/http/multi_handle.o \
 	src/http/request_url.o \
 	src/http/socket_set.o \
 	src/http/transfer.o \

@@ -9,8 +9,8 @@
  * death, so cancels, terminations and other interrupts reach the process at
  * once in every phase of a request.
  *
- * Rules that apply here and in http/transfer.c, http/easy_handle.c and
- * http/header_list.c:
+ * Rules that apply here and in http/multi_handle.c, http/transfer.c,
+ * http/easy_handle.c and http/header_list.c:
  *
  * 1. libcurl is called only between enter_libcurl() and leave_libcurl().  All
  *	  signals are blocked there, so that a thread that libcurl starts (its
@@ -32,9 +32,9 @@
 #include <signal.h>
 
 #include "common/monotonic_clock.h"
-#include "common/settings.h"
 #include "compat.h"
 #include "http/event_loop.h"
+#include "http/multi_handle.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
 
@@ -48,35 +48,14 @@
 /* A multi handle's socket pair, by which another thread can wake it. */
 #define DESCRIPTORS_PER_MULTI 2
 
-/*
- * Connections that are kept however few requests a sender may have in flight:
- * what libcurl keeps for a single request.
- */
-#define MIN_KEPT_CONNECTIONS 4
-
-/*
- * Since 8.22 libcurl checks at most once a second whether the server has
- * closed a kept connection, and may send a request on a connection closed
- * within that second.  Its own remedy is to send the request again, which
- * http/transfer.c refuses for a POST.  So we check kept connections ourselves
- * before each request.
- */
-#define LIVENESS_CACHING_VERSION 0x081600
-
 /* State that lives as long as the process. */
 static struct
 {
 	bool		ready;
-	bool		caches_liveness;	/* libcurl is LIVENESS_CACHING_VERSION or
-									 * later */
-	ClerkSocketSet sockets;
 	uint32		wait_event;
-	CURLM	   *multi;			/* NULL until needed, and after it was
-								 * discarded */
+	ClerkMultiHandle multi;
 	bool		discard_multi;	/* a transfer failed or was canceled: discard
 								 * "multi" once no transfer uses it */
-	int64		timer_due;		/* when libcurl's timer expires, or
-								 * CLERK_NEVER */
 	int64		next_deadline;	/* earliest deadline that we enforce
 								 * ourselves, or CLERK_NEVER */
 	dlist_head	running;
@@ -92,8 +71,6 @@ static bool reserve_descriptors(int wanted);
 static int	descriptors_needed(void);
 static void release_spare_descriptors(void);
 static void run_transfer(ClerkLoopEntry *entry);
-static bool prepare_multi(void);
-static bool keep_connections(void);
 static void drive_libcurl(const WaitEvent *ready, int count);
 static void cancel_overdue_requests(void);
 static void update_next_deadline(void);
@@ -103,10 +80,6 @@ static void cancel_running(ClerkLoopEntry *entry);
 static void remove_transfer(ClerkLoopEntry *entry, bool reuse);
 static void discard_multi_if_unused(void);
 static long wait_milliseconds(long timeout, int64 started);
-
-static int	on_socket_interest(CURL *easy, curl_socket_t socket, int what,
-							   void *arg, void *for_socket);
-static int	on_timer(CURLM *multi, long milliseconds, void *arg);
 
 static inline void
 enter_libcurl(sigset_t *saved)
@@ -144,14 +117,12 @@ clerk_event_loop_prepare(void)
 				(errcode(ERRCODE_EXTERNAL_ROUTINE_EXCEPTION),
 				 errmsg("could not initialize libcurl: %s",
 						curl_easy_strerror(result))));
-	loop.timer_due = CLERK_NEVER;
+	clerk_multi_init(&loop.multi);
 	loop.next_deadline = CLERK_NEVER;
 	loop.wait_event = clerk_new_wait_event("ClerkInviteHttp");
 
 	dlist_init(&loop.running);
 	dlist_init(&loop.waiting);
-	loop.caches_liveness =
-		curl_version_info(CURLVERSION_NOW)->version_num >= LIVENESS_CACHING_VERSION;
 	loop.ready = true;
 }
 
@@ -172,15 +143,15 @@ clerk_event_loop_start(ClerkLoopEntry *entry, const ClerkHttpSpec *spec,
 	sigset_t	saved;
 
 	enter_libcurl(&saved);
-	if (loop.caches_liveness && clerk_socket_set_any_hung_up(&loop.sockets))
+	if (clerk_multi_may_use_closed_connection(&loop.multi))
 	{
 		loop.discard_multi = true;
 
 		discard_multi_if_unused();
-		fresh_connection = loop.multi != NULL;
+		fresh_connection = loop.multi.handle != NULL;
 	}
 	prepared = clerk_transfer_prepare(&entry->transfer, spec, loopback_only,
-									  &loop.sockets, fresh_connection, entry);
+									  &loop.multi.sockets, fresh_connection, entry);
 	if (prepared && can_run)
 		run_transfer(entry);
 	leave_libcurl(&saved);
@@ -206,7 +177,7 @@ clerk_event_loop_wait(long timeout)
 
 	if (start_waiting_requests())
 		return;
-	count = clerk_socket_set_wait(&loop.sockets,
+	count = clerk_socket_set_wait(&loop.multi.sockets,
 								  wait_milliseconds(timeout, clerk_monotonic_microseconds()),
 								  loop.wait_event, ready, lengthof(ready),
 								  &latch_set);
@@ -301,7 +272,7 @@ reserve_for_request(void)
 
 	if (reserve_descriptors(DESCRIPTORS_PER_REQUEST))
 		return true;
-	if (!dlist_is_empty(&loop.running) || loop.multi == NULL)
+	if (!dlist_is_empty(&loop.running) || loop.multi.handle == NULL)
 		return false;
 	enter_libcurl(&saved);
 	loop.discard_multi = true;
@@ -322,7 +293,7 @@ static bool
 reserve_descriptors(int wanted)
 {
 	wanted += descriptors_needed();
-	if (loop.multi == NULL)
+	if (loop.multi.handle == NULL)
 		wanted += DESCRIPTORS_PER_MULTI;
 	while (loop.reserved < wanted)
 	{
@@ -330,7 +301,7 @@ reserve_descriptors(int wanted)
 			return false;
 		loop.reserved++;
 	}
-	return clerk_socket_set_prepare(&loop.sockets);
+	return clerk_socket_set_prepare(&loop.multi.sockets);
 }
 
 /*
@@ -340,15 +311,15 @@ reserve_descriptors(int wanted)
 static int
 descriptors_needed(void)
 {
-	int			wanted_sockets = clerk_socket_set_count_wanted(&loop.sockets);
-	int			kept_sockets = loop.sockets.count - wanted_sockets;
+	int			wanted_sockets = clerk_socket_set_count_wanted(&loop.multi.sockets);
+	int			kept_sockets = loop.multi.sockets.count - wanted_sockets;
 	int			requests = loop.abandoned;
 	dlist_iter	iter;
 
 	dlist_foreach(iter, &loop.running)
 		requests++;
 	return Max(wanted_sockets, requests * DESCRIPTORS_PER_REQUEST) +
-		kept_sockets + (loop.multi != NULL ? DESCRIPTORS_PER_MULTI : 0);
+		kept_sockets + (loop.multi.handle != NULL ? DESCRIPTORS_PER_MULTI : 0);
 }
 
 static void
@@ -370,8 +341,7 @@ run_transfer(ClerkLoopEntry *entry)
 	 */
 	if (loop.abandoned > 0)
 		clerk_transfer_require_new_connection(&entry->transfer);
-	if (prepare_multi() && keep_connections() &&
-		curl_multi_add_handle(loop.multi, entry->transfer.handle.easy) == CURLM_OK)
+	if (clerk_multi_add(&loop.multi, entry->transfer.handle.easy))
 	{
 		dlist_push_tail(&loop.running, &entry->node);
 		drive_libcurl(NULL, 0);
@@ -381,37 +351,6 @@ run_transfer(ClerkLoopEntry *entry)
 							  "memory is exhausted, or libcurl does not support a required option");
 }
 
-/* Creates the multi handle if there is none.  Returns false on failure. */
-static bool
-prepare_multi(void)
-{
-	if (loop.multi != NULL)
-		return true;
-	loop.multi = curl_multi_init();
-
-	if (loop.multi == NULL)
-		return false;
-	return curl_multi_setopt(loop.multi, CURLMOPT_SOCKETFUNCTION,
-							 on_socket_interest) == CURLM_OK &&
-		curl_multi_setopt(loop.multi, CURLMOPT_TIMERFUNCTION,
-						  on_timer) == CURLM_OK &&
-		clerk_set_quick_cleanup(loop.multi);
-}
-
-/*
- * Lets libcurl keep as many connections as a sender uses.  By default it keeps
- * four for each request that is running, and so closes most of them when only
- * the last request of a batch is left, for the next batch to open new ones.
- * Returns false on failure.
- */
-static bool
-keep_connections(void)
-{
-	return curl_multi_setopt(loop.multi, CURLMOPT_MAXCONNECTS,
-							 (long) Max(clerk_max_concurrent_requests,
-										MIN_KEPT_CONNECTIONS)) == CURLM_OK;
-}
-
 /*
  * Lets libcurl process the sockets that are ready and its timer if that has
  * expired, then settles all transfers that have ended.
@@ -419,22 +358,10 @@ keep_connections(void)
 static void
 drive_libcurl(const WaitEvent *ready, int count)
 {
-	CURLMcode	result = CURLM_OK;
-	int			running;
+	CURLMcode	result;
 
 	cancel_overdue_requests();
-	for (int i = 0; i < count && result == CURLM_OK; i++)
-		result = curl_multi_socket_action(loop.multi, ready[i].fd,
-										  (ready[i].events & WL_SOCKET_READABLE ? CURL_CSELECT_IN : 0) |
-										  (ready[i].events & WL_SOCKET_WRITEABLE ? CURL_CSELECT_OUT : 0),
-										  &running);
-	if (result == CURLM_OK && loop.timer_due <= clerk_monotonic_microseconds())
-	{
-		loop.timer_due = CLERK_NEVER;
-
-		result = curl_multi_socket_action(loop.multi, CURL_SOCKET_TIMEOUT,
-										  0, &running);
-	}
+	result = clerk_multi_drive(&loop.multi, ready, count);
 	settle_finished();
 	if (result != CURLM_OK)
 		fail_all_running(result);
@@ -509,7 +436,7 @@ settle_finished(void)
 	CURLMsg    *message;
 	int			left;
 
-	while ((message = curl_multi_info_read(loop.multi, &left)) != NULL)
+	while ((message = curl_multi_info_read(loop.multi.handle, &left)) != NULL)
 	{
 		CURL	   *easy = message->easy_handle;
 		CURLcode	result = message->data.result;
@@ -522,7 +449,7 @@ settle_finished(void)
 		if (entry == NULL)
 		{
 			/* Abandoned: see clerk_transfer_abandon(). */
-			curl_multi_remove_handle(loop.multi, easy);
+			curl_multi_remove_handle(loop.multi.handle, easy);
 			curl_easy_cleanup(easy);
 			loop.abandoned--;
 
@@ -564,8 +491,8 @@ cancel_running(ClerkLoopEntry *entry)
 static void
 remove_transfer(ClerkLoopEntry *entry, bool reuse)
 {
-	if (loop.multi != NULL)
-		curl_multi_remove_handle(loop.multi, entry->transfer.handle.easy);
+	if (loop.multi.handle != NULL)
+		curl_multi_remove_handle(loop.multi.handle, entry->transfer.handle.easy);
 	clerk_transfer_drop_handle(&entry->transfer, reuse);
 }
 
@@ -579,10 +506,7 @@ discard_multi_if_unused(void)
 	if (loop.discard_multi && dlist_is_empty(&loop.running) &&
 		loop.abandoned == 0)
 	{
-		curl_multi_cleanup(loop.multi);
-		clerk_socket_set_clear(&loop.sockets);
-		loop.multi = NULL;
-		loop.timer_due = CLERK_NEVER;
+		clerk_multi_discard(&loop.multi);
 		loop.discard_multi = false;
 	}
 }
@@ -594,7 +518,7 @@ discard_multi_if_unused(void)
 static long
 wait_milliseconds(long timeout, int64 started)
 {
-	int64		due = Min(loop.timer_due, loop.next_deadline);
+	int64		due = Min(loop.multi.timer_due, loop.next_deadline);
 	int64		left;
 
 	if (due == CLERK_NEVER)
@@ -603,38 +527,4 @@ wait_milliseconds(long timeout, int64 started)
 	left = Max(due - started + 999, 0) / 1000;
 	left = Min(left, INT_MAX);
 	return timeout < 0 ? (long) left : Min(timeout, (long) left);
-}
-
-/* CURLMOPT_SOCKETFUNCTION: libcurl starts or stops waiting for a socket. */
-static int
-on_socket_interest(CURL *easy pg_attribute_unused(), curl_socket_t socket,
-				   int what, void *arg pg_attribute_unused(),
-				   void *for_socket pg_attribute_unused())
-{
-	uint32		events = 0;
-
-	if (what == CURL_POLL_REMOVE)
-	{
-		clerk_socket_set_unwatch(&loop.sockets, socket);
-		return 0;
-	}
-	if (what & CURL_POLL_IN)
-		events |= WL_SOCKET_READABLE;
-	if (what & CURL_POLL_OUT)
-		events |= WL_SOCKET_WRITEABLE;
-	return clerk_socket_set_watch(&loop.sockets, socket, events) ? 0 : -1;
-}
-
-/*
- * CURLMOPT_TIMERFUNCTION: libcurl wants to be called after this time; -1
- * cancels the timer.
- */
-static int
-on_timer(CURLM *multi pg_attribute_unused(), long milliseconds,
-		 void *arg pg_attribute_unused())
-{
-	loop.timer_due = milliseconds < 0 ? CLERK_NEVER :
-		clerk_monotonic_microseconds() + (int64) milliseconds * 1000;
-
-	return 0;
 }

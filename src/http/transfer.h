@@ -16,9 +16,6 @@
 #include "http/http_spec.h"
 #include "http/socket_set.h"
 
-/* A time that never comes, on the scale of clerk_monotonic_microseconds(). */
-#define CLERK_NEVER PG_INT64_MAX
-
 /*
  * A buffer that libcurl's callbacks append to.  A NUL byte follows the data.
  */
