@@ -28,6 +28,9 @@ note_drains()
 
 install_extensions
 status=0
+# A drain takes up to ten windows.
+PG_TEST_TIMEOUT_DEFAULT=$((WINDOW * 12))
+export PG_TEST_TIMEOUT_DEFAULT
 CLERK_PACE_WINDOW=$WINDOW CLERK_PACE_CEILING=99.5 CLERK_DESTDIR="$folder/root" TESTDIR="$folder" \
 	PATH="$("$PG_CONFIG" --bindir):$PATH" PG_REGRESS="$pgxs_src/test/regress/pg_regress" \
 	prove --verbose --merge -I "$pgxs_src/test/perl" -I test/perl \
