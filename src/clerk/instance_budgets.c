@@ -59,8 +59,10 @@ clerk_endpoint_budget(ClerkInstanceBudgets *instance, ClerkEndpoint endpoint,
 		budget->available_at = DT_NOEND;
 	else if (budget->remaining == 0)
 	{
-		until = Max(until, clerk_window_expiry_time(window,
-													used - budget->limit + 1));
+		int64		free_at = clerk_window_expiry_time(window,
+													   used - budget->limit + 1);
+
+		until = Max(until, free_at);
 		budget->available_at = now.clock + (until - now.time);
 	}
 }

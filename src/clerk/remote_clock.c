@@ -282,6 +282,8 @@ clock_of_url(uint64 url)
 static uint64
 current_url(void)
 {
-	return Max(hash_bytes_extended((const unsigned char *) clerk_api_url,
-								   strlen(clerk_api_url), 0), 1);
+	uint64		hash = hash_bytes_extended((const unsigned char *) clerk_api_url,
+										   strlen(clerk_api_url), 0);
+
+	return Max(hash, 1);
 }

@@ -180,7 +180,7 @@ clerk_http_retry_after(const ClerkHttpRequest *request)
  * The response's Date header: when the server created the response, by its own
  * clock, in whole seconds since 1970, rounded down. 0 if it has none.
  *
- * The responses of a second have the same date, which takes a quarter as long
+ * The responses of a second have the same date, which takes an eighth as long
  * to read as its request took to send, so the last one is remembered.
  */
 pg_time_t
@@ -194,7 +194,8 @@ clerk_http_date(const ClerkHttpRequest *request)
 		return 0;
 	if (strcmp(date, last_text) != 0)
 	{
-		last_time = Max(curl_getdate(date, NULL), 0);
+		last_time = curl_getdate(date, NULL);
+		last_time = Max(last_time, 0);
 		strlcpy(last_text, strlen(date) < DATE_SIZE ? date : "", DATE_SIZE);
 	}
 	return last_time;

@@ -294,8 +294,8 @@ look_up_batch(Pass *pass)
 	ClerkBatchEntry *entries;
 	ClerkBudget budget;
 	TimestampTz next_lookup_at;
-	int			limit = Min(clerk_max_concurrent_requests * REQUESTS_PER_SLOT,
-							lookups_left(&next_lookup_at));
+	int			left = lookups_left(&next_lookup_at);
+	int			limit = Min(clerk_max_concurrent_requests * REQUESTS_PER_SLOT, left);
 	int			count = 0;
 	ListCell   *cell;
 
