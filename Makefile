@@ -34,6 +34,7 @@ OBJS = \
 	src/outbox/enqueued_rows.o \
 	src/outbox/guard.o \
 	src/outbox/id_sequence.o \
+	src/outbox/lookup_limit.o \
 	src/outbox/lookup_outcome.o \
 	src/outbox/open_invitations.o \
 	src/outbox/outbox.o \

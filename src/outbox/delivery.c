@@ -38,6 +38,7 @@
 #include "outbox/claim.h"
 #include "outbox/delivery.h"
 #include "outbox/delivery_plan.h"
+#include "outbox/lookup_limit.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_statement.h"
 #include "outbox/outcome.h"
@@ -70,15 +71,6 @@
 #define MAX_REMOVAL_BATCHES 200
 
 /*
- * Most lookups that a process makes in a period of so many microseconds.
- * Clerk accepts 100 requests of all kinds in 10 seconds on a development
- * instance, and 1,000 on a production instance; lookups must leave most of
- * that to other requests.
- */
-#define MAX_LOOKUPS 40
-#define LOOKUP_PERIOD INT64CONST(10000000)
-
-/*
  * Microseconds that the wall clock must have fallen behind the monotonic clock
  * between two passes to count as having been set back.
  */
@@ -96,12 +88,9 @@ typedef struct Pass
 } Pass;
 
 /*
- * What a process remembers between passes: the lookups made since the
- * beginning of the current LOOKUP_PERIOD, and the wall clock minus the
- * monotonic clock, in microseconds, at the last pass.
+ * The wall clock minus the monotonic clock, in microseconds, at the last pass
+ * of this process.
  */
-static int	lookups_made = 0;
-static int64 lookups_since = 0;
 static int64 clock_difference = PG_INT64_MAX;	/* not known yet */
 
 static void begin_pass(Pass *pass);
@@ -110,7 +99,6 @@ static void deliver_due_rows(Pass *pass);
 static void deliver_rows_with_future_times(Pass *pass);
 static void look_for_work(Pass *pass);
 static bool look_up_batch(Pass *pass);
-static int	lookups_left(TimestampTz *next_lookup_at);
 static bool send_batch(Pass *pass);
 static int	claim(Pass *pass, ClerkBatchEntry *entries, int count);
 static void assign_rows(ClerkBatchEntry *entry, const ClerkDueInvitation *due,
@@ -294,7 +282,7 @@ look_up_batch(Pass *pass)
 	ClerkBatchEntry *entries;
 	ClerkBudget budget;
 	TimestampTz next_lookup_at;
-	int			left = lookups_left(&next_lookup_at);
+	int			left = clerk_lookups_left(&next_lookup_at);
 	int			limit = Min(clerk_max_concurrent_requests * REQUESTS_PER_SLOT, left);
 	int			count = 0;
 	ListCell   *cell;
@@ -326,7 +314,7 @@ look_up_batch(Pass *pass)
 		entry->count = 1;
 		entry->rows[0] = lfirst(cell);
 	}
-	lookups_made += count;
+	clerk_lookups_note(count);
 	clerk_send_batch(entries, count, NULL);
 
 	/*
@@ -334,25 +322,6 @@ look_up_batch(Pass *pass)
 	 * they would be looked up over and over.
 	 */
 	return settle(pass, entries, count) > 0;
-}
-
-/*
- * Returns how many lookups may be made now.  If there are none left,
- * *next_lookup_at is the time when there will be; otherwise it is 0.
- */
-static int
-lookups_left(TimestampTz *next_lookup_at)
-{
-	int64		now = clerk_monotonic_microseconds();
-
-	if (now - lookups_since >= LOOKUP_PERIOD)
-	{
-		lookups_made = 0;
-		lookups_since = now;
-	}
-	*next_lookup_at = lookups_made < MAX_LOOKUPS ? 0 :
-		GetCurrentTimestamp() + lookups_since + LOOKUP_PERIOD - now;
-	return Max(MAX_LOOKUPS - lookups_made, 0);
 }
 
 /*
