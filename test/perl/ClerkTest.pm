@@ -16,6 +16,7 @@ use warnings;
 use Exporter 'import';
 use Carp;
 use File::Basename qw(dirname);
+use List::Util qw(max min);
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 
@@ -274,15 +275,20 @@ sub send_until_settled
 }
 
 # Waits until the code returns true; dies with the sentence if it never does.
+# What takes long is looked for less often, since most of the code starts psql,
+# and other tests need the processor.
 sub wait_until
 {
 	my ($sentence, $code) = @_;
-	my $attempts = 100 * $PostgreSQL::Test::Utils::timeout_default;
+	my $slept = 0;
 
-	for (1 .. $attempts)
+	while ($slept < $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return 1 if $code->();
-		select(undef, undef, undef, 0.01);
+		my $pause = min(max(0.01, $slept / 10), 0.1);
+
+		select(undef, undef, undef, $pause);
+		$slept += $pause;
 	}
 	croak "timed out waiting until $sentence";
 }
