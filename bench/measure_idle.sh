@@ -7,10 +7,10 @@ cd "$folder/source"
 . bench/cluster_and_server.sh
 . bench/trace.sh
 
-# wait_for SQL: until it is true; for a minute at most
+# wait_for SQL: until it is true; for two minutes at most
 wait_for()
 {
-	for _ in $(seq 1200); do
+	for _ in $(seq 2400); do
 		if [ "$(psql -XAt -c "SELECT $1")" = t ]; then
 			return
 		fi
@@ -100,10 +100,12 @@ printf '%-44s %9s %9s %12s\n' '' wake-ups 'CPU, ms' 'system calls'
 
 psql -Xq -c "INSERT INTO clerk_invitation_outbox (organization_id, email_address, role, send_after)
 	VALUES ('org_1', 'tomorrow@example.com', 'org:member', now() + interval '1 day')"
-wait_for "EXISTS (SELECT FROM clerk_worker_status() WHERE state = 'waiting')"
+# A process without a connection is not in pg_stat_activity.
+wait_for "EXISTS (SELECT FROM clerk_worker_status() WHERE state = 'waiting'
+	AND pid NOT IN (SELECT pid FROM pg_stat_activity))"
 measure worker 'a worker, waiting for a row that is due later' \
 	"$(psql -XAt -c 'SELECT pid FROM clerk_worker_status()')"
-! exceeds "$wakeups" 1 || failed=1
+! exceeds "$wakeups" 0 || failed=1
 
 psql -Xq -c 'DELETE FROM clerk_invitation_outbox' \
 	-c "INSERT INTO clerk_invitation_outbox (organization_id, email_address, role)

@@ -203,7 +203,8 @@ tap()
 	for file in $tap_files; do
 		case $file in
 			*/015_demo_script.pl | */031_pace.pl) alone="$alone $file" ;;
-			*/023_* | */035_* | */037_* | */040_* | */044_* | */045_* | */051_*)
+			*/023_* | */035_* | */037_* | */040_* | */044_* | */045_* | \
+			*/046_* | */051_*)
 				longest="$longest $file" ;;
 			*) together="$together $file" ;;
 		esac

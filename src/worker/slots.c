@@ -266,19 +266,16 @@ clerk_worker_list(ClerkWorkerStatus **list)
 
 /*
  * Makes this process the database's worker until it leaves or exits.  Returns
- * false if there is another worker or no free slot.  Sets *schedule to when
- * the process may connect to the database, and last_error, a buffer of
- * CLERK_WORKER_ERROR_SIZE bytes, to the last error of its predecessor or an
- * empty string.  The process must release the slot, or reserve it for its
- * successor, when it exits.
+ * false if there is another worker or no free slot.  The process must not
+ * connect to the database before entry->schedule, and must release the slot, or
+ * reserve it for its successor, when it exits.
  *
  * If there is another worker, wakes it: the session that started this process
  * may not have found it because its library has another version, with another
  * layout of the slots.
  */
 bool
-clerk_worker_enter(Oid database, ClerkWorkerSchedule *schedule,
-				   char *last_error)
+clerk_worker_enter(Oid database, ClerkWorkerEntry *entry)
 {
 	Latch	   *other = NULL;
 	Slot	   *slot;
@@ -289,8 +286,10 @@ clerk_worker_enter(Oid database, ClerkWorkerSchedule *schedule,
 		slot = take_slot(database);
 	if (slot != NULL && slot->latch == NULL)
 	{
-		compute_start_delay(slot, schedule);
-		strlcpy(last_error, slot->status.last_error, CLERK_WORKER_ERROR_SIZE);
+		compute_start_delay(slot, &entry->schedule);
+		entry->handed_over = slot->handed_over.latest != 0;
+		strlcpy(entry->last_error, slot->status.last_error,
+				CLERK_WORKER_ERROR_SIZE);
 		slot->handed_over.earliest = slot->handed_over.latest = 0;
 		slot->starts = Max(slot->starts, 1);
 		slot->status.pid = MyProcPid;

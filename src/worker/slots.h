@@ -57,6 +57,15 @@ typedef struct ClerkWorkerStatus
 	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* ASCII; empty if none */
 } ClerkWorkerStatus;
 
+/* What a process finds in the slot that it enters. */
+typedef struct ClerkWorkerEntry
+{
+	ClerkWorkerSchedule schedule;	/* of its first pass */
+	bool		handed_over;	/* its predecessor has started it */
+	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* of its predecessor;
+														 * empty if none */
+} ClerkWorkerEntry;
+
 extern void clerk_worker_slots_request_memory(void);
 extern bool clerk_worker_slots_attach(void);
 extern ClerkWakeResult clerk_worker_wake(Oid database, bool start);
@@ -66,8 +75,7 @@ extern Oid	clerk_worker_wanted(void);
 extern int	clerk_worker_list(ClerkWorkerStatus **list);
 
 extern bool clerk_is_worker(void);
-extern bool clerk_worker_enter(Oid database, ClerkWorkerSchedule *schedule,
-							   char *last_error);
+extern bool clerk_worker_enter(Oid database, ClerkWorkerEntry *entry);
 extern void clerk_worker_begin_pass(void);
 extern void clerk_worker_end_pass(void);
 extern void clerk_worker_begin_wait(TimestampTz next_run_at,

@@ -3,9 +3,12 @@
  *		The background worker that sends the invitations of a database.
  *
  * It alternates between passes (worker/worker_pass.c) and waits.  A pass sends
- * all rows that are due.  A wait lasts until the next row is due or somebody commits rows; it
- * holds no transaction and no lock, and is a single system call.  When no open
- * rows are left, the worker waits a moment for the next commit and exits.
+ * all rows that are due.  A wait lasts until the next row is due or somebody
+ * commits rows; it holds no transaction and no lock, and is a single system
+ * call.  When no open rows are left, the worker waits a moment for the next
+ * commit and exits.  If rows are due later, and nobody has committed any for a
+ * minute, it hands its slot over to a process that waits without a connection
+ * to the database.
  *
  * If it ends in any other way, nothing is lost: the postmaster starts a
  * replacement process, even after a crash and recovery of the server, and the
@@ -62,7 +65,7 @@ static void detect_refused_connection(ErrorData *error);
 static void release_or_keep_slot(int code, Datum arg);
 static void choose_exit_status(int code, Datum arg);
 static void hand_over_to_new_process(const ClerkWorkerPass *result);
-static void wait_for_next_pass(const ClerkWorkerPass *result);
+static bool wait_for_next_pass(const ClerkWorkerPass *result);
 static TimestampTz wall_time_of(int64 time);
 
 /*
@@ -106,10 +109,11 @@ clerk_worker_main(Datum main_arg)
 {
 	Oid			database = DatumGetObjectId(main_arg);
 	ClerkWorkerPass result = {0};
+	bool		undisturbed = false;
 
 	enter_slot(database, &result);
 	if (result.schedule.latest > clerk_monotonic_microseconds())
-		wait_for_next_pass(&result);
+		(void) wait_for_next_pass(&result);
 
 	/*
 	 * A database can have its own value of this setting, which is known only
@@ -124,9 +128,10 @@ clerk_worker_main(Datum main_arg)
 		clerk_worker_begin_pass();
 		clerk_worker_run_pass(&result);
 		clerk_worker_end_pass();
-		if (result.library_outdated || result.read_only)
+		if (result.library_outdated || result.read_only ||
+			(undisturbed && result.handed_over.latest != 0))
 			hand_over_to_new_process(&result);
-		wait_for_next_pass(&result);
+		undisturbed = wait_for_next_pass(&result) && result.nothing_soon;
 	} while (!result.nothing_left || !clerk_worker_leave());
 	proc_exit(0);
 }
@@ -139,7 +144,7 @@ clerk_worker_main(Datum main_arg)
 static void
 enter_slot(Oid database, ClerkWorkerPass *result)
 {
-	char		last_error[CLERK_WORKER_ERROR_SIZE];
+	ClerkWorkerEntry entry;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -149,11 +154,12 @@ enter_slot(Oid database, ClerkWorkerPass *result)
 	on_proc_exit(choose_exit_status, (Datum) 0);
 	before_shmem_exit(release_or_keep_slot, (Datum) 0);
 	if (!clerk_worker_slots_attach() ||
-		!clerk_worker_enter(database, &result->schedule, last_error))
+		!clerk_worker_enter(database, &entry))
 		proc_exit(0);
-	clerk_worker_expect_error(last_error);
+	result->schedule = entry.schedule;
+	clerk_worker_expect_error(entry.last_error);
 	strlcpy(result->last_error,
-			last_error[0] != '\0' ? last_error :
+			entry.handed_over || entry.last_error[0] != '\0' ? entry.last_error :
 			"the worker exited unexpectedly; see the server log",
 			CLERK_WORKER_ERROR_SIZE);
 }
@@ -222,43 +228,45 @@ choose_exit_status(int code, Datum arg pg_attribute_unused())
  * Starts another worker to replace this one, and exits.  Returns, so that the
  * caller tries again later, if the server has no room for both.
  *
- * If settings make this process read-only, it hands its slot over, and the new
- * process waits before it connects.  If its library is outdated, it releases
- * the slot instead: a newer library may have slots of another layout, and a
- * session that shares this one's layout must be able to start a worker that
- * finds the new one.
+ * If settings make this process read-only, or the next row is due later, it
+ * hands its slot over, and the new process waits before it connects.  If its
+ * library is outdated, it releases the slot instead: a newer library may have
+ * slots of another layout, and a session that shares this one's layout must be
+ * able to start a worker that finds the new one.
  */
 static void
 hand_over_to_new_process(const ClerkWorkerPass *result)
 {
-	ClerkWorkerSchedule schedule;
-	char		last_error[CLERK_WORKER_ERROR_SIZE];
+	ClerkWorkerEntry entry;
 
-	if (result->read_only)
+	if (result->library_outdated)
+		clerk_worker_release_slot();
+	else
 	{
 		/* The status to show until the new process has entered. */
-		clerk_worker_begin_wait(wall_time_of(result->schedule.latest),
+		clerk_worker_begin_wait(wall_time_of(result->handed_over.latest),
 								result->last_error);
-		clerk_worker_hand_over(&result->schedule);
+		clerk_worker_hand_over(&result->handed_over);
 	}
-	else
-		clerk_worker_release_slot();
 	if (clerk_worker_start(MyDatabaseId, NULL))
 	{
 		if (result->library_outdated)
 			ereport(LOG,
 					(errmsg("a worker with another version of the library continues to send invitations")));
 	}
-	else if (clerk_worker_enter(MyDatabaseId, &schedule, last_error))
+	else if (clerk_worker_enter(MyDatabaseId, &entry))
 	{
-		clerk_worker_expect_error(last_error);
+		clerk_worker_expect_error(entry.last_error);
 		return;
 	}
 	proc_exit(0);
 }
 
-/* Waits until the next pass is due or the configuration was reloaded. */
-static void
+/*
+ * Waits until the next pass is due or the configuration was reloaded.  Returns
+ * whether time is all that has passed: nobody has committed rows.
+ */
+static bool
 wait_for_next_pass(const ClerkWorkerPass *result)
 {
 	int64		latest = result->schedule.latest;
@@ -267,6 +275,7 @@ wait_for_next_pass(const ClerkWorkerPass *result)
 	for (;;)
 	{
 		int64		now = clerk_monotonic_microseconds();
+		bool		woken;
 
 		/* A query cancel has nothing to cancel here. */
 		QueryCancelPending = false;
@@ -276,17 +285,18 @@ wait_for_next_pass(const ClerkWorkerPass *result)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
-			break;
+			return false;
 		}
 
 		/*
 		 * The latch alone is not reliable, because a request may have reset
 		 * it.
 		 */
-		if (clerk_worker_is_woken())
+		woken = clerk_worker_is_woken();
+		if (woken)
 			latest = Min(latest, result->schedule.earliest);
 		if (now >= latest)
-			break;
+			return !woken;
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
 						 (latest - now + 999) / 1000, wait_event);

@@ -47,10 +47,18 @@
 #define PREPARED_WAIT_MS 1000
 
 /*
- * The longest wait.  Nothing wakes a worker when the extension is dropped, or
- * when the cause of an error disappears.
+ * The longest wait with a connection.  Nothing wakes a worker when the extension
+ * is dropped, or when the cause of an error disappears.
  */
 #define MAX_WAIT_MS 60000
+
+/*
+ * The shortest and the longest wait without a connection.  A shorter one is not
+ * worth another process.  The wall clock may be set meanwhile, which the
+ * monotonic clock does not tell.
+ */
+#define MIN_REST_MS 5000
+#define MAX_REST_MS (60 * 60 * 1000)
 
 static const ClerkError read_only_error = {
 	.class = CLERK_ERROR_CONFIGURATION,
@@ -161,6 +169,7 @@ deliver(ClerkWorkerPass *result)
 		result->read_only = true;
 		result->schedule.earliest = from_now(MIN_WAIT_MS);
 		result->schedule.latest = from_now(MAX_WAIT_MS);
+		result->handed_over = result->schedule;
 		return;
 	}
 	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
@@ -184,8 +193,8 @@ static void
 schedule_next_pass(const ClerkDeliveryReport *report, ClerkWorkerPass *result)
 {
 	int64		pause = from_now(MIN_WAIT_MS);
-	int64		due = from_now(Min(milliseconds_until(report->next_due),
-								   MAX_WAIT_MS));
+	int64		until_due = milliseconds_until(report->next_due);
+	int64		due = from_now(Min(until_due, MAX_WAIT_MS));
 	bool		has_completed_pass = passes.has_completed_pass;
 
 	passes.has_completed_pass = true;
@@ -244,6 +253,12 @@ schedule_next_pass(const ClerkDeliveryReport *report, ClerkWorkerPass *result)
 		result->schedule.latest = due;
 		if (result->prepared)
 			result->schedule.latest = Min(due, from_now(PREPARED_WAIT_MS));
+		else if (until_due >= MIN_REST_MS)
+		{
+			result->nothing_soon = until_due > MAX_WAIT_MS;
+			result->handed_over.earliest = result->schedule.earliest;
+			result->handed_over.latest = from_now(Min(until_due, MAX_REST_MS));
+		}
 	}
 }
 

@@ -17,7 +17,12 @@ typedef struct ClerkWorkerPass
 									 * take over */
 	bool		read_only;		/* settings that took effect when the process
 								 * connected make its transactions read-only */
+	bool		nothing_soon;	/* no row is due before the next pass, which
+								 * only looks whether that has changed */
 	ClerkWorkerSchedule schedule;
+	ClerkWorkerSchedule handed_over;	/* for a process that waits without a
+										 * connection; 0: the next pass is too
+										 * near for that */
 	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty if none */
 } ClerkWorkerPass;
 
