@@ -94,7 +94,7 @@ typedef struct Pass
 static int64 clock_difference = PG_INT64_MAX;	/* not known yet */
 
 static void begin_pass(Pass *pass);
-static void take_over(Pass *pass);
+static void look_first(Pass *pass);
 static void deliver_due_rows(Pass *pass);
 static void deliver_rows_with_future_times(Pass *pass);
 static void look_for_work(Pass *pass);
@@ -120,8 +120,8 @@ static TimestampTz next_due(Pass *pass);
  * most max_invitations rows; lookups do not count.  Fills in the report, whose
  * strings are in the current memory context.
  *
- * Must be called outside a transaction, or inside one that host->commit may
- * end; returns inside a transaction begun by host->begin.
+ * Must be called inside a transaction begun by host->begin, and returns inside
+ * another one.
  *
  * A failed request is not an error: see report->stopped_by.  Raises 42P01 if
  * the schema has no outbox, the errors of clerk_outbox_run(), and 57014 or
@@ -141,7 +141,6 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	pass.allowance = max_invitations;
 	begin_pass(&pass);
 
-	host->begin();
 	if (!clerk_pass_fits(&pass.shared))
 		return;
 	clerk_outbox_find(schema);
@@ -152,7 +151,7 @@ clerk_deliver(Oid schema, int64 max_invitations,
 	}
 	PG_TRY();
 	{
-		take_over(&pass);
+		look_first(&pass);
 		host->commit();
 		deliver_due_rows(&pass);
 		deliver_rows_with_future_times(&pass);
@@ -190,15 +189,26 @@ begin_pass(Pass *pass)
 	pass->last_progress_at = pass->shared.report->begun_at;
 }
 
-/* Makes rows that a previous sender has left behind due to be looked up. */
+/*
+ * Finds out what there is to do, and makes rows that a previous sender has left
+ * behind due to be looked up.  Most passes have only rows to send; they are
+ * planned at once, so that this costs no other statement, but not before other
+ * rows are looked up.
+ */
 static void
-take_over(Pass *pass)
+look_first(Pass *pass)
 {
-	clerk_pass_read_work(&pass->shared);
-	if (!pass->shared.work.left_behind)
-		return;
-	clerk_outbox_take_over();
-	pass->shared.work.look_up_at = pass->shared.work.read_at;
+	ClerkOutboxWork *work = &pass->shared.work;
+
+	if (pass->allowance <= 0 || !clerk_plan_make(&pass->shared, &pass->plan))
+		clerk_pass_read_work(&pass->shared);
+	if (work->left_behind)
+	{
+		clerk_outbox_take_over();
+		work->look_up_at = work->read_at;
+	}
+	if (work->look_up_at <= work->read_at)
+		clerk_plan_discard(&pass->plan);
 }
 
 /*

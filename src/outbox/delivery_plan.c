@@ -26,7 +26,6 @@
 /* Milliseconds after which a new plan is made, to include new rows. */
 #define PLAN_LIFETIME 1000
 
-static bool make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
 static bool find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget);
 static void pack(ClerkDeliveryPlan *plan, int count,
 				 const ClerkPackingBudget *budget);
@@ -42,12 +41,20 @@ static ClerkEndpoint endpoint_of(const ClerkPackedRequest *request);
 bool
 clerk_plan_prepare(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
+	bool		made;
+
 	if (clerk_plan_is_usable(plan))
 		return true;
-	if (pass->work.send_at <= pass->work.read_at)
-		return make_plan(pass, plan);
-	plan->packed.count = 0;
-	return false;
+	if (pass->work.send_at > pass->work.read_at)
+	{
+		clerk_plan_discard(plan);
+		return false;
+	}
+	pass->host->begin();
+	made = clerk_pass_fits(pass) && clerk_pass_has_lock(pass) &&
+		clerk_plan_make(pass, plan);
+	pass->host->commit();
+	return made;
 }
 
 /* Whether the plan has requests left and is not too old. */
@@ -62,29 +69,38 @@ clerk_plan_is_usable(const ClerkDeliveryPlan *plan)
 /*
  * Makes a new plan.  Returns false if there is nothing to send, and also if
  * none of the previous plan's rows could be claimed: trying them again at once
- * would not help.
+ * would not help.  If it returns true, pass->work is current.
+ *
+ * Must be called in a transaction, by the session that holds the sender's
+ * lock.  Raises the errors of clerk_outbox_run().
  */
-static bool
-make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
+bool
+clerk_plan_make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
 	MemoryContext caller;
 	ClerkPackingBudget budget;
 	bool		none_claimed = plan->packed.count > 0 && plan->claimed == 0;
 	int			count = 0;
 
-	plan->packed.count = 0;
+	clerk_plan_discard(plan);
 	MemoryContextReset(plan->memory);
 	caller = MemoryContextSwitchTo(plan->memory);
-
-	pass->host->begin();
-	if (clerk_pass_fits(pass) && clerk_pass_has_lock(pass) &&
-		find_budget(pass, &budget) && !none_claimed)
-		count = clerk_outbox_due(MAX_PLANNED_ROWS, &plan->due);
+	if (find_budget(pass, &budget) && !none_claimed)
+		count = clerk_outbox_due(MAX_PLANNED_ROWS, &plan->due, &pass->work);
 	if (count > 0)
+	{
+		pass->work_is_current = true;
 		pack(plan, count, &budget);
-	pass->host->commit();
+	}
 	MemoryContextSwitchTo(caller);
 	return plan->packed.count > 0;
+}
+
+/* Leaves the plan without requests. */
+void
+clerk_plan_discard(ClerkDeliveryPlan *plan)
+{
+	plan->packed.count = 0;
 }
 
 /*

@@ -130,13 +130,34 @@ static ClerkOutboxStatement correct_unsettled_rows = {
 	.without_triggers = true
 };
 
+/* The second parameter of these statements is what is held back. */
+#define LEFT_BEHIND \
+	"EXISTS (SELECT FROM ONLY %1$s WHERE state = 'sending' " \
+	"AND NOT copied AND " NOT_HELD_BACK("$2") ")"
+
+#define FIRST_DUE(state, after) \
+	"coalesce((SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = '" state "' " \
+	"AND NOT copied AND " CLERK_DUE_AT " > " after " AND " NOT_HELD_BACK("$2") " " \
+	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1), 'infinity')"
+
+static ClerkOutboxStatement read_work = {
+	.text = "SELECT " LEFT_BEHIND ", " FIRST_DUE("queued", "$1") ", "
+	FIRST_DUE("verifying", "$1"),
+	.parameters = 2,
+	.types = {TIMESTAMPTZOID, INT8ARRAYOID},
+	.results = {BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
+};
+
+/* The last two columns have the same value in each row. */
 static ClerkOutboxStatement find_due = {
-	.text = "SELECT id, organization_id, email_address, send_alone, " CLERK_DUE_AT " "
+	.text = "SELECT id, organization_id, email_address, send_alone, " CLERK_DUE_AT ", "
+	LEFT_BEHIND ", " FIRST_DUE("verifying", "'-infinity'") " "
 	"FROM ONLY %1$s WHERE state = 'queued' AND NOT copied "
 	"AND " CLERK_DUE_AT " <= now() AND " NOT_HELD_BACK("$2") " ORDER BY " CLERK_DUE_AT ", id LIMIT $1",
 	.parameters = 2,
 	.types = {INT4OID, INT8ARRAYOID},
-	.results = {INT8OID, TEXTOID, TEXTOID, BOOLOID, TIMESTAMPTZOID}
+	.results = {INT8OID, TEXTOID, TEXTOID, BOOLOID, TIMESTAMPTZOID, BOOLOID,
+	TIMESTAMPTZOID}
 };
 
 static ClerkOutboxStatement find_unverified = {
@@ -154,21 +175,6 @@ static ClerkOutboxStatement find_invitation = {
 	.types = {TEXTOID}
 };
 
-#define FIRST_DUE(state) \
-	"(SELECT " CLERK_DUE_AT " FROM ONLY %1$s WHERE state = '" state "' " \
-	"AND NOT copied AND " CLERK_DUE_AT " > $1 AND " NOT_HELD_BACK("$2") " " \
-	"ORDER BY " CLERK_DUE_AT ", id LIMIT 1)"
-
-static ClerkOutboxStatement read_work = {
-	.text = "SELECT EXISTS (SELECT FROM ONLY %1$s WHERE state = 'sending' "
-	"AND NOT copied AND " NOT_HELD_BACK("$2") "), "
-	"coalesce(" FIRST_DUE("queued") ", 'infinity'), "
-	"coalesce(" FIRST_DUE("verifying") ", 'infinity')",
-	.parameters = 2,
-	.types = {TIMESTAMPTZOID, INT8ARRAYOID},
-	.results = {BOOLOID, TIMESTAMPTZOID, TIMESTAMPTZOID}
-};
-
 static ClerkOutboxStatement count_due_rows = {
 	.text = "SELECT least((SELECT count(*) FROM ONLY %1$s WHERE state = 'queued' "
 	"AND NOT copied AND " CLERK_DUE_AT " <= now()), $1) + (SELECT count(*) FROM ONLY %1$s "
@@ -177,6 +183,13 @@ static ClerkOutboxStatement count_due_rows = {
 	.types = {INT8OID},
 	.results = {INT8OID}
 };
+
+/* What the rows that are due are collected in. */
+typedef struct DueRows
+{
+	ClerkDueInvitation **due;
+	ClerkOutboxWork *work;
+} DueRows;
 
 static void collect_work(void *result);
 static void fill_take_over_parameters(Datum *values, int first, int count,
@@ -282,15 +295,18 @@ clerk_outbox_correct_future_times(void)
 /*
  * Fetches up to "limit" rows that are due to be sent, oldest first.  *due is
  * an array in the current memory context; normalized_address and overdue are
- * not filled in.  Returns the number of rows.  Raises the errors of
- * clerk_outbox_run().
+ * not filled in.  Returns the number of rows.  If there are any, fills in *work
+ * as clerk_outbox_read_work() does, which saves a sender that statement.
+ * Raises the errors of clerk_outbox_run().
  */
 int
-clerk_outbox_due(int limit, ClerkDueInvitation **due)
+clerk_outbox_due(int limit, ClerkDueInvitation **due, ClerkOutboxWork *work)
 {
 	Datum		values[] = {Int32GetDatum(limit), clerk_outbox_held_back()};
+	DueRows		rows = {due, work};
 
-	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, due);
+	work->read_at = GetCurrentTransactionStartTimestamp();
+	return (int) clerk_outbox_run(&find_due, values, NULL, collect_due, &rows);
 }
 
 /*
@@ -402,9 +418,10 @@ collect_ids(void *result)
 static void
 collect_due(void *result)
 {
+	DueRows    *rows = result;
 	ClerkDueInvitation *due = palloc(SPI_processed * sizeof(ClerkDueInvitation));
 
-	*(ClerkDueInvitation **) result = due;
+	*rows->due = due;
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		HeapTuple	tuple = SPI_tuptable->vals[i];
@@ -418,6 +435,13 @@ collect_due(void *result)
 													   &isnull));
 		due[i].due_at = DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 5,
 														  &isnull));
+		if (i > 0)
+			continue;
+		rows->work->send_at = due[i].due_at;
+		rows->work->left_behind =
+			DatumGetBool(SPI_getbinval(tuple, descriptor, 6, &isnull));
+		rows->work->look_up_at =
+			DatumGetTimestampTz(SPI_getbinval(tuple, descriptor, 7, &isnull));
 	}
 }
 

@@ -24,7 +24,8 @@ typedef struct ClerkOutboxWork
 extern void clerk_outbox_read_work(TimestampTz after, ClerkOutboxWork *work);
 extern void clerk_outbox_take_over(void);
 extern int64 clerk_outbox_correct_future_times(void);
-extern int	clerk_outbox_due(int limit, ClerkDueInvitation **due);
+extern int	clerk_outbox_due(int limit, ClerkDueInvitation **due,
+							 ClerkOutboxWork *work);
 extern List *clerk_outbox_unverified(int limit);
 extern bool clerk_outbox_has_invitation(const char *invitation_id);
 extern int64 clerk_outbox_count_due(int64 most_unsent);

@@ -147,19 +147,18 @@ deliver(ClerkWorkerPass *result)
 	schema = clerk_extension_schema();
 	writable = !XactReadOnly;
 
-	/*
-	 * From the next transaction on, begin_transaction() takes the owner's
-	 * rights.
-	 */
 	if (OidIsValid(schema))
 	{
 		clerk_outbox_find(schema);
+		/* begin_transaction() may not have known this table. */
+		clerk_outbox_own_transaction();
 		/* Before the rows: the next pass sees what is committed from now on. */
 		result->prepared = clerk_outbox_is_prepared();
 	}
 	result->nothing_left = !OidIsValid(schema) ||
 		(!writable && !result->prepared && !has_open_rows());
-	commit_transaction();
+	if (result->nothing_left || !writable)
+		commit_transaction();
 	if (result->nothing_left)
 		return;
 	if (!writable)
