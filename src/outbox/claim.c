@@ -8,23 +8,15 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "catalog/pg_type_d.h"
 #include "clerk/remote_clock.h"
 #include "common/server_clock.h"
 #include "executor/spi.h"
 #include "outbox/claim.h"
+#include "outbox/commit_wait.h"
 #include "outbox/set_aside.h"
-#include "replication/syncrep.h"
-#include "replication/walsender.h"
-#include "replication/walsender_private.h"
-#include "storage/lwlock.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
-
-#include "compat.h"				/* after walsender_private.h */
 
 /*
  * $1 to $3 are arrays, whose elements at the same position belong to the same
@@ -52,14 +44,6 @@ static ClerkOutboxStatement claim_rows = {
 	.results = {CLERK_ROW_TYPES}
 };
 
-/*
- * The value of synchronous_commit in the transaction of the last claim: which
- * synchronous standbys its commit waited for.
- */
-static int	claim_synchronous_commit = SYNCHRONOUS_COMMIT_LOCAL_FLUSH;
-
-static bool standbys_are_configured(void);
-static int	sync_rep_wait_mode(int level);
 static void fill_claim_parameters(Datum *values, int first, int count,
 								  const void *rows);
 static void set_aside_unclaimed(int position, const ErrorData *error,
@@ -73,7 +57,7 @@ static void collect_claimed(void *result);
  *
  * The caller must be in a transaction and hold the sender's lock.  It must not
  * send the rows before that transaction has committed and
- * clerk_outbox_claim_is_safe() has returned true.
+ * clerk_commit_is_safe() has returned true.
  *
  * A user may change a queued row after the packing was computed.  If its
  * organization or address has changed, the row no longer fits its request and
@@ -86,67 +70,10 @@ clerk_outbox_claim(const ClerkDueInvitation *const *due, int count)
 {
 	List	   *rows = NIL;
 
-	/* A claim must survive a crash of the server. */
-	if (synchronous_commit == SYNCHRONOUS_COMMIT_OFF)
-		(void) set_config_option("synchronous_commit", "on",
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
-	claim_synchronous_commit = synchronous_commit;
+	clerk_commit_waits();
 	clerk_outbox_run_rows(&claim_rows, count, due, fill_claim_parameters,
 						  set_aside_unclaimed, collect_claimed, &rows);
 	return rows;
-}
-
-/*
- * Returns whether the last claim, whose transaction has committed, is on the
- * synchronous standbys that it was to wait for.  A cancel ends that wait with
- * only a WARNING; see SyncRepWaitForLSN() in syncrep.c.  A standby that never
- * received the claim would send the rows again after a failover.
- *
- * During a configuration reload, this process and the checkpointer may
- * disagree about whether there are synchronous standbys.  In that case this
- * function assumes that there are; at worst, the rows are claimed once more.
- */
-bool
-clerk_outbox_claim_is_safe(void)
-{
-	int			wait = sync_rep_wait_mode(claim_synchronous_commit);
-	bool		safe;
-
-	if (wait == SYNC_REP_NO_WAIT || max_wal_senders == 0)
-		return true;
-	LWLockAcquire(SyncRepLock, LW_SHARED);
-	safe = (!standbys_are_configured() && !clerk_standbys_are_awaited()) ||
-		WalSndCtl->lsn[wait] >= XactLastCommitEnd;
-	LWLockRelease(SyncRepLock);
-	return safe;
-}
-
-/* As far as this process has read the configuration. */
-static bool
-standbys_are_configured(void)
-{
-	return SyncRepStandbyNames != NULL && SyncRepStandbyNames[0] != '\0';
-}
-
-/*
- * Maps a value of synchronous_commit to what a standby must have done with the
- * WAL of a commit: a SYNC_REP_WAIT_ constant, or SYNC_REP_NO_WAIT.
- */
-static int
-sync_rep_wait_mode(int level)
-{
-	switch (level)
-	{
-		case SYNCHRONOUS_COMMIT_REMOTE_WRITE:
-			return SYNC_REP_WAIT_WRITE;
-		case SYNCHRONOUS_COMMIT_REMOTE_FLUSH:
-			return SYNC_REP_WAIT_FLUSH;
-		case SYNCHRONOUS_COMMIT_REMOTE_APPLY:
-			return SYNC_REP_WAIT_APPLY;
-		default:
-			return SYNC_REP_NO_WAIT;
-	}
 }
 
 static void

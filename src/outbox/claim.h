@@ -9,6 +9,5 @@
 #include "outbox/packing.h"
 
 extern List *clerk_outbox_claim(const ClerkDueInvitation *const *due, int count);
-extern bool clerk_outbox_claim_is_safe(void);
 
 #endif							/* CLERK_CLAIM_H */

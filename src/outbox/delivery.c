@@ -36,6 +36,7 @@
 #include "common/settings.h"
 #include "miscadmin.h"
 #include "outbox/claim.h"
+#include "outbox/commit_wait.h"
 #include "outbox/delivery.h"
 #include "outbox/delivery_plan.h"
 #include "outbox/lookup_limit.h"
@@ -360,7 +361,7 @@ send_batch(Pass *pass)
 		 * A user's trigger may have released the sender's lock during the
 		 * claim.
 		 */
-		if (!clerk_outbox_claim_is_safe())
+		if (!clerk_commit_is_safe())
 			stop_without_standby(pass);
 		else if (clerk_pass_has_lock(&pass->shared))
 			clerk_send_batch(entries, count, &claimed);
@@ -473,7 +474,7 @@ settle(Pass *pass, ClerkBatchEntry *entries, int count)
 	}
 	applied = apply_changes(pass, changes, row_count);
 	if (is_claim_to_follow(pass))
-		clerk_outbox_do_not_wait_for_commit();
+		clerk_commit_does_not_wait();
 	pass->shared.host->commit();
 	return applied;
 }

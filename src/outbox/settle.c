@@ -4,7 +4,6 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_type_d.h"
 #include "commands/async.h"
 #include "common/settings.h"
@@ -12,7 +11,6 @@
 #include "outbox/set_aside.h"
 #include "outbox/settle.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
@@ -110,18 +108,6 @@ clerk_outbox_settle(ClerkOutboxChange *changes, int count)
 	for (int i = 0; i < count; i++)
 		if (changes[i].applied)
 			clerk_outbox_announce(changes[i].row->id, changes[i].progress.state);
-}
-
-/*
- * Lets the commit of the current transaction return before it is on disk.
- */
-void
-clerk_outbox_do_not_wait_for_commit(void)
-{
-	if (synchronous_commit != SYNCHRONOUS_COMMIT_OFF)
-		(void) set_config_option("synchronous_commit", "off",
-								 PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_LOCAL, true, 0, false);
 }
 
 /*

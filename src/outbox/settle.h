@@ -8,7 +8,6 @@
 #include "outbox/outbox_row.h"
 
 extern void clerk_outbox_settle(ClerkOutboxChange *changes, int count);
-extern void clerk_outbox_do_not_wait_for_commit(void);
 extern void clerk_outbox_announce(int64 id, const char *state);
 
 #endif							/* CLERK_SETTLE_H */

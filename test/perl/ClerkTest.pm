@@ -285,7 +285,7 @@ sub wait_until
 	while ($slept < $PostgreSQL::Test::Utils::timeout_default)
 	{
 		return 1 if $code->();
-		my $pause = min(max(0.01, $slept / 10), 0.1);
+		my $pause = min(max(0.01, $slept / 10), 0.3);
 
 		select(undef, undef, undef, $pause);
 		$slept += $pause;
