@@ -3,8 +3,8 @@
  *		What the commits of a sender wait for: the disk, and synchronous
  *		standbys.
  *
- * A claim must be where a crash or a failover does not lose it before its rows
- * are sent: a sender that does not find it would send them again.  What is
+ * Before its rows are sent, a claim must be stored where a crash or a failover
+ * cannot lose it: a sender that does not find it would send them again.  What is
  * recorded after that can be found out again, by a lookup.
  */
 #include "postgres.h"

@@ -88,11 +88,8 @@ typedef struct Pass
 	TimestampTz last_progress_at;
 } Pass;
 
-/*
- * The wall clock minus the monotonic clock, in microseconds, at the last pass
- * of this process.
- */
-static int64 clock_difference = PG_INT64_MAX;	/* not known yet */
+/* At the last pass; see clerk_delivery_clock_difference(). */
+static int64 clock_difference = CLERK_CLOCK_DIFFERENCE_UNKNOWN;
 
 static void begin_pass(Pass *pass);
 static void look_first(Pass *pass);
@@ -122,7 +119,7 @@ static TimestampTz next_due(Pass *pass);
  * strings are in the current memory context.
  *
  * Must be called inside a transaction begun by host->begin, and returns inside
- * another one.
+ * one.
  *
  * A failed request is not an error: see report->stopped_by.  Raises 42P01 if
  * the schema has no outbox, the errors of clerk_outbox_run(), and 57014 or
@@ -192,16 +189,16 @@ begin_pass(Pass *pass)
 
 /*
  * Finds out what there is to do, and makes rows that a previous sender has left
- * behind due to be looked up.  Most passes have only rows to send; they are
- * planned at once, so that this costs no other statement, but not before other
- * rows are looked up.
+ * behind due to be looked up.  Most passes have only a few rows to send; these
+ * are planned at once, which saves a statement, unless other rows must be
+ * looked up before.
  */
 static void
 look_first(Pass *pass)
 {
 	ClerkOutboxWork *work = &pass->shared.work;
 
-	if (pass->allowance <= 0 || !clerk_plan_make(&pass->shared, &pass->plan))
+	if (pass->allowance <= 0 || !clerk_plan_few(&pass->shared, &pass->plan))
 		clerk_pass_read_work(&pass->shared);
 	if (work->left_behind)
 	{
@@ -257,6 +254,27 @@ look_for_work(Pass *pass)
 }
 
 /*
+ * Returns the wall clock minus the monotonic clock, in microseconds, as the last
+ * pass of this process has seen it.
+ */
+int64
+clerk_delivery_clock_difference(void)
+{
+	return clock_difference;
+}
+
+/*
+ * Tells the difference that the last pass of another process has seen.  If the
+ * clock has not been set back since, the first pass of this process need not
+ * search for rows with times in the future.
+ */
+void
+clerk_delivery_expect_clock_difference(int64 difference)
+{
+	clock_difference = difference;
+}
+
+/*
  * Delivers rows that were postponed too far because the wall clock was ahead.
  * Done by the first pass of a process, which cannot know whether the clock was
  * set back before, and by a pass that sees that it was.
@@ -265,7 +283,7 @@ static void
 deliver_rows_with_future_times(Pass *pass)
 {
 	int64		difference = GetCurrentTimestamp() - clerk_monotonic_microseconds();
-	bool		set_back = clock_difference == PG_INT64_MAX ||
+	bool		set_back = clock_difference == CLERK_CLOCK_DIFFERENCE_UNKNOWN ||
 	difference < clock_difference - CLOCK_SET_BACK_THRESHOLD;
 	int64		corrected = 0;
 

@@ -23,9 +23,18 @@
  */
 #define MAX_PLANNED_ROWS 5000
 
+/*
+ * So many rows are read to find out whether any are due.  Reading more would
+ * hold up a pass that finds the budgets used up.
+ */
+#define FEW_ROWS 50
+
 /* Milliseconds after which a new plan is made, to include new rows. */
 #define PLAN_LIFETIME 1000
 
+static bool make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
+static int	read_due(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan,
+					 int limit);
 static bool find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget);
 static void pack(ClerkDeliveryPlan *plan, int count,
 				 const ClerkPackingBudget *budget);
@@ -52,7 +61,7 @@ clerk_plan_prepare(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 	}
 	pass->host->begin();
 	made = clerk_pass_fits(pass) && clerk_pass_has_lock(pass) &&
-		clerk_plan_make(pass, plan);
+		make_plan(pass, plan);
 	pass->host->commit();
 	return made;
 }
@@ -68,32 +77,64 @@ clerk_plan_is_usable(const ClerkDeliveryPlan *plan)
 
 /*
  * Makes a new plan.  Returns false if there is nothing to send, and also if
- * none of the previous plan's rows could be claimed: trying them again at once
- * would not help.  If it returns true, pass->work is current.
+ * none of the requests that were taken from the previous plan could be claimed:
+ * trying them again at once would not help.
+ *
+ * Must be called in a transaction, by the session that holds the sender's
+ * lock.
+ */
+static bool
+make_plan(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
+{
+	ClerkPackingBudget budget;
+	bool		none_claimed = plan->next > 0 && plan->claimed == 0;
+
+	clerk_plan_discard(plan);
+	if (!find_budget(pass, &budget) || none_claimed)
+		return false;
+	pack(plan, read_due(pass, plan, MAX_PLANNED_ROWS), &budget);
+	return plan->packed.count > 0;
+}
+
+/*
+ * Plans the rows that are due if they are few, as those that somebody has just
+ * committed.  Returns whether any row is due, in which case pass->work is
+ * current; the plan remains empty if they are not few or may not be sent.
  *
  * Must be called in a transaction, by the session that holds the sender's
  * lock.  Raises the errors of clerk_outbox_run().
  */
 bool
-clerk_plan_make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
+clerk_plan_few(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan)
 {
-	MemoryContext caller;
 	ClerkPackingBudget budget;
-	bool		none_claimed = plan->packed.count > 0 && plan->claimed == 0;
-	int			count = 0;
+	int			count;
 
 	clerk_plan_discard(plan);
+	count = read_due(pass, plan, FEW_ROWS + 1);
+	/* The budget matters only if there is something to send. */
+	if (count > 0 && count <= FEW_ROWS && find_budget(pass, &budget))
+		pack(plan, count, &budget);
+	return count > 0;
+}
+
+/*
+ * Reads the rows that are due into the plan.  Returns their number.  If there
+ * are any, pass->work is current.
+ */
+static int
+read_due(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan, int limit)
+{
+	MemoryContext caller;
+	int			count;
+
 	MemoryContextReset(plan->memory);
 	caller = MemoryContextSwitchTo(plan->memory);
-	if (find_budget(pass, &budget) && !none_claimed)
-		count = clerk_outbox_due(MAX_PLANNED_ROWS, &plan->due, &pass->work);
-	if (count > 0)
-	{
-		pass->work_is_current = true;
-		pack(plan, count, &budget);
-	}
+	count = clerk_outbox_due(limit, &plan->due, &pass->work);
 	MemoryContextSwitchTo(caller);
-	return plan->packed.count > 0;
+	if (count > 0)
+		pass->work_is_current = true;
+	return count;
 }
 
 /* Leaves the plan without requests. */
@@ -101,6 +142,8 @@ void
 clerk_plan_discard(ClerkDeliveryPlan *plan)
 {
 	plan->packed.count = 0;
+	plan->next = 0;
+	plan->claimed = 0;
 }
 
 /*
@@ -132,12 +175,14 @@ find_budget(ClerkDeliveryPass *pass, ClerkPackingBudget *budget)
 }
 
 /*
- * Must be called in a transaction: comparing addresses may need a conversion
- * between encodings.
+ * Packs the first "count" rows of the plan into requests.  Must be called in a
+ * transaction: comparing addresses may need a conversion between encodings.
  */
 static void
 pack(ClerkDeliveryPlan *plan, int count, const ClerkPackingBudget *budget)
 {
+	MemoryContext caller = MemoryContextSwitchTo(plan->memory);
+
 	plan->made_at = GetCurrentTimestamp();
 	for (int i = 0; i < count; i++)
 	{
@@ -148,8 +193,7 @@ pack(ClerkDeliveryPlan *plan, int count, const ClerkPackingBudget *budget)
 												  clerk_rate_limit_window);
 	}
 	clerk_pack_requests(plan->due, count, budget, &plan->packed);
-	plan->next = 0;
-	plan->claimed = 0;
+	MemoryContextSwitchTo(caller);
 }
 
 /*

@@ -19,7 +19,7 @@ typedef struct ClerkDeliveryPlan
 } ClerkDeliveryPlan;
 
 extern bool clerk_plan_is_usable(const ClerkDeliveryPlan *plan);
-extern bool clerk_plan_make(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
+extern bool clerk_plan_few(ClerkDeliveryPass *pass, ClerkDeliveryPlan *plan);
 extern void clerk_plan_discard(ClerkDeliveryPlan *plan);
 extern bool clerk_plan_prepare(ClerkDeliveryPass *pass,
 							   ClerkDeliveryPlan *plan);

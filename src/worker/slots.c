@@ -13,7 +13,9 @@
  *    commits later finds no worker and starts one.
  *
  * A worker that was requested and has not entered its slot yet does not need
- * the flag: its first pass comes after it has entered.
+ * the flag: its first pass comes after it has entered.  But a process to which
+ * the slot was handed over waits before its first pass.  Therefore neither the
+ * handover nor entering clears the flag.
  *
  * If a worker exits other than by its own decision, the postmaster starts a
  * replacement process, regardless of the flag.  Until that process has
@@ -47,7 +49,7 @@
  * The number is the version of the layout, because the size alone does not
  * distinguish layouts.
  */
-#define SHARED_MEMORY_NAME "clerk_invite workers 2"
+#define SHARED_MEMORY_NAME "clerk_invite workers 3"
 
 /*
  * The postmaster starts a new worker within milliseconds, and restarts one
@@ -92,8 +94,7 @@ typedef struct Slot
 								 * in microseconds */
 	int			starts;			/* processes expected since the last completed
 								 * pass */
-	ClerkWorkerSchedule handed_over;	/* earliest start of the next
-										 * process's first pass; 0: no limit */
+	ClerkWorkerHandover handover;	/* to the process that is expected */
 } Slot;
 
 typedef struct Slots
@@ -287,10 +288,11 @@ clerk_worker_enter(Oid database, ClerkWorkerEntry *entry)
 	if (slot != NULL && slot->latch == NULL)
 	{
 		compute_start_delay(slot, &entry->schedule);
-		entry->handed_over = slot->handed_over.latest != 0;
+		entry->handed_over = slot->handover.schedule.latest != 0;
+		entry->clock_difference = slot->handover.clock_difference;
 		strlcpy(entry->last_error, slot->status.last_error,
 				CLERK_WORKER_ERROR_SIZE);
-		slot->handed_over.earliest = slot->handed_over.latest = 0;
+		memset(&slot->handover, 0, sizeof(slot->handover));
 		slot->starts = Max(slot->starts, 1);
 		slot->status.pid = MyProcPid;
 		slot->status.state = CLERK_WORKER_SENDING;
@@ -406,14 +408,14 @@ clerk_worker_release_slot(void)
 
 /*
  * Reserves the slot for the process that this one is about to start as its
- * replacement, which must not connect before this schedule.  If no process can
- * be started, this one may enter again.
+ * replacement, which must not connect before handover->schedule.  If no process
+ * can be started, this one may enter again.
  */
 void
-clerk_worker_hand_over(const ClerkWorkerSchedule *schedule)
+clerk_worker_hand_over(const ClerkWorkerHandover *handover)
 {
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
-	own_slot->handed_over = *schedule;
+	own_slot->handover = *handover;
 	expect_process(own_slot, CLERK_WORKER_STARTING);
 	own_slot = NULL;
 	LWLockRelease(&shared->lock);
@@ -519,8 +521,8 @@ compute_start_delay(const Slot *slot, ClerkWorkerSchedule *schedule)
 		delay *= 2;
 	until = clerk_monotonic_microseconds() +
 		Min(delay, MAX_START_DELAY_MS) * 1000;
-	schedule->earliest = Max(slot->handed_over.earliest, until);
-	schedule->latest = Max(slot->handed_over.latest, until);
+	schedule->earliest = Max(slot->handover.schedule.earliest, until);
+	schedule->latest = Max(slot->handover.schedule.latest, until);
 }
 
 static void

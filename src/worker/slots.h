@@ -46,6 +46,14 @@ typedef struct ClerkWorkerSchedule
 	int64		latest;			/* at this time in any case */
 } ClerkWorkerSchedule;
 
+/* What a worker leaves to the process that it starts as its replacement. */
+typedef struct ClerkWorkerHandover
+{
+	ClerkWorkerSchedule schedule;	/* of the first pass; latest is 0 if there
+									 * is nothing to hand over */
+	int64		clock_difference;	/* clerk_delivery_clock_difference() */
+} ClerkWorkerHandover;
+
 /* The status of a worker, for monitoring. */
 typedef struct ClerkWorkerStatus
 {
@@ -61,7 +69,8 @@ typedef struct ClerkWorkerStatus
 typedef struct ClerkWorkerEntry
 {
 	ClerkWorkerSchedule schedule;	/* of its first pass */
-	bool		handed_over;	/* its predecessor has started it */
+	bool		handed_over;	/* its predecessor has started it ... */
+	int64		clock_difference;	/* ... and left this */
 	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* of its predecessor;
 														 * empty if none */
 } ClerkWorkerEntry;
@@ -83,7 +92,7 @@ extern void clerk_worker_begin_wait(TimestampTz next_run_at,
 extern bool clerk_worker_is_woken(void);
 extern bool clerk_worker_leave(void);
 extern void clerk_worker_release_slot(void);
-extern void clerk_worker_hand_over(const ClerkWorkerSchedule *schedule);
+extern void clerk_worker_hand_over(const ClerkWorkerHandover *handover);
 extern void clerk_worker_expect_restart(void);
 
 #endif							/* CLERK_SLOTS_H */

@@ -129,7 +129,7 @@ clerk_worker_main(Datum main_arg)
 		clerk_worker_run_pass(&result);
 		clerk_worker_end_pass();
 		if (result.library_outdated || result.read_only ||
-			(undisturbed && result.handed_over.latest != 0))
+			(undisturbed && result.handover.schedule.latest != 0))
 			hand_over_to_new_process(&result);
 		undisturbed = wait_for_next_pass(&result) && result.nothing_soon;
 	} while (!result.nothing_left || !clerk_worker_leave());
@@ -157,7 +157,7 @@ enter_slot(Oid database, ClerkWorkerPass *result)
 		!clerk_worker_enter(database, &entry))
 		proc_exit(0);
 	result->schedule = entry.schedule;
-	clerk_worker_expect_error(entry.last_error);
+	clerk_worker_continue(&entry);
 	strlcpy(result->last_error,
 			entry.handed_over || entry.last_error[0] != '\0' ? entry.last_error :
 			"the worker exited unexpectedly; see the server log",
@@ -244,9 +244,9 @@ hand_over_to_new_process(const ClerkWorkerPass *result)
 	else
 	{
 		/* The status to show until the new process has entered. */
-		clerk_worker_begin_wait(wall_time_of(result->handed_over.latest),
+		clerk_worker_begin_wait(wall_time_of(result->handover.schedule.latest),
 								result->last_error);
-		clerk_worker_hand_over(&result->handed_over);
+		clerk_worker_hand_over(&result->handover);
 	}
 	if (clerk_worker_start(MyDatabaseId, NULL))
 	{
@@ -255,10 +255,7 @@ hand_over_to_new_process(const ClerkWorkerPass *result)
 					(errmsg("a worker with another version of the library continues to send invitations")));
 	}
 	else if (clerk_worker_enter(MyDatabaseId, &entry))
-	{
-		clerk_worker_expect_error(entry.last_error);
 		return;
-	}
 	proc_exit(0);
 }
 

@@ -47,15 +47,15 @@
 #define PREPARED_WAIT_MS 1000
 
 /*
- * The longest wait with a connection.  Nothing wakes a worker when the extension
+ * The longest wait, except for a rest.  Nothing wakes a worker when the extension
  * is dropped, or when the cause of an error disappears.
  */
 #define MAX_WAIT_MS 60000
 
 /*
- * The shortest and the longest wait without a connection.  A shorter one is not
- * worth another process.  The wall clock may be set meanwhile, which the
- * monotonic clock does not tell.
+ * The shortest and the longest rest, which is a wait without a connection until
+ * the next row is due.  A shorter one is not worth another process.  The wall
+ * clock may be set in the meantime, which the monotonic clock does not show.
  */
 #define MIN_REST_MS 5000
 #define MAX_REST_MS (60 * 60 * 1000)
@@ -90,13 +90,19 @@ static int64 from_now(int64 milliseconds);
 static int64 milliseconds_until(TimestampTz time);
 
 /*
- * Tells what the previous worker of this database could not do; empty if
- * nothing.  It is logged again only when it changes.
+ * Continues where the previous worker of this database has stopped: what
+ * prevented it from sending is logged again only when it changes.  The library
+ * of a process to which the slot was handed over may be as old as that of one
+ * that has completed a pass.
  */
 void
-clerk_worker_expect_error(const char *error)
+clerk_worker_continue(const ClerkWorkerEntry *entry)
 {
-	strlcpy(passes.last_error, error, CLERK_WORKER_ERROR_SIZE);
+	strlcpy(passes.last_error, entry->last_error, CLERK_WORKER_ERROR_SIZE);
+	if (!entry->handed_over)
+		return;
+	passes.has_completed_pass = true;
+	clerk_delivery_expect_clock_difference(entry->clock_difference);
 }
 
 /*
@@ -168,7 +174,8 @@ deliver(ClerkWorkerPass *result)
 		result->read_only = true;
 		result->schedule.earliest = from_now(MIN_WAIT_MS);
 		result->schedule.latest = from_now(MAX_WAIT_MS);
-		result->handed_over = result->schedule;
+		result->handover.schedule = result->schedule;
+		result->handover.clock_difference = clerk_delivery_clock_difference();
 		return;
 	}
 	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
@@ -252,11 +259,14 @@ schedule_next_pass(const ClerkDeliveryReport *report, ClerkWorkerPass *result)
 		result->schedule.latest = due;
 		if (result->prepared)
 			result->schedule.latest = Min(due, from_now(PREPARED_WAIT_MS));
-		else if (until_due >= MIN_REST_MS)
+		/* When a row that is set aside is tried again is known only here. */
+		else if (until_due >= MIN_REST_MS && report->set_aside == 0)
 		{
 			result->nothing_soon = until_due > MAX_WAIT_MS;
-			result->handed_over.earliest = result->schedule.earliest;
-			result->handed_over.latest = from_now(Min(until_due, MAX_REST_MS));
+			result->handover.schedule.earliest = result->schedule.earliest;
+			result->handover.schedule.latest =
+				from_now(Min(until_due, MAX_REST_MS));
+			result->handover.clock_difference = clerk_delivery_clock_difference();
 		}
 	}
 }

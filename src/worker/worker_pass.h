@@ -18,15 +18,15 @@ typedef struct ClerkWorkerPass
 	bool		read_only;		/* settings that took effect when the process
 								 * connected make its transactions read-only */
 	bool		nothing_soon;	/* no row is due before the next pass, which
-								 * only looks whether that has changed */
+								 * only checks whether that has changed */
 	ClerkWorkerSchedule schedule;
-	ClerkWorkerSchedule handed_over;	/* for a process that waits without a
-										 * connection; 0: the next pass is too
-										 * near for that */
+	ClerkWorkerHandover handover;	/* to a process that waits without a
+									 * connection; latest is 0 if this one
+									 * must stay */
 	char		last_error[CLERK_WORKER_ERROR_SIZE];	/* empty if none */
 } ClerkWorkerPass;
 
-extern void clerk_worker_expect_error(const char *error);
+extern void clerk_worker_continue(const ClerkWorkerEntry *entry);
 extern void clerk_worker_run_pass(ClerkWorkerPass *result);
 
 #endif							/* CLERK_WORKER_PASS_H */

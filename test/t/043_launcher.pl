@@ -28,6 +28,7 @@ $node->safe_psql('postgres',
 	  . 'ALTER DATABASE quiet SET clerk_invite.worker = off');
 
 check_launcher();
+check_without_key();
 check_restart();
 check_crash();
 check_setting();
@@ -47,6 +48,36 @@ sub check_launcher
 	enqueue($node, 'one', 'commit@example.com');
 	wait_for_states($node, 'one', 'sent 1', 'commit@example.com');
 	pass('a commit starts a worker as it does without');
+	wait_until_gone($node);
+	return;
+}
+
+# Whoever has nothing to send needs no key.
+sub check_without_key
+{
+	my $log = -s $node->logfile;
+
+	$node->safe_psql('postgres',
+		"ALTER DATABASE two SET clerk_invite.secret_key_file = 'missing.key'");
+	$node->restart;
+	wait_until('the launcher has had its workers',
+		sub { slurp_file($node->logfile, $log) =~ /database system is ready/ && !workers($node) });
+	is(attempt($node, 'two', 'CALL clerk_send_invitations();')->{sqlstate},
+		'', 'a CALL that has nothing to send needs no key');
+	enqueue($node, 'two', '1 day', 'no-key@example.com');
+	wait_for_worker($node, 'two');
+	is($node->safe_psql('postgres', 'SELECT count(*) FROM clerk_worker_status() WHERE last_error IS NOT NULL'),
+		'0', '... nor does a worker whose row is due later');
+	$node->safe_psql('two', 'DELETE FROM clerk_invitation_outbox');
+	wait_until_gone($node);
+	unlike(slurp_file($node->logfile, $log), qr/stopped sending/,
+		'... and one that has nothing to do leaves');
+	is(attempt($node, 'two',
+			'SET clerk_invite.worker = off; ' . enqueue_sql('no-key@example.com')
+			  . '; CALL clerk_send_invitations();')->{sqlstate},
+		'55000', '... but without one nothing is sent');
+	$node->safe_psql('postgres', 'ALTER DATABASE two RESET clerk_invite.secret_key_file');
+	$node->safe_psql('two', 'DELETE FROM clerk_invitation_outbox');
 	wait_until_gone($node);
 	return;
 }
