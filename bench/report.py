@@ -346,6 +346,7 @@ class Report:
         self.heading("While there is nothing to do")
         self.add(
             f"When all is sent, the worker exits: {self.get('idle.gone.processes')} processes are left without the launcher.",
+            "A worker whose row is due later rests, and checks once an hour.",
             "",
         )
         self.add(*table(["in a minute", "wake-ups", "CPU", "system calls"], rows))
