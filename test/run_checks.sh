@@ -192,7 +192,7 @@ prove_files()
 }
 
 # Assertions are counted, not files, but for those that end badly without one
-# that does not hold.  Most files wait for something most of the time, so five of
+# that does not hold.  Most files wait for something most of the time, so four of
 # them share two cores well.  The longest begin first, so that none of them is
 # left at the end, with the others idle.  Those that measure time run alone.
 tap()
@@ -213,7 +213,7 @@ tap()
 	status=0
 	prepare_template || { verdict 1 tap; count 0 1; return; }
 	# shellcheck disable=SC2086
-	[ -z "$together" ] || prove_files 5 $together || status=$?
+	[ -z "$together" ] || prove_files 4 $together || status=$?
 	# shellcheck disable=SC2086
 	[ -z "$alone" ] || prove_files 1 $alone || status=$?
 	good=$(grep -E '^ok [0-9]' "$folder/tap.log" | grep -vc '# skip')

@@ -31,6 +31,7 @@ our @EXPORT = qw(
   peak_memory_of
   invite
   attempt
+  status_of_psql
   send_until_settled
   wait_until
 );
@@ -139,6 +140,23 @@ sub invite
 	  . "'org_test', NULL, '$email', 'org:member')";
 }
 
+# Runs SQL where there may be no connection; returns psql's exit status.  A psql
+# that cannot connect ends without reading its input, and if that has not been
+# written yet, IPC::Run dies of it.  Nothing has run then, so it is tried again.
+sub status_of_psql
+{
+	my ($node, $database, $sql, %params) = @_;
+
+	for (1 .. 10)
+	{
+		my $status = eval { scalar $node->psql($database, $sql, %params) };
+
+		return $status if defined $status;
+		croak $@ unless $@ =~ /^ack Broken pipe/;
+	}
+	croak 'psql ended ten times without reading its input';
+}
+
 # Runs SQL that may fail, to its end.  Returns what came of it: stdout, stderr
 # with the errors in full, and the SQLSTATE of the last error or ''.  %params
 # go to PostgreSQL::Test::Cluster->psql.
@@ -147,8 +165,8 @@ sub attempt
 	my ($node, $database, $sql, %params) = @_;
 	my ($stdout, $stderr);
 
-	$node->psql(
-		$database, "\\set VERBOSITY verbose\n$sql",
+	status_of_psql(
+		$node, $database, "\\set VERBOSITY verbose\n$sql",
 		stdout => \$stdout,
 		stderr => \$stderr,
 		on_error_stop => 0,

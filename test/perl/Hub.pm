@@ -258,7 +258,10 @@ sub wait_for
 
 	while (time <= $deadline)
 	{
-		(undef, $last) = $self->{node}->psql('app', $sql, extra_params => [ '-U', 'app_owner' ]);
+		status_of_psql(
+			$self->{node}, 'app', $sql,
+			stdout => \$last,
+			extra_params => [ '-U', 'app_owner' ]);
 		return 1 if defined $last && $last eq $value;
 		select(undef, undef, undef, 0.05);
 	}

@@ -248,7 +248,8 @@ sub _start_of_server
 {
 	my ($node) = @_;
 	my ($stdout, $stderr);
-	my $failed = $node->psql(
+	my $failed = status_of_psql(
+		$node,
 		'postgres',
 		"SELECT pid, backend_start FROM pg_stat_activity WHERE backend_type = 'checkpointer'",
 		stdout => \$stdout,

@@ -570,7 +570,7 @@ sub is_up
 {
 	my ($stdout, $stderr);
 
-	return !$node->psql('postgres', 'SELECT 1', stdout => \$stdout, stderr => \$stderr);
+	return !status_of_psql($node, 'postgres', 'SELECT 1', stdout => \$stdout, stderr => \$stderr);
 }
 
 # Privileges for all that can be called, and for members.
