@@ -26,6 +26,7 @@ OBJS = \
 	src/worker/worker.o \
 	src/worker/worker_pass.o \
 	src/outbox/claim.o \
+	src/outbox/clock_setback.o \
 	src/outbox/commit_wait.o \
 	src/outbox/creation_window.o \
 	src/outbox/delivery.o \

@@ -32,10 +32,10 @@
  */
 #include "postgres.h"
 
-#include "common/monotonic_clock.h"
 #include "common/settings.h"
 #include "miscadmin.h"
 #include "outbox/claim.h"
+#include "outbox/clock_setback.h"
 #include "outbox/commit_wait.h"
 #include "outbox/delivery.h"
 #include "outbox/delivery_plan.h"
@@ -71,12 +71,6 @@
  */
 #define MAX_REMOVAL_BATCHES 200
 
-/*
- * Microseconds that the wall clock must have fallen behind the monotonic clock
- * between two passes to count as having been set back.
- */
-#define CLOCK_SET_BACK_THRESHOLD INT64CONST(1000000)
-
 /* The state of a pass. */
 typedef struct Pass
 {
@@ -87,9 +81,6 @@ typedef struct Pass
 	HTAB	   *postponed;		/* IDs of rows, for the report */
 	TimestampTz last_progress_at;
 } Pass;
-
-/* At the last pass; see clerk_delivery_clock_difference(). */
-static int64 clock_difference = CLERK_CLOCK_DIFFERENCE_UNKNOWN;
 
 static void begin_pass(Pass *pass);
 static void look_first(Pass *pass);
@@ -254,27 +245,6 @@ look_for_work(Pass *pass)
 }
 
 /*
- * Returns the wall clock minus the monotonic clock, in microseconds, as the last
- * pass of this process has seen it.
- */
-int64
-clerk_delivery_clock_difference(void)
-{
-	return clock_difference;
-}
-
-/*
- * Tells the difference that the last pass of another process has seen.  If the
- * clock has not been set back since, the first pass of this process need not
- * search for rows with times in the future.
- */
-void
-clerk_delivery_expect_clock_difference(int64 difference)
-{
-	clock_difference = difference;
-}
-
-/*
  * Delivers rows that were postponed too far because the wall clock was ahead.
  * Done by the first pass of a process, which cannot know whether the clock was
  * set back before, and by a pass that sees that it was.
@@ -282,13 +252,9 @@ clerk_delivery_expect_clock_difference(int64 difference)
 static void
 deliver_rows_with_future_times(Pass *pass)
 {
-	int64		difference = GetCurrentTimestamp() - clerk_monotonic_microseconds();
-	bool		set_back = clock_difference == CLERK_CLOCK_DIFFERENCE_UNKNOWN ||
-	difference < clock_difference - CLOCK_SET_BACK_THRESHOLD;
-	int64		corrected = 0;
+	int64		corrected;
 
-	clock_difference = difference;
-	if (!set_back)
+	if (!clerk_clock_was_set_back())
 		return;
 	pass->shared.host->begin();
 	corrected = clerk_outbox_correct_future_times();

@@ -51,7 +51,7 @@ typedef struct ClerkWorkerHandover
 {
 	ClerkWorkerSchedule schedule;	/* of the first pass; latest is 0 if there
 									 * is nothing to hand over */
-	int64		clock_difference;	/* clerk_delivery_clock_difference() */
+	int64		clock_difference;	/* clerk_clock_difference() */
 } ClerkWorkerHandover;
 
 /* The status of a worker, for monitoring. */

@@ -13,6 +13,7 @@
 #include "common/settings.h"
 #include "common/shared_memory.h"
 #include "miscadmin.h"
+#include "outbox/clock_setback.h"
 #include "outbox/delivery.h"
 #include "outbox/outbox.h"
 #include "outbox/outbox_statement.h"
@@ -102,7 +103,7 @@ clerk_worker_continue(const ClerkWorkerEntry *entry)
 	if (!entry->handed_over)
 		return;
 	passes.has_completed_pass = true;
-	clerk_delivery_expect_clock_difference(entry->clock_difference);
+	clerk_clock_expect_difference(entry->clock_difference);
 }
 
 /*
@@ -122,6 +123,7 @@ clerk_worker_run_pass(ClerkWorkerPass *result)
 	PG_TRY();
 	{
 		deliver(result);
+		result->handover.clock_difference = clerk_clock_difference();
 		passes.failures = 0;
 	}
 	PG_CATCH();
@@ -175,7 +177,6 @@ deliver(ClerkWorkerPass *result)
 		result->schedule.earliest = from_now(MIN_WAIT_MS);
 		result->schedule.latest = from_now(MAX_WAIT_MS);
 		result->handover.schedule = result->schedule;
-		result->handover.clock_difference = clerk_delivery_clock_difference();
 		return;
 	}
 	clerk_deliver(schema, PG_INT64_MAX, &host, &report);
@@ -266,7 +267,6 @@ schedule_next_pass(const ClerkDeliveryReport *report, ClerkWorkerPass *result)
 			result->handover.schedule.earliest = result->schedule.earliest;
 			result->handover.schedule.latest =
 				from_now(Min(until_due, MAX_REST_MS));
-			result->handover.clock_difference = clerk_delivery_clock_difference();
 		}
 	}
 }
